@@ -1,0 +1,26 @@
+//! The trait of everything that sends mail.
+
+use crate::{BoxFuture, Message, Outcome};
+use std::time::{Duration, Instant};
+
+/// Sends messages, one recipient each, over connections of its own.
+///
+/// The host keeps up to [`in_flight_max`](SmtpClient::in_flight_max) calls of [`send`](SmtpClient::send) running, so
+/// that a pipelining client can put the content of one message and the envelope of the next into one write. Calls may
+/// finish in any order.
+pub trait SmtpClient: Send + Sync + 'static {
+    /// The number of `send` calls that keep every connection busy. At least 1.
+    fn in_flight_max(&self) -> usize;
+
+    /// Sends one message and says what became of it. It always resolves, at the latest soon after `deadline`.
+    ///
+    /// Dropping the future abandons the answer, not the truth: a connection dies with its cancelled message, so that no
+    /// later message is credited with its reply.
+    fn send(&self, message: Message, deadline: Instant) -> BoxFuture<'_, Outcome>;
+
+    /// Connects and authenticates without sending mail. `Err` says what went wrong, in words for the operator.
+    fn verify(&self, deadline: Instant) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Takes no new message, lets the running ones end within `grace`, says QUIT and closes. Idempotent.
+    fn close(&self, grace: Duration) -> BoxFuture<'_, ()>;
+}

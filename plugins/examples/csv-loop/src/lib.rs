@@ -1,0 +1,1 @@
+//! Example: an external feedback loop in Rust that reads a CSV file.

@@ -1,0 +1,1 @@
+//! Example: an external SMTP client in Rust.

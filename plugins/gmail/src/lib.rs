@@ -1,0 +1,1 @@
+//! Sends through Gmail and reads its replies.

@@ -1,0 +1,1 @@
+//! What SMTP plugins share: the SMTP session, the connection pool, reply classification.

@@ -1,0 +1,1 @@
+//! Sends through Outlook and reads its replies.

@@ -1,0 +1,1 @@
+//! An SMTP server inside the process whose mailboxes behave, and the loop that tells what they did.

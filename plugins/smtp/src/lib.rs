@@ -1,0 +1,1 @@
+//! Sends through any SMTP server.

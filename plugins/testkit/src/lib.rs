@@ -1,0 +1,1 @@
+//! For tests: a scripted SMTP server with a journal, and the conformance suite of the plugin contract.

@@ -1,0 +1,1 @@
+//! Sends through Yahoo and reads its replies.
