@@ -1,1 +1,8 @@
-//! Postwarm.
+//! Postwarm: sends an organization's mail to all its users through the SMTP providers it prefers, and measures what
+//! became of every message. `docs/ARCHITECTURE.md` is the map; its import table is tested.
+
+pub mod bus;
+pub mod clock;
+pub mod config;
+pub mod model;
+pub mod warmup;

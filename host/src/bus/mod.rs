@@ -1,0 +1,104 @@
+//! The event log between the two services: one port, two adapters.
+//!
+//! Invariant: nobody publishes directly but the relay, which empties the outbox, and the poller, whose record is facts
+//! and cursor in one. Records carry public JSON that only `wire` reads and writes.
+
+use std::time::Duration;
+
+/// The three topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Topic {
+    /// `email-events`: an email was accepted, started, completed.
+    Emails,
+    /// `emailId-events`: a recipient's state changed.
+    Recipients,
+    /// `health-facts`: what a feedback loop reported, with its new cursor.
+    Facts,
+}
+
+/// A record to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub topic: Topic,
+    /// Records of one key stay in order.
+    pub key: String,
+    /// The event's id, the same whenever the same event is published again (`ce_id`).
+    pub id: String,
+    /// The event's type (`ce_type`), such as `postwarm.recipient.sent.v1`.
+    pub kind: &'static str,
+    /// The organization (`ce_source` is `/organizations/NAME`).
+    pub org: String,
+    /// When it happened, in milliseconds since 1970 UTC (`ce_time`).
+    pub at: i64,
+    /// The event as JSON.
+    pub payload: Vec<u8>,
+}
+
+/// A record as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consumed {
+    pub topic: Topic,
+    pub partition: i32,
+    pub offset: i64,
+    pub payload: Vec<u8>,
+}
+
+/// Where a consumer goes on: the next offset of a partition. Partitions without a position start at their beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    pub topic: Topic,
+    pub partition: i32,
+    pub next_offset: i64,
+}
+
+/// What went wrong with the log.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// It may work the next time: the broker is away, the disk is full.
+    #[error("the event log is not available: {0}")]
+    Unavailable(String),
+    /// Records that were asked for are no longer kept.
+    #[error("records of {topic} partition {partition} from offset {wanted} are gone; the oldest kept is {oldest}")]
+    Gone { topic: String, partition: i32, wanted: i64, oldest: i64 },
+}
+
+/// The event log.
+#[async_trait::async_trait]
+pub trait EventLog: Send + Sync + 'static {
+    /// Appends all records durably, in order per key. After an `Err` some may have been appended; publishing them again
+    /// is harmless.
+    async fn publish(&self, records: Vec<Record>) -> Result<(), LogError>;
+
+    /// Opens a consumer of these topics that starts at `positions`.
+    async fn consume(&self, topics: &[Topic], positions: &[Position]) -> Result<Box<dyn Consumer>, LogError>;
+}
+
+/// Reads the log in the order of each partition.
+#[async_trait::async_trait]
+pub trait Consumer: Send {
+    /// Returns up to `max` records, or none when `wait` has passed without one.
+    async fn poll(&mut self, max: usize, wait: Duration) -> Result<Vec<Consumed>, LogError>;
+}
+
+/// One outbox row: a record and the number that marks it published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    pub number: i64,
+    pub record: Record,
+}
+
+/// The table that the relay empties.
+#[async_trait::async_trait]
+pub trait Outbox: Send + Sync + 'static {
+    /// Returns up to `max` unpublished records, oldest first.
+    async fn pending(&self, max: usize) -> Result<Vec<Outgoing>, OutboxError>;
+    /// Forgets the records up to and including `number`, which are durably in the log.
+    async fn published(&self, number: i64) -> Result<(), OutboxError>;
+    /// Resolves when there may be something to publish.
+    async fn wait(&self);
+}
+
+/// The outbox could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("the outbox is not available: {0}")]
+pub struct OutboxError(pub String);

@@ -1,0 +1,5 @@
+//! The warmup service: registers users, broadcasts emails, sends them within the limits, says what became of each.
+//!
+//! Invariant: it knows health only as a reader of the event log, and a provider only as a plugin.
+
+pub mod store;

@@ -1,0 +1,264 @@
+//! The port to warmup's database: what the API and the engine ask of it.
+//!
+//! A state change and its event are one commit. Every method that changes something has committed durably when it
+//! returns. Adapters: `sqlite`. All pass one contract suite.
+//!
+//! Invariant: no SQL type and no JSON stands in this interface; every query of the API names its organization.
+
+use crate::bus::Outbox;
+use crate::model::address::Address;
+use crate::model::delivery::{Said, Source, State};
+use crate::model::email::{Email, EmailSummary, NewEmail};
+use crate::model::message_id::Tokens;
+use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
+use crate::model::user::{Backfill, NewUser, User};
+use async_trait::async_trait;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The database failed. The caller answers 503 or stops sending; nothing was half done.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no room: it works again when there is (507).
+    #[error("the disk of the warmup database is full")]
+    Full,
+    #[error("the warmup database is not available: {0}")]
+    Unavailable(String),
+}
+
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// What the API asks.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// The organization's number; made on first use.
+    async fn organization(&self, name: &OrgName) -> Result<OrgId>;
+    /// Makes and checks Message-IDs and unsubscribe tokens with this database's secret.
+    fn tokens(&self) -> Arc<Tokens>;
+
+    /// Registers a user; the address again gives the same user and changes nothing. `backfill` starts with a new user.
+    async fn register(&self, org: OrgId, user: NewUser, now: i64) -> Result<Registered>;
+    /// Registers many in one commit, at most 10,000 a call. Doubles within the call count as existing.
+    async fn import(&self, org: OrgId, users: Vec<NewUser>, backfill: bool, now: i64) -> Result<Imported>;
+    /// Users behind `after`, in the order of their numbers.
+    async fn users(&self, org: OrgId, after: UserNumber, limit: usize) -> Result<Vec<User>>;
+    async fn user(&self, org: OrgId, address: &Address) -> Result<Option<(User, Backfill)>>;
+    /// Takes the user of a delivery off all further mail. `false` where there is no such delivery. Idempotent.
+    async fn unsubscribe(&self, delivery: DeliveryKey, now: i64) -> Result<bool>;
+
+    /// Accepts an email for everybody who is registered now, in one commit. With an idempotency key that is known
+    /// (24 hours), nothing changes.
+    async fn accept(&self, org: OrgId, email: NewEmail, idempotency: Option<Idempotency>, now: i64) -> Result<Accepted>;
+    /// Emails behind `after`, in the order of their numbers.
+    async fn emails(&self, org: OrgId, after: EmailNumber, limit: usize) -> Result<Vec<EmailSummary>>;
+    async fn email(&self, org: OrgId, email: EmailNumber) -> Result<Option<EmailSummary>>;
+    /// The recipients of an email behind user `after`, those not fanned out yet included as queued.
+    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Vec<DeliveryRow>>;
+    /// Settles unknown deliveries as a person says; answers how many it settled.
+    async fn resolve(&self, org: OrgId, email: EmailNumber, which: Which, action: Action, now: i64) -> Result<usize>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Registered {
+    New(User),
+    Existing(User),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Imported {
+    pub created: u64,
+    pub existing: u64,
+}
+
+/// An `Idempotency-Key` with a hash of the body it came with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    pub key: String,
+    pub body_hash: [u8; 32],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    New {
+        email: EmailNumber,
+        recipients: i64,
+    },
+    /// The same key and body came before.
+    Again {
+        email: EmailNumber,
+        recipients: i64,
+    },
+    /// The same key came before with another body.
+    OtherBody,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryPage {
+    pub state: Option<State>,
+    pub after: UserNumber,
+    pub limit: usize,
+}
+
+/// One recipient of an email, as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryRow {
+    pub user: UserNumber,
+    pub recipient: Address,
+    pub state: State,
+    pub attempts: i64,
+    pub client: Option<String>,
+    pub said: Said,
+    pub queued_at: i64,
+    /// When it is tried again.
+    pub next_at: Option<i64>,
+    pub finished_at: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    All,
+    Recipients(Vec<Address>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Queues them again.
+    Resend,
+    /// Leaves them unsent: failed, `dropped by a person`.
+    Drop,
+}
+
+/// What the engine asks. One engine works on a database at a time.
+#[async_trait]
+pub trait Queue: Outbox {
+    /// Frees what an earlier process left: rows in `sending` become unknown (or queued, for organizations in `resend`
+    /// after they were listed as unknown), each with its event. Answers the unknown ones, for the limits to count.
+    async fn recover(&self, resend: &[OrgId], now: i64) -> Result<Vec<Recovered>>;
+    /// One turn: outcomes recorded, limits written, new rows claimed into `sending`, all in one commit.
+    async fn turn(&self, turn: Turn) -> Result<Vec<Claimed>>;
+    /// Which lanes have rows due at or before `now`, and when the next deferred row is due.
+    async fn lanes(&self, now: i64) -> Result<Lanes>;
+    /// The next step of fan-out: domains without a known provider among the next `rows` recipients of the oldest email
+    /// that is not fanned out. `None`: nothing to fan out.
+    async fn fan_out_next(&self, rows: usize, checked_after: i64) -> Result<Option<FanOut>>;
+    async fn set_providers(&self, found: Vec<(String, String)>, now: i64) -> Result<()>;
+    /// Turns the next `rows` users of the email into delivery rows.
+    async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Result<()>;
+    /// Starts the next email of back-fills that are due (at most `rows`): the pace and hold of each organization apply.
+    async fn backfill_step(&self, pace: &[(OrgId, BackfillPace)], rows: usize, now: i64) -> Result<BackfillStep>;
+    /// An email whole, for rendering.
+    async fn content(&self, org: OrgId, email: EmailNumber) -> Result<Option<Email>>;
+    /// What the limits had counted when the last process ended.
+    async fn usage(&self) -> Result<Vec<Usage>>;
+}
+
+/// A row that a crash left in doubt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    pub delivery: DeliveryKey,
+    pub provider: String,
+    pub client: String,
+}
+
+/// One turn of the engine.
+#[derive(Debug, Default)]
+pub struct Turn {
+    pub outcomes: Vec<Recorded>,
+    pub claims: Vec<Claim>,
+    pub usage: Vec<Usage>,
+    /// Milliseconds since 1970 UTC.
+    pub now: i64,
+}
+
+/// What became of a claimed row.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    pub claimed: Arc<Claimed>,
+    pub result: Settled,
+    pub at: i64,
+}
+
+#[derive(Debug, Clone)]
+pub enum Settled {
+    Sent(Said),
+    Deferred {
+        said: Said,
+        next_at: i64,
+    },
+    Failed(Said),
+    Unknown(Said),
+    /// Certainly unsent: as it was before the claim, due again at `next_at`.
+    Returned {
+        next_at: i64,
+    },
+}
+
+/// A wish for rows of one lane.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub org: OrgId,
+    pub provider: String,
+    pub client: Arc<str>,
+    pub rows_max: usize,
+}
+
+/// A row in `sending`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    pub delivery: DeliveryKey,
+    pub org_name: OrgName,
+    pub address: Address,
+    pub name: String,
+    pub provider: Arc<str>,
+    pub client: Arc<str>,
+    pub source: Source,
+    /// Attempts, this one included.
+    pub attempt: i64,
+    pub queued_at: i64,
+    /// The domain of the email's From address.
+    pub from_domain: Arc<str>,
+}
+
+/// The lanes that have work.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lanes {
+    pub due: Vec<(OrgId, String)>,
+    pub next_at: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FanOut {
+    pub org: OrgId,
+    pub email: EmailNumber,
+    pub unknown_domains: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackfillPace {
+    pub messages: u64,
+    pub per: Duration,
+    pub hold_max: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BackfillStep {
+    pub started: usize,
+    /// When the next back-fill may start; `None` where none waits for a time.
+    pub next_at: Option<i64>,
+    /// Domains of newcomers may lack a provider: rows were started as `other` until it is known.
+    pub more: bool,
+}
+
+/// A part of a rolling window of one limit: `count` slots came free-to-age in the bucket that starts at `bucket_ms`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// `client/acme/relay`, `org/acme`, `provider/acme/gmail`, `share/relay-1`.
+    pub scope: String,
+    pub per_ms: i64,
+    pub bucket_ms: i64,
+    /// The bucket's start by the wall clock, believed across a reboot.
+    pub bucket_wall_ms: i64,
+    pub boot_id: String,
+    /// The bucket's count now; replaces what was stored.
+    pub count: i64,
+}
