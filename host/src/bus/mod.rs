@@ -25,7 +25,7 @@ pub struct Record {
     /// The event's id, the same whenever the same event is published again (`ce_id`).
     pub id: String,
     /// The event's type (`ce_type`), such as `postwarm.recipient.sent.v1`.
-    pub kind: &'static str,
+    pub kind: std::borrow::Cow<'static, str>,
     /// The organization (`ce_source` is `/organizations/NAME`).
     pub org: String,
     /// When it happened, in milliseconds since 1970 UTC (`ce_time`).
