@@ -4,5 +4,6 @@
 pub mod bus;
 pub mod clock;
 pub mod config;
+pub mod db;
 pub mod model;
 pub mod warmup;
