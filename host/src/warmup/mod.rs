@@ -3,4 +3,5 @@
 //! Invariant: it knows health only as a reader of the event log, and a provider only as a plugin.
 
 pub mod limits;
+pub mod sqlite;
 pub mod store;

@@ -193,7 +193,10 @@ pub enum Settled {
     },
     Failed(Said),
     /// `resend_at`: the organization wants it sent again by itself, after it was listed as unknown.
-    Unknown { said: Said, resend_at: Option<i64> },
+    Unknown {
+        said: Said,
+        resend_at: Option<i64>,
+    },
     /// Certainly unsent: as it was before the claim, due again at `next_at`.
     Returned {
         next_at: i64,

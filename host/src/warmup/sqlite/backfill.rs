@@ -1,6 +1,6 @@
 //! Back-fill: a newcomer gets the earlier emails, in order, each once, one at a time at a pace.
 
-use crate::db::group_commit::DbError;
+use crate::db::DbError;
 use crate::model::delivery::Source;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
 use crate::warmup::sqlite::rows::Context;
@@ -30,9 +30,8 @@ pub fn step(connection: &Connection, context: &mut Context, rows: usize, now: i6
     for next in &due {
         start(connection, context, next, now)?;
     }
-    let next_at = connection
-        .prepare_cached("SELECT min(next_at) FROM backfills WHERE next_at IS NOT NULL")?
-        .query_row([], |row| row.get(0))?;
+    let next_at =
+        connection.prepare_cached("SELECT min(next_at) FROM backfills WHERE next_at IS NOT NULL")?.query_row([], |row| row.get(0))?;
     Ok(BackfillStep { started: due.len(), next_at })
 }
 

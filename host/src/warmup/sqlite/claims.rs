@@ -1,6 +1,6 @@
 //! Claims: rows that are due go into `sending`, in the commit that hands them out.
 
-use crate::db::group_commit::DbError;
+use crate::db::DbError;
 use crate::model::address::Address;
 use crate::model::delivery::{Source, State};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
@@ -77,9 +77,13 @@ fn from_queue(
             deltas.moved(claim.org, row.email, row.was, State::Suppressed);
             continue;
         }
-        connection
-            .prepare_cached("INSERT INTO sending (org, email, user, client, since) VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute([claim.org.0, row.email, row.user, client, now])?;
+        connection.prepare_cached("INSERT INTO sending (org, email, user, client, since) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute([
+            claim.org.0,
+            row.email,
+            row.user,
+            client,
+            now,
+        ])?;
         let from_domain = context.from_domain(connection, claim.org, row.email)?;
         claimed.push(Claimed {
             delivery,

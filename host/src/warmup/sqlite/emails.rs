@@ -1,7 +1,7 @@
 //! Emails: acceptance, lists, content.
 
 use crate::bus::wire;
-use crate::db::group_commit::DbError;
+use crate::db::DbError;
 use crate::model::address::Address;
 use crate::model::delivery::Counts;
 use crate::model::email::{Email, EmailSummary, Mailbox, NewEmail};
@@ -85,14 +85,7 @@ fn insert(connection: &Connection, org: OrgId, number: i64, email: &NewEmail, us
 }
 
 /// Writes the event of an email's progress.
-pub fn tell(
-    connection: &Connection,
-    context: &mut Context,
-    org: OrgId,
-    number: i64,
-    progress: Progress,
-    now: i64,
-) -> Result<(), DbError> {
+pub fn tell(connection: &Connection, context: &mut Context, org: OrgId, number: i64, progress: Progress, now: i64) -> Result<(), DbError> {
     let recipients = connection
         .prepare_cached("SELECT recipients FROM progress WHERE org = ?1 AND number = ?2")?
         .query_row([org.0, number], |row| row.get(0))?;
@@ -139,12 +132,9 @@ const LIST: &str = "
     WHERE e.org = ?1 AND e.number > ?2 ORDER BY e.number LIMIT ?3";
 
 pub fn list(connection: &Connection, org: OrgId, after: EmailNumber, limit: usize) -> Result<Vec<EmailSummary>, DbError> {
-    // One snapshot for both tables, so that the counts add up.
-    let snapshot = connection.unchecked_transaction()?;
-    let mut statement = snapshot.prepare_cached(LIST)?;
+    let mut statement = connection.prepare_cached(LIST)?;
     let mut found: Vec<EmailSummary> = statement.query_map(params![org.0, after.0, limit as i64], summary)?.collect::<Result<_, _>>()?;
-    drop(statement);
-    let mut sending = snapshot.prepare_cached(
+    let mut sending = connection.prepare_cached(
         "SELECT s.email, d.state, count(*) FROM sending s JOIN deliveries d ON d.org = s.org AND d.email = s.email AND d.user = s.user
          WHERE s.org = ?1 GROUP BY s.email, d.state",
     )?;

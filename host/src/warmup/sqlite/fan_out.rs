@@ -1,7 +1,7 @@
 //! Fan-out: an email's frozen audience becomes delivery rows, some at a time, surviving a restart where it stood.
 
 use crate::bus::wire;
-use crate::db::group_commit::DbError;
+use crate::db::DbError;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
@@ -20,9 +20,8 @@ pub fn next(connection: &Connection, rows: usize, checked_after: i64) -> Result<
         "SELECT DISTINCT d.name FROM users u JOIN domains d ON d.id = u.domain
          WHERE u.org = ?1 AND u.number > ?2 AND u.number <= ?2 + ?3 AND d.checked_at < ?4",
     )?;
-    let unknown_domains = statement
-        .query_map(params![org, from, rows as i64, checked_after], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
+    let unknown_domains =
+        statement.query_map(params![org, from, rows as i64, checked_after], |row| row.get(0))?.collect::<Result<_, _>>()?;
     Ok(Some(FanOut { org: OrgId(org), email: EmailNumber(number), unknown_domains }))
 }
 

@@ -17,8 +17,9 @@ mod rows;
 mod users;
 
 use crate::bus::{Outbox, OutboxError, Outgoing};
-use crate::db::group_commit::{DbError, Writer};
-use crate::db::sqlite;
+use crate::db::DbError;
+use crate::db::sqlite::{self, Readers};
+use crate::db::writer::Writer;
 use crate::model::address::Address;
 use crate::model::email::{Email, EmailSummary, NewEmail};
 use crate::model::message_id::{SECRET_BYTES, Tokens};
@@ -42,7 +43,9 @@ const READERS: usize = 2;
 
 /// `warmup.db`.
 pub struct SqliteStore {
-    writer: Writer<Context>,
+    writer: Writer,
+    /// Only the writing thread locks it for longer than a moment.
+    context: Arc<Mutex<Context>>,
     readers: Readers,
     tokens: Arc<Tokens>,
     outgoing: Arc<Notify>,
@@ -55,10 +58,9 @@ impl SqliteStore {
         sqlite::migrate(&mut connection, MIGRATIONS)?;
         let tokens = Arc::new(Tokens::new(&secret(&connection)?));
         let outgoing = Arc::new(Notify::new());
-        let context = Context::new(tokens.clone(), outgoing.clone());
-        let readers = (0..READERS).map(|_| sqlite::open_reader(path)).collect::<std::result::Result<Vec<_>, _>>()?;
-        let writer = Writer::start("warmup-writer", connection, context)?;
-        Ok(SqliteStore { writer, readers: Readers(Arc::new(Mutex::new(readers)), Arc::new(tokio::sync::Semaphore::new(READERS))), tokens, outgoing })
+        let context = Arc::new(Mutex::new(Context::new(tokens.clone(), outgoing.clone())));
+        let writer = Writer::start("warmup-writer", connection)?;
+        Ok(SqliteStore { writer, context, readers: Readers::new(path, READERS), tokens, outgoing })
     }
 
     async fn write<T, F>(&self, job: F) -> Result<T>
@@ -66,7 +68,16 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection, &mut Context) -> std::result::Result<T, DbError> + Send + 'static,
     {
-        Ok(self.writer.run(job).await?)
+        let context = self.context.clone();
+        let result = self.writer.write(move |connection| {
+            let mut context = context.lock().map_err(|_| DbError::Unavailable("an earlier change panicked".into()))?;
+            job(connection, &mut context)
+        });
+        let result = result.await;
+        if result.is_err() {
+            self.context.lock().map_err(|_| DbError::Unavailable("an earlier change panicked".into()))?.rolled_back();
+        }
+        Ok(result?)
     }
 
     async fn read<T, F>(&self, job: F) -> Result<T>
@@ -74,30 +85,7 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection) -> std::result::Result<T, DbError> + Send + 'static,
     {
-        Ok(self.readers.run(job).await?)
-    }
-}
-
-/// Connections that only read. A read sees the last commit.
-struct Readers(Arc<Mutex<Vec<Connection>>>, Arc<tokio::sync::Semaphore>);
-
-impl Readers {
-    async fn run<T, F>(&self, job: F) -> std::result::Result<T, DbError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Connection) -> std::result::Result<T, DbError> + Send + 'static,
-    {
-        let permit = self.1.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let pool = self.0.clone();
-        let lock = move || pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop().zip(Some(pool.clone()));
-        let work = move || {
-            let (connection, pool) = lock().expect("a permit stands for a connection in the pool");
-            let result = job(&connection);
-            pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(connection);
-            drop(permit);
-            result
-        };
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(DbError::Failed(e.to_string())))
+        Ok(self.readers.read(job).await?)
     }
 }
 
@@ -113,7 +101,7 @@ impl From<DbError> for StoreError {
     fn from(error: DbError) -> StoreError {
         match error {
             DbError::Full => StoreError::Full,
-            DbError::Failed(words) => StoreError::Unavailable(words),
+            other => StoreError::Unavailable(other.to_string()),
         }
     }
 }
@@ -175,11 +163,11 @@ impl Store for SqliteStore {
 #[async_trait]
 impl Outbox for SqliteStore {
     async fn pending(&self, max: usize) -> std::result::Result<Vec<Outgoing>, OutboxError> {
-        self.readers.run(move |connection| outbox::pending(connection, max)).await.map_err(|e| OutboxError(e.to_string()))
+        self.readers.read(move |connection| outbox::pending(connection, max)).await.map_err(|e| OutboxError(e.to_string()))
     }
 
     async fn published(&self, number: i64) -> std::result::Result<(), OutboxError> {
-        self.writer.run(move |connection, _| outbox::published(connection, number)).await.map_err(|e| OutboxError(e.to_string()))
+        self.writer.write(move |connection| outbox::published(connection, number)).await.map_err(|e| OutboxError(e.to_string()))
     }
 
     async fn wait(&self) {

@@ -1,7 +1,7 @@
 //! The outbox: events that wait for the relay.
 
 use crate::bus::{Outgoing, Record, Topic};
-use crate::db::group_commit::DbError;
+use crate::db::DbError;
 use crate::warmup::sqlite::rows::Context;
 use rusqlite::{Connection, params};
 
@@ -20,7 +20,7 @@ pub fn pending(connection: &Connection, max: usize) -> Result<Vec<Outgoing>, DbE
         connection.prepare_cached("SELECT number, topic, key, id, kind, org, at, payload FROM outbox ORDER BY number LIMIT ?1")?;
     let found = statement
         .query_map([max as i64], |row| {
-            let topic: usize = row.get(1)?;
+            let topic = row.get::<_, i64>(1)? as usize;
             Ok(Outgoing {
                 number: row.get(0)?,
                 record: Record {

@@ -1,7 +1,7 @@
 //! What became of claimed rows: state, event, counters and back-fill in one commit. And what the limits have counted.
 
 use crate::bus::wire;
-use crate::db::group_commit::DbError;
+use crate::db::DbError;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
 use crate::model::name::OrgId;
@@ -68,9 +68,11 @@ fn one(
 ) -> Result<(), DbError> {
     let (claimed, at) = (&*recorded.claimed, recorded.at);
     let key = claimed.delivery;
-    connection
-        .prepare_cached("DELETE FROM sending WHERE org = ?1 AND email = ?2 AND user = ?3")?
-        .execute([key.org.0, key.email.0, key.user.0])?;
+    connection.prepare_cached("DELETE FROM sending WHERE org = ?1 AND email = ?2 AND user = ?3")?.execute([
+        key.org.0,
+        key.email.0,
+        key.user.0,
+    ])?;
     let (state, said, next_at) = match &recorded.result {
         Settled::Sent(said) => (State::Sent, said, None),
         Settled::Failed(said) => (State::Failed, said, None),

@@ -1,14 +1,14 @@
 //! What a process that died left behind, and how a person settles what is unknown.
 
 use crate::bus::wire;
-use crate::db::group_commit::DbError;
+use crate::db::DbError;
 use crate::model::address::Address;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::warmup::sqlite::outcomes::Deltas;
 use crate::warmup::sqlite::rows::{Context, email_exists, state};
-use crate::warmup::sqlite::{emails, outbox};
+use crate::warmup::sqlite::outbox;
 use crate::warmup::store::{Action, Recovered, Which};
 use rusqlite::{Connection, Row, params};
 use std::sync::Arc;
@@ -87,7 +87,16 @@ pub fn recover(connection: &Connection, context: &mut Context, resend: &[OrgName
                  client = (SELECT client FROM sending WHERE org = ?1 AND email = ?2 AND user = ?3), code = NULL, enhanced = NULL,
                  reply = NULL, fault = NULL WHERE org = ?1 AND email = ?2 AND user = ?3",
             )?
-            .execute(params![key.org.0, key.email.0, key.user.0, doubt.attempts, queue, again.then_some(now), CRASHED, (!again).then_some(now)])?;
+            .execute(params![
+                key.org.0,
+                key.email.0,
+                key.user.0,
+                doubt.attempts,
+                queue,
+                again.then_some(now),
+                CRASHED,
+                (!again).then_some(now)
+            ])?;
         deltas.moved(key.org, key.email.0, doubt.was, State::Unknown);
         doubt.tell(connection, context, State::Unknown, CRASHED, now)?;
         let client = doubt.client.as_deref().unwrap_or_default().to_owned();

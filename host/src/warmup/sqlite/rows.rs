@@ -1,6 +1,6 @@
 //! What the other files share: cached numbers of names, and a delivery as a row.
 
-use crate::db::group_commit::{DbError, State as WriterState};
+use crate::db::DbError;
 use crate::model::address::Address;
 use crate::model::delivery::{Said, State};
 use crate::model::message_id::Tokens;
@@ -59,7 +59,7 @@ impl Context {
         }
         let text: String =
             connection.prepare_cached("SELECT name FROM organizations WHERE id = ?1")?.query_row([org.0], |row| row.get(0))?;
-        let name = OrgName::parse(&text).map_err(DbError::Failed)?;
+        let name = OrgName::parse(&text).map_err(DbError::Unavailable)?;
         self.orgs.insert(org, name.clone());
         Ok(name)
     }
@@ -111,8 +111,9 @@ impl Context {
     }
 }
 
-impl WriterState for Context {
-    fn rolled_back(&mut self) {
+impl Context {
+    /// Forgets the numbers that a rollback may have taken back.
+    pub fn rolled_back(&mut self) {
         self.orgs.clear();
         self.names.clear();
         self.texts.clear();
@@ -141,7 +142,7 @@ pub fn address(row: &Row<'_>, key: &str, given: &str) -> rusqlite::Result<Addres
 }
 
 pub fn state(number: i64) -> Result<State, DbError> {
-    State::from_number(number).ok_or_else(|| DbError::Failed(format!("warmup.db holds a delivery in state {number}, which is none")))
+    State::from_number(number).ok_or_else(|| DbError::Unavailable(format!("warmup.db holds a delivery in state {number}, which is none")))
 }
 
 const FAULTS: [Fault; 5] = [Fault::Recipient, Fault::Account, Fault::Domain, Fault::Content, Fault::Network];
@@ -153,10 +154,10 @@ pub fn fault_number(fault: Option<Fault>) -> Option<i64> {
 fn said(row: &Row<'_>) -> rusqlite::Result<Said> {
     let (code, enhanced): (Option<u16>, Option<String>) = (row.get("code")?, row.get("enhanced")?);
     let text: Option<String> = row.get("reply")?;
-    let fault: Option<usize> = row.get("fault")?;
+    let fault: Option<i64> = row.get("fault")?;
     Ok(Said {
         reply: code.map(|code| Reply { code, enhanced: enhanced.as_deref().and_then(read_enhanced), text: text.unwrap_or_default() }),
-        fault: fault.and_then(|at| FAULTS.get(at).copied()),
+        fault: fault.and_then(|at| FAULTS.get(at as usize).copied()),
         detail: row.get("detail")?,
     })
 }

@@ -1,6 +1,6 @@
 //! Users: registration, import, lists, unsubscribing.
 
-use crate::db::group_commit::DbError;
+use crate::db::DbError;
 use crate::model::address::Address;
 use crate::model::name::{DeliveryKey, OrgId, UserNumber};
 use crate::model::user::{Backfill, BackfillState, NewUser, User};
@@ -122,8 +122,10 @@ pub fn unsubscribe(connection: &Connection, delivery: DeliveryKey, now: i64) -> 
     if known.is_none() {
         return Ok(false);
     }
-    connection
-        .prepare_cached("UPDATE users SET suppressed_at = coalesce(suppressed_at, ?3) WHERE org = ?1 AND number = ?2")?
-        .execute([delivery.org.0, delivery.user.0, now])?;
+    connection.prepare_cached("UPDATE users SET suppressed_at = coalesce(suppressed_at, ?3) WHERE org = ?1 AND number = ?2")?.execute([
+        delivery.org.0,
+        delivery.user.0,
+        now,
+    ])?;
     Ok(true)
 }
