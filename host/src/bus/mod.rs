@@ -3,6 +3,8 @@
 //! Invariant: nobody publishes directly but the relay, which empties the outbox, and the poller, whose record is facts
 //! and cursor in one. Records carry public JSON that only `wire` reads and writes.
 
+pub mod wire;
+
 use std::time::Duration;
 
 /// The three topics.
