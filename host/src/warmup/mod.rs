@@ -2,5 +2,7 @@
 //!
 //! Invariant: it knows health only as a reader of the event log, and a provider only as a plugin.
 
+pub mod backoff;
 pub mod limits;
+pub mod route;
 pub mod store;
