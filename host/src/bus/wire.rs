@@ -204,7 +204,7 @@ fn encode_facts(e: &FactsReported) -> Record {
 fn record<T: Serialize>(topic: Topic, key: String, id: String, kind: &'static str, org: &str, at: i64, wire: &T) -> Record {
     let mut payload = Vec::with_capacity(320);
     serde_json::to_writer(&mut payload, wire).expect("strings and numbers are always JSON, and a Vec takes all bytes");
-    Record { topic, key, id, kind, org: org.to_owned(), at, payload }
+    Record { topic, key, id, kind: kind.into(), org: org.to_owned(), at, payload }
 }
 
 fn decode_email(wire: EmailWire<'_>) -> Result<EmailProgressed, WireError> {

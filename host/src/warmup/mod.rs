@@ -2,6 +2,9 @@
 //!
 //! Invariant: it knows health only as a reader of the event log, and a provider only as a plugin.
 
+pub mod backoff;
+pub mod engine;
 pub mod limits;
 pub mod sqlite;
+pub mod route;
 pub mod store;

@@ -29,6 +29,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use dispatch::{MakeSigner, Sign};
 pub use feeder::{Feeder, ProviderLookup};
 pub use view::{EmailNow, View};
 
@@ -57,8 +58,7 @@ pub struct Parts {
     /// Notified when rows may have become due.
     pub wake: Arc<Notify>,
     pub view: Arc<View>,
-    /// Where the base folder of relative secret files is.
-    pub signers: Arc<dyn dispatch::MakeSigner>,
+    pub signers: Arc<dyn MakeSigner>,
     /// Seeds the jitter.
     pub seed: u64,
 }
@@ -216,7 +216,7 @@ impl Engine {
                 claimed: row.clone(),
                 client,
                 signer: org.signer.clone(),
-                public_url: org.settings.public_url.clone(),
+                settings: org.settings.clone(),
                 deadline: SEND_MAX,
                 now: self.clock.now().wall_ms,
             };
