@@ -4,5 +4,6 @@
 pub mod bus;
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod model;
 pub mod warmup;
