@@ -5,6 +5,10 @@
 pub mod backoff;
 pub mod engine;
 pub mod limits;
-pub mod sqlite;
+pub mod render;
 pub mod route;
+pub mod sqlite;
 pub mod store;
+
+#[cfg(test)]
+mod store_contract;

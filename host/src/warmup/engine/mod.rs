@@ -232,10 +232,7 @@ impl Engine {
     }
 
     fn finish_unsent(&self, claimed: Arc<Claimed>, words: &str) {
-        let outcome = postwarm_plugin_api::Outcome::NotAttempted {
-            cause: postwarm_plugin_api::Cause::Stopping,
-            detail: words.to_owned(),
-        };
+        let outcome = postwarm_plugin_api::Outcome::NotAttempted { cause: postwarm_plugin_api::Cause::Stopping, detail: words.to_owned() };
         let _ = self.finished.send(Done { claimed, outcome: Ok(outcome), at: self.clock.now() });
     }
 
@@ -281,7 +278,8 @@ impl Engine {
     async fn drain(mut self) {
         let grace = self.settings.borrow().process.drain_max;
         let closing = self.organizations.close(grace);
-        let deadline = self.clock.sleep(grace);
+        let clock = self.clock.clone();
+        let deadline = clock.sleep(grace);
         tokio::pin!(deadline, closing);
         let mut closed = false;
         while self.sending > 0 {

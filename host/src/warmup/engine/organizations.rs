@@ -175,7 +175,11 @@ impl Running {
     pub fn why_paused(&self, index: usize, now: Now, until: i64) -> String {
         let at = now.wall_ms + until - now.boot_ms;
         let at = std::time::UNIX_EPOCH + Duration::from_millis(at.max(0) as u64);
-        format!("client `{}` was refused for its account or domain, next at {}", self.clients[index].name, humantime::format_rfc3339_seconds(at))
+        format!(
+            "client `{}` was refused for its account or domain, next at {}",
+            self.clients[index].name,
+            humantime::format_rfc3339_seconds(at)
+        )
     }
 
     pub fn paused_until(&self, index: usize, provider: &str, boot_ms: i64) -> Option<i64> {

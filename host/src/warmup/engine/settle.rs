@@ -22,7 +22,9 @@ pub fn settle(done: &Done, organization: &Organization, jitter_unit: f64) -> Set
     };
     match outcome {
         Outcome::Accepted(reply) => Settled::Sent(said(Some(reply), None, None)),
-        Outcome::Rejected { reply, fault: fault @ (Fault::Account | Fault::Domain) } => again(done, organization, jitter_unit, (reply, *fault, None)),
+        Outcome::Rejected { reply, fault: fault @ (Fault::Account | Fault::Domain) } => {
+            again(done, organization, jitter_unit, (reply, *fault, None))
+        }
         Outcome::Rejected { reply, fault } => Settled::Failed(said(Some(reply), Some(*fault), None)),
         Outcome::Deferred { reply, fault, retry_after } => again(done, organization, jitter_unit, (reply, *fault, *retry_after)),
         Outcome::NotAttempted { cause: Cause::Disconnected, .. } => Settled::Returned { next_at: now + DISCONNECTED_WAIT_MS },
@@ -44,7 +46,12 @@ pub fn without_organization(done: &Done) -> Settled {
     }
 }
 
-fn again(done: &Done, organization: &Organization, jitter_unit: f64, (reply, fault, retry_after): (&Reply, Fault, Option<Duration>)) -> Settled {
+fn again(
+    done: &Done,
+    organization: &Organization,
+    jitter_unit: f64,
+    (reply, fault, retry_after): (&Reply, Fault, Option<Duration>),
+) -> Settled {
     let claimed = &done.claimed;
     let refusal = Refusal { attempt: claimed.attempt, retry_after, queued_at: claimed.queued_at };
     match backoff::next_at(&organization.retry, refusal, done.at.wall_ms, jitter_unit) {

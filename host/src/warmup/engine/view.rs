@@ -62,7 +62,11 @@ impl View {
         if inner.rates.len() > EMAILS_MAX {
             inner.rates.retain(|_, rate| at.boot_ms - rate.since < 2 * RATE_OVER_MS);
         }
-        inner.rates.entry((claimed.delivery.org, claimed.delivery.email)).or_insert(Rate { since: at.boot_ms, ..Rate::default() }).add(at.boot_ms);
+        inner
+            .rates
+            .entry((claimed.delivery.org, claimed.delivery.email))
+            .or_insert(Rate { since: at.boot_ms, ..Rate::default() })
+            .add(at.boot_ms);
     }
 
     pub(super) fn blocked(&self, org: OrgId, provider: &str, why: String) {
