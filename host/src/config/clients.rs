@@ -70,6 +70,10 @@ impl Place<'_> {
             return None;
         }
         let settings = self.settings(Kind::SmtpClient, plugin, node, preset, report);
+        let own_keys: Vec<&str> = node.get("settings").into_iter().flat_map(Node::entries).map(|(key, _)| key).collect();
+        if let Some(message) = preset.and_then(|preset| self.around.half_set(preset, &own_keys)) {
+            self.document.warning(report, at, message, "set both");
+        }
         let limits_node = node.get("limits");
         let own_limits = limits::windows(self.document, limits_node, report);
         let connections = limits_node.and_then(|limits| limits.count("connections")).map(|n| n as u32);
@@ -210,6 +214,14 @@ impl Around<'_> {
         settings.plain.extend(own.plain);
         settings.secrets.extend(own.secrets);
         settings
+    }
+
+    /// Says which of a preset's variables is not set where another is. `own` are settings that need none.
+    pub fn half_set(&self, preset: &Preset, own: &[&str]) -> Option<String> {
+        let needed = preset.credentials.iter().filter(|(key, _)| !own.contains(&key.as_str())).map(|(_, variable)| variable);
+        let (set, unset): (Vec<&String>, Vec<&String>) =
+            needed.partition(|variable| (self.plugins.env)(variable).is_some_and(|value| !value.is_empty()));
+        Some(format!("`{}` is set and `{}` is not", set.first()?, unset.first()?))
     }
 
     /// Makes the client of a preset that no TOML names.

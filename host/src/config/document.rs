@@ -73,6 +73,8 @@ impl Document {
 
     fn syntax(&self, error: &toml::de::Error) -> Problem {
         let (message, remedy) = match error.message().split_once(", expected ") {
+            // What looks like the start of a number and is none is mostly a text without its quotes.
+            Some((message, "nothing")) => (message, "write a text in quotes".to_owned()),
             Some((message, expected)) => (message, format!("expected {expected}")),
             None => (error.message(), String::new()),
         };

@@ -172,12 +172,13 @@ impl Value {
     /// A value as it may stand in a file.
     fn example(&self) -> String {
         match self {
-            Value::Flag => "true".to_owned(),
+            Value::Flag => "true or false".to_owned(),
             Value::Count { min, .. } => format!("a whole number from {min}"),
             Value::Real { min, max } => format!("a number from {min} to {max}"),
             Value::Duration { .. } => "\"30s\", \"1h\" or \"7d\"".to_owned(),
             Value::Text(kind) => kind.remedy.rsplit('"').nth(1).map_or("\"...\"".to_owned(), |example| format!("\"{example}\"")),
             Value::Word(words) => words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or "),
+            Value::List { of: Value::Table(table), .. } if table.name.starts_with("[[") => format!("a {} for each", table.name),
             Value::List { of, .. } => format!("[{}]", of.example()),
             Value::Table(table) => {
                 let keys: Vec<&str> = table.keys.iter().map(|key| key.name).collect();

@@ -9,7 +9,8 @@ use std::time::Duration;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
-const YEAR: Duration = Duration::from_secs(366 * 86_400);
+/// As `humantime` counts it.
+const YEAR: Duration = Duration::from_secs(31_557_600);
 const MESSAGES: Value = Value::Count { min: 1, max: 1_000_000_000_000 };
 
 const fn key(name: &'static str, value: Value, about: &'static str) -> Key {
@@ -71,7 +72,7 @@ static EVENTS: Table = Table {
         ),
         key(
             "retention",
-            Value::Duration { min: HOUR, max: Duration::from_secs(100 * 366 * 86_400) },
+            Value::Duration { min: HOUR, max: Duration::from_secs(3_155_760_000) },
             "How long the embedded log keeps a record. Default 90d.",
         ),
         key("kafka", Value::Table(&KAFKA), "For kind = \"kafka\"."),

@@ -100,8 +100,10 @@ fn document(files: &Files, path: &str, table: &form::Table, report: &mut Report)
         }
         None => "",
     };
-    let document = Document::parse(&shown, text, report);
-    if !report.has_errors() {
+    let unread = report.has_errors();
+    let mut document = Document::parse(&shown, text, report);
+    document.broken |= unread;
+    if !document.broken {
         form::check(&document, table, report);
     }
     document
@@ -111,6 +113,10 @@ fn process_of(files: &Files, serving: Serving, env: &Env<'_>, report: &mut Repor
     let mut own = Report::default();
     let document = document(files, "postwarm.toml", &format::PROCESS, &mut own);
     let brokers = overrides::brokers(env, &mut own);
+    if document.broken {
+        report.append(own);
+        return None;
+    }
     let mut process = process::decode(&document, brokers, &mut own);
     overrides::apply(&mut process, serving, env, &mut own);
     let at = |section: &str, key: &str| document.root.get(section).map_or(0..0, |section| section.at(key).clone());
@@ -190,7 +196,7 @@ fn draft(files: &Files, path: &str, file: &File, org: &OrgName, around: &Around<
     // A file that is no TOML at all says nothing else that is worth reporting.
     let mut found = Report::default();
     let draft = organization::decode(&place, &mut found);
-    if file.text.is_ok() && !document.broken {
+    if !document.broken {
         own.append(found);
     }
     (draft, own)

@@ -22,6 +22,7 @@ mod plugins;
 pub mod problem;
 mod process;
 mod providers;
+pub mod schema;
 pub mod secrets;
 pub mod serving;
 pub mod settings;

@@ -3,7 +3,7 @@
 //! Invariant: no provider's name stands here; what a variable's value may name is data of the files.
 
 use crate::config::organization::{Around, Draft};
-use crate::config::problem::{Problem, Report, Severity, choice};
+use crate::config::problem::{Problem, Report, Severity, choice, nearest};
 use crate::config::secrets::Env;
 use crate::config::serving::Serving;
 use crate::config::settings::{Events, Process};
@@ -116,9 +116,15 @@ pub fn choose(around: &Around<'_>, default: Option<&mut Draft>, report: &mut Rep
     }
     let Some((name, preset)) = preset.and_then(|name| Some((name, found.providers.presets.get(name)?))) else {
         let names: Vec<String> = smtp.iter().map(|entry| entry.name.clone()).chain(preset_choices(around)).collect();
-        let message = format!("`{}` is no configured client and no preset", value.escape_debug());
-        return error(report, CLIENT, message, choice(&value, names.iter().map(String::as_str), "add [preset.NAME] to providers.toml"));
+        let remedy = match nearest(&value, names.iter().chain(found.preset_names.keys()).map(String::as_str)) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => choice(&value, names.iter().map(String::as_str), "add [preset.NAME] to providers.toml"),
+        };
+        return error(report, CLIENT, format!("`{}` is no configured client and no preset", value.escape_debug()), remedy);
     };
+    if let Some(message) = around.half_set(preset, &[]) {
+        report.push(Problem::of(CLIENT, Severity::Warning, format!("preset `{name}`: {message}"), "set both"));
+    }
     let entry = around.preset_client(name, preset);
     check_made(around, &draft.organization.name, &entry, report);
     draft.organization.smtp.insert(0, entry);

@@ -18,7 +18,7 @@ const SECRET_OCTETS_MAX: u64 = 64 * 1024;
 pub enum SecretError {
     #[error("environment variable `{0}` is not set; set it, or name another")]
     Unset(String),
-    #[error("cannot read `{0}` ({1}); make the file readable, or name another")]
+    #[error("cannot read `{0}` ({1}); put a readable file there, or name another")]
     Unreadable(PathBuf, std::io::Error),
     #[error("`{0}` holds no text of at most {SECRET_OCTETS_MAX} octets; name the file that holds the secret")]
     NoText(PathBuf),

@@ -42,7 +42,8 @@ fn an_empty_folder_has_every_default() {
     let loaded = folder.load();
     expect![[r#"
         organizations: there is no organization; add organizations/NAME.toml
-    "#]].assert_eq(&folder.shown(&loaded.warnings));
+    "#]]
+    .assert_eq(&folder.shown(&loaded.warnings));
     let settings = loaded.settings.unwrap();
     expect![[r#"
         Process {
@@ -68,7 +69,8 @@ fn an_empty_folder_has_every_default() {
                 enabled: true,
             },
         }
-    "#]].assert_debug_eq(&settings.process);
+    "#]]
+    .assert_debug_eq(&settings.process);
 }
 
 #[test]
@@ -78,7 +80,8 @@ fn an_organization_gets_its_presets_limits_and_names() {
     expect![[""]].assert_eq(&folder.shown(&loaded.problems));
     expect![[r#"
         organizations/acme.toml: there is no API key, so that nobody can use it; make one with `postwarm key new acme`
-    "#]].assert_eq(&folder.shown(&loaded.warnings));
+    "#]]
+    .assert_eq(&folder.shown(&loaded.warnings));
     let settings = loaded.settings.unwrap();
     assert_eq!(settings.without_key().unwrap().name, org("acme"));
     expect![[r#"
@@ -194,7 +197,8 @@ fn an_organization_gets_its_presets_limits_and_names() {
                 jitter: 0.0,
             },
         }
-    "#]].assert_debug_eq(&settings.organizations[&org("acme")]);
+    "#]]
+    .assert_debug_eq(&settings.organizations[&org("acme")]);
 }
 
 #[test]
@@ -245,7 +249,8 @@ fn defaults_of_an_organization_are_those_of_the_documentation() {
                 jitter: 0.1,
             },
         }
-    "#]].assert_debug_eq(&settings.organizations[&org("demo")]);
+    "#]]
+    .assert_debug_eq(&settings.organizations[&org("demo")]);
 }
 
 #[test]
@@ -294,6 +299,7 @@ fn a_limit_that_never_matters_and_a_loop_without_effect_are_warned_of() {
     expect![[r#"
         organizations/demo.toml:1:25: 200 messages in 1s never matter, because only 100 are allowed in 1h; remove one of the two limits
         organizations/demo.toml:12:12: `*` is answered for by `mailbox` already, so this has no effect; name it in one [[feedback]]
-    "#]].assert_eq(&folder.shown(&loaded.warnings));
+    "#]]
+    .assert_eq(&folder.shown(&loaded.warnings));
     assert!(loaded.settings.is_some());
 }

@@ -80,25 +80,49 @@ fn check(variable: &str, value: &str, expected: Expect) {
 
 #[test]
 fn a_bad_value_names_its_variable() {
-    check("PORT", "http", expect![[r#"
+    check(
+        "PORT",
+        "http",
+        expect![[r#"
         PORT: `http` is no port; use 0 to 65535, such as 8080
-    "#]]);
-    check("PORT", "65535", expect![[r#"
+    "#]],
+    );
+    check(
+        "PORT",
+        "65535",
+        expect![[r#"
         PORT: 65535 leaves no next port for health; use a smaller one
-    "#]]);
-    check("KAFKA_BROKERS", "a:1,b", expect![[r#"
+    "#]],
+    );
+    check(
+        "KAFKA_BROKERS",
+        "a:1,b",
+        expect![[r#"
         KAFKA_BROKERS: `b` is no host:port; write it as localhost:9092, several with commas
-    "#]]);
-    check("KAFKA_TOPIC", "a b,c,d", expect![[r#"
+    "#]],
+    );
+    check(
+        "KAFKA_TOPIC",
+        "a b,c,d",
+        expect![[r#"
         KAFKA_TOPIC: `a b` is no topic name; write EMAILS,RECIPIENTS, such as email-events,emailId-events
         KAFKA_TOPIC: 3 topics are named; name two: emails first, recipients second
-    "#]]);
-    check("CHOOSEN_SMTP_CLIENT_TYPE", "PIGEON", expect![[r#"
+    "#]],
+    );
+    check(
+        "CHOOSEN_SMTP_CLIENT_TYPE",
+        "PIGEON",
+        expect![[r#"
         CHOOSEN_SMTP_CLIENT_TYPE: `PIGEON` is no configured client and no preset; use `sandbox` or `BIG`
-    "#]]);
-    check("CHOOSEN_SMTP_CLIENT_TYPE", "BIGMIAL", expect![[r#"
-        CHOOSEN_SMTP_CLIENT_TYPE: `BIGMIAL` is no configured client and no preset; use `sandbox` or `BIG`
-    "#]]);
+    "#]],
+    );
+    check(
+        "CHOOSEN_SMTP_CLIENT_TYPE",
+        "BIGMIAL",
+        expect![[r#"
+            CHOOSEN_SMTP_CLIENT_TYPE: `BIGMIAL` is no configured client and no preset; did you mean `bigmail`?
+        "#]],
+    );
 }
 
 #[test]
@@ -106,7 +130,8 @@ fn choosing_needs_an_organization_to_choose_for() {
     let folder = Folder::demo(&[("organizations/acme.toml", super::DEMO)]).set("CHOOSEN_SMTP_CLIENT_TYPE", "BIG");
     expect![[r#"
         CHOOSEN_SMTP_CLIENT_TYPE: there is no default organization to choose for; set [organizations] default in postwarm.toml
-    "#]].assert_eq(&folder.shown(&folder.load().problems));
+    "#]]
+    .assert_eq(&folder.shown(&folder.load().problems));
 }
 
 #[test]
@@ -114,5 +139,14 @@ fn topics_without_kafka_are_warned_of() {
     let folder = Folder::demo(&[]).set("KAFKA_TOPIC", "a,b");
     expect![[r#"
         KAFKA_TOPIC: has no effect, because the events are embedded; set KAFKA_BROKERS, or kind = "kafka" in [events]
+    "#]]
+    .assert_eq(&folder.shown(&folder.load().warnings));
+}
+
+#[test]
+fn half_of_the_credentials_is_warned_of() {
+    let folder = Folder::demo(&[]).set("CHOOSEN_SMTP_CLIENT_TYPE", "BIG").set("BIG_PASSWORD", "geheim");
+    expect![[r#"
+        CHOOSEN_SMTP_CLIENT_TYPE: preset `bigmail`: `BIG_PASSWORD` is set and `BIG_USER` is not; set both
     "#]].assert_eq(&folder.shown(&folder.load().warnings));
 }
