@@ -3,6 +3,10 @@
 //! Invariant: nobody publishes directly but the relay, which empties the outbox, and the poller, whose record is facts
 //! and cursor in one. Records carry public JSON that only `wire` reads and writes.
 
+#[cfg(test)]
+pub mod contract;
+pub mod embedded;
+pub mod relay;
 pub mod wire;
 
 use std::time::Duration;
