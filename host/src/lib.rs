@@ -5,4 +5,5 @@ pub mod bus;
 pub mod clock;
 pub mod config;
 pub mod model;
+pub mod registry;
 pub mod warmup;
