@@ -81,17 +81,17 @@ macro_rules! export_plugin {
     (@note feedback $id:literal $schema:expr) => { $crate::export_plugin!(@notes "postwarm.feedback/0" $id $schema); };
     (@notes $kind:literal $id:literal $schema:expr) => {
         const _: () = {
-            const TEXT: &str = concat!("abi=0\nkind=", $kind, "\nid=", $id, "\nversion=", env!("CARGO_PKG_VERSION"), "\n");
-            const HEAD: &str = concat!($id, "\n");
-            const SCHEMA: &str = $schema;
+            const POSTWARM_TEXT: &str = concat!("abi=0\nkind=", $kind, "\nid=", $id, "\nversion=", env!("CARGO_PKG_VERSION"), "\n");
+            const POSTWARM_HEAD: &str = concat!($id, "\n");
+            const POSTWARM_SCHEMA: &str = $schema;
             #[used]
             #[unsafe(link_section = ".note.postwarm")]
-            static PLUGIN: $crate::export::Note<{ $crate::export::note_len(TEXT, "") }> =
-                $crate::export::Note::new($crate::abi::NOTE_PLUGIN, TEXT, "");
+            static POSTWARM_PLUGIN: $crate::export::Note<{ $crate::export::note_len(POSTWARM_TEXT, "") }> =
+                $crate::export::Note::new($crate::abi::NOTE_PLUGIN, POSTWARM_TEXT, "");
             #[used]
             #[unsafe(link_section = ".note.postwarm")]
-            static OF_SETTINGS: $crate::export::Note<{ $crate::export::note_len(HEAD, SCHEMA) }> =
-                $crate::export::Note::new($crate::abi::NOTE_SCHEMA, HEAD, SCHEMA);
+            static POSTWARM_OF_SETTINGS: $crate::export::Note<{ $crate::export::note_len(POSTWARM_HEAD, POSTWARM_SCHEMA) }> =
+                $crate::export::Note::new($crate::abi::NOTE_SCHEMA, POSTWARM_HEAD, POSTWARM_SCHEMA);
         };
     };
 }

@@ -34,3 +34,6 @@ pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a
 
 #[doc(hidden)]
 pub use inventory;
+
+/// The JSON values of [`Instance::settings`], so that a plugin needs no dependency for them.
+pub use serde_json;
