@@ -7,4 +7,5 @@ pub mod config;
 pub mod db;
 pub mod http;
 pub mod model;
+pub mod registry;
 pub mod warmup;

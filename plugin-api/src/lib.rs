@@ -4,9 +4,18 @@
 //! implements the trait and registers through `inventory` ([`register`]); an external `.so` crosses the C tables of
 //! `abi` and is one more implementation of the same trait to the host.
 //!
-//! Invariant: this crate depends on nothing of ours and starts no thread and no runtime.
+//! Invariant: this crate depends on nothing of ours and, but for the feature `export` that external plugins in Rust turn
+//! on, starts no thread and no runtime.
 
+pub mod abi;
+pub mod abi_convert;
 pub mod descriptor;
+#[cfg(feature = "export")]
+pub mod export;
+#[cfg(feature = "export")]
+mod export_feedback;
+#[cfg(feature = "export")]
+mod export_smtp;
 pub mod feedback_loop;
 pub mod message;
 pub mod outcome;
@@ -25,3 +34,6 @@ pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a
 
 #[doc(hidden)]
 pub use inventory;
+
+/// The JSON values of [`Instance::settings`], so that a plugin needs no dependency for them.
+pub use serde_json;

@@ -1,0 +1,267 @@
+//! Makes a `.so` of an ordinary `impl SmtpFactory` or `impl FeedbackFactory`: [`export_plugin!`](crate::export_plugin).
+//!
+//! Invariant: one runtime of one worker thread for each loaded copy, started by the first call that needs it.
+//! Invariant: no panic leaves a function of the table; every completion that is owed comes exactly once, by a guard's
+//! `Drop` if by nothing else.
+
+pub use crate::export_feedback::{ExportedFeedback, feedback_table};
+pub use crate::export_smtp::{ExportedSmtp, smtp_table};
+
+use crate::abi::{self, Slice};
+use crate::abi_convert::{one_line, read_instance};
+use crate::{Descriptor, Instance, SettingsProblem};
+use std::any::Any;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::AbortHandle;
+
+/// Exports the one plugin of a `cdylib`, or one of each kind.
+///
+/// ```ignore
+/// export_plugin!(smtp: MyFactory, id: "my-relay", schema: SCHEMA);
+/// export_plugin!(feedback: MyLoopFactory, id: "my-loop", schema: SCHEMA);
+/// ```
+///
+/// `id` is a literal and equals the descriptor's; it, the crate's version and the schema (a `const &str`) also stand in a
+/// note that the host reads without running the library. The factory is a constant expression, such as a unit struct.
+#[macro_export]
+macro_rules! export_plugin {
+    ($($kind:ident: $factory:expr, id: $id:literal, schema: $schema:expr);+ $(;)?) => {
+        #[unsafe(no_mangle)]
+        pub extern "C" fn postwarm_plugin_entry_v0() -> *const $crate::abi::Entry {
+            unsafe extern "C" fn get_factory(kind: *const ::std::ffi::c_char) -> *const ::std::ffi::c_void {
+                if kind.is_null() {
+                    return ::std::ptr::null();
+                }
+                // SAFETY: the host passes a name that ends in NUL.
+                let kind = unsafe { ::std::ffi::CStr::from_ptr(kind) };
+                $($crate::export_plugin!(@factory $kind kind $factory);)+
+                let _ = kind;
+                ::std::ptr::null()
+            }
+            static ENTRY: $crate::abi::Entry = $crate::abi::Entry {
+                struct_size: $crate::abi::size_of::<$crate::abi::Entry>(),
+                abi: $crate::abi::ABI,
+                get_factory: ::std::option::Option::Some(get_factory),
+            };
+            &ENTRY
+        }
+        $($crate::export_plugin!(@note $kind $id $schema);)+
+    };
+    (@factory smtp $kind:ident $factory:expr) => {
+        if $kind == $crate::abi::KIND_SMTP {
+            struct Exported;
+            impl $crate::export::ExportedSmtp for Exported {
+                fn factory() -> &'static dyn $crate::SmtpFactory {
+                    &$factory
+                }
+            }
+            static TABLE: ::std::sync::OnceLock<$crate::abi::Smtp> = ::std::sync::OnceLock::new();
+            return $crate::export::smtp_table::<Exported>(&TABLE).cast();
+        }
+    };
+    (@factory feedback $kind:ident $factory:expr) => {
+        if $kind == $crate::abi::KIND_FEEDBACK {
+            struct Exported;
+            impl $crate::export::ExportedFeedback for Exported {
+                fn factory() -> &'static dyn $crate::FeedbackFactory {
+                    &$factory
+                }
+            }
+            static TABLE: ::std::sync::OnceLock<$crate::abi::Feedback> = ::std::sync::OnceLock::new();
+            return $crate::export::feedback_table::<Exported>(&TABLE).cast();
+        }
+    };
+    (@note smtp $id:literal $schema:expr) => { $crate::export_plugin!(@notes "postwarm.smtp/0" $id $schema); };
+    (@note feedback $id:literal $schema:expr) => { $crate::export_plugin!(@notes "postwarm.feedback/0" $id $schema); };
+    (@notes $kind:literal $id:literal $schema:expr) => {
+        const _: () = {
+            const POSTWARM_TEXT: &str = concat!("abi=0\nkind=", $kind, "\nid=", $id, "\nversion=", env!("CARGO_PKG_VERSION"), "\n");
+            const POSTWARM_HEAD: &str = concat!($id, "\n");
+            const POSTWARM_SCHEMA: &str = $schema;
+            #[used]
+            #[unsafe(link_section = ".note.postwarm")]
+            static POSTWARM_PLUGIN: $crate::export::Note<{ $crate::export::note_len(POSTWARM_TEXT, "") }> =
+                $crate::export::Note::new($crate::abi::NOTE_PLUGIN, POSTWARM_TEXT, "");
+            #[used]
+            #[unsafe(link_section = ".note.postwarm")]
+            static POSTWARM_OF_SETTINGS: $crate::export::Note<{ $crate::export::note_len(POSTWARM_HEAD, POSTWARM_SCHEMA) }> =
+                $crate::export::Note::new($crate::abi::NOTE_SCHEMA, POSTWARM_HEAD, POSTWARM_SCHEMA);
+        };
+    };
+}
+
+/// An ELF note, as it stands in the section. `N` is a multiple of 4.
+#[repr(C, align(4))]
+pub struct Note<const N: usize> {
+    name_len: u32,
+    text_len: u32,
+    note_type: u32,
+    name: [u8; 12],
+    text: [u8; N],
+}
+
+/// The length of a note's text: both parts, a NUL, and padding to 4.
+pub const fn note_len(head: &str, tail: &str) -> usize {
+    (head.len() + tail.len() + 1).next_multiple_of(4)
+}
+
+impl<const N: usize> Note<N> {
+    /// Makes the note of `head` and `tail`; `N` is [`note_len`] of them.
+    pub const fn new(note_type: u32, head: &str, tail: &str) -> Note<N> {
+        let (head, tail) = (head.as_bytes(), tail.as_bytes());
+        let mut text = [0; N];
+        let mut index = 0;
+        while index < head.len() {
+            text[index] = head[index];
+            index += 1;
+        }
+        while index < head.len() + tail.len() {
+            text[index] = tail[index - head.len()];
+            index += 1;
+        }
+        Note { name_len: 9, text_len: N as u32, note_type, name: *b"postwarm\0\0\0\0", text }
+    }
+}
+
+/// The runtime of this copy; `Err` in words where the system gives no thread.
+pub(crate) fn runtime() -> Result<&'static Runtime, String> {
+    static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
+    let made = RUNTIME.get_or_init(|| {
+        Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("postwarm-plugin")
+            .enable_all()
+            .build()
+            .map_err(|error| format!("the plugin's runtime did not start: {error}"))
+    });
+    made.as_ref().map_err(Clone::clone)
+}
+
+/// Runs `body` and turns a panic into words.
+pub(crate) fn caught<R>(body: impl FnOnce() -> R) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(body)).map_err(|payload| panic_words(payload.as_ref()))
+}
+
+/// Runs a future and turns a panic into words.
+pub(crate) struct Caught<F>(pub F);
+
+impl<F: Future> Future for Caught<F> {
+    type Output = Result<F::Output, String>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: the only field is pinned with the whole and never moved out.
+        let inner = unsafe { self.map_unchecked_mut(|caught| &mut caught.0) };
+        match caught(|| inner.poll(context)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(words) => Poll::Ready(Err(words)),
+        }
+    }
+}
+
+fn panic_words(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    one_line(&format!("the plugin panicked: {}", text.unwrap_or("without words")))
+}
+
+/// A descriptor that lives as long as the process.
+pub(crate) fn leak_descriptor(descriptor: Descriptor) -> *const abi::Descriptor {
+    let leaked: &'static Descriptor = Box::leak(Box::new(descriptor));
+    Box::leak(Box::new(abi::Descriptor {
+        struct_size: abi::size_of::<abi::Descriptor>(),
+        reserved: 0,
+        id: Slice::new(leaked.id.as_bytes()),
+        version: Slice::new(leaked.version.as_bytes()),
+        summary: Slice::new(leaked.summary.as_bytes()),
+        settings_schema: Slice::new(leaked.settings_schema.as_bytes()),
+    }))
+}
+
+/// The body of both `create` functions: reads the configuration, makes, reports problems.
+///
+/// # Safety
+/// As the header says of `create`.
+pub(crate) unsafe fn create_with<T>(
+    config: *const abi::Instance,
+    problem: abi::Problem,
+    problem_ctx: *mut c_void,
+    instance: *mut *mut c_void,
+    make: impl FnOnce(Instance) -> Result<T, Vec<SettingsProblem>>,
+) -> u32 {
+    // SAFETY: the host lends the configuration for the length of the call.
+    let read = unsafe { read_instance(config) };
+    let made = read.and_then(|config| caught(|| make(config)));
+    let problems = match made {
+        Ok(Ok(made)) => {
+            // SAFETY: the host passes a place for the pointer.
+            unsafe { instance.write(Box::into_raw(Box::new(made)).cast()) };
+            return abi::OK;
+        }
+        Ok(Err(problems)) => problems,
+        Err(words) => vec![SettingsProblem::new("", words)],
+    };
+    for one in &problems {
+        // SAFETY: the host's function copies both texts before it returns.
+        unsafe { problem(problem_ctx, Slice::new(one.pointer.as_bytes()), Slice::new(one.message.as_bytes())) };
+    }
+    abi::ERROR_REFUSED
+}
+
+/// The completion that a verify, a close or a poll owes.
+pub(crate) struct DoneGuard {
+    done: Option<abi::Done>,
+    ctx: usize,
+}
+
+impl DoneGuard {
+    pub(crate) fn new(done: abi::Done, ctx: usize) -> DoneGuard {
+        DoneGuard { done: Some(done), ctx }
+    }
+
+    /// Completes.
+    pub(crate) fn complete(mut self, status: u32, text: &str) {
+        self.finish(status, text);
+    }
+
+    fn finish(&mut self, status: u32, text: &str) {
+        let Some(done) = self.done.take() else { return };
+        let result = abi::CallResult { struct_size: abi::size_of::<abi::CallResult>(), status, text: Slice::new(text.as_bytes()) };
+        // SAFETY: this is the one call that is owed; the host copies before it returns.
+        unsafe { done(self.ctx as *mut c_void, &result) };
+    }
+}
+
+impl Drop for DoneGuard {
+    fn drop(&mut self) {
+        self.finish(abi::ERROR_TEMPORARY, "the plugin gave the call up");
+    }
+}
+
+/// The running tasks of an instance, by their completion's `ctx`, so that `cancel` finds them.
+#[derive(Default)]
+pub(crate) struct Running(Mutex<HashMap<usize, AbortHandle>>);
+
+impl Running {
+    /// Remembers a task, and forgets those that have ended.
+    pub(crate) fn add(&self, ctx: usize, task: AbortHandle) {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A task may end before it is added: sweep when the map has doubled, which keeps it within the running ones.
+        if tasks.len() == tasks.capacity() {
+            tasks.retain(|_, task| !task.is_finished());
+        }
+        tasks.insert(ctx, task);
+    }
+
+    /// Ends a task; its guard completes.
+    pub(crate) fn cancel(&self, ctx: usize) {
+        if let Some(task) = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&ctx) {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The table of feedback loops over an ordinary `impl FeedbackFactory`.
+//!
+//! Invariant: the host's functions of a poll are called only until its completion has been called.
+
+use crate::abi;
+use crate::abi_convert::{capability_bits, lend_report, read, read_watched};
+use crate::export::{Caught, DoneGuard, Running, caught, create_with, leak_descriptor, runtime};
+use crate::export_smtp::deadline;
+use crate::{BoxFuture, FactSink, FeedbackFactory, FeedbackLoop, Poll, PollError, Report, WatchList, Watched};
+use std::ffi::c_void;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Names the factory of an exported table; the macro implements it.
+pub trait ExportedFeedback: 'static {
+    fn factory() -> &'static dyn FeedbackFactory;
+}
+
+struct Exported {
+    feedback: Arc<dyn FeedbackLoop>,
+    running: Running,
+}
+
+/// The table of `E`'s factory; null where its descriptor panics.
+pub fn feedback_table<E: ExportedFeedback>(table: &'static OnceLock<abi::Feedback>) -> *const abi::Feedback {
+    if let Some(made) = table.get() {
+        return made;
+    }
+    let Ok(descriptor) = caught(|| E::factory().descriptor()) else { return std::ptr::null() };
+    table.get_or_init(|| abi::Feedback {
+        struct_size: abi::size_of::<abi::Feedback>(),
+        reserved: 0,
+        descriptor: leak_descriptor(descriptor),
+        create: Some(create::<E>),
+        capabilities: Some(capabilities),
+        poll: Some(poll),
+        cancel: Some(cancel),
+        destroy: Some(destroy),
+    })
+}
+
+unsafe extern "C" fn create<E: ExportedFeedback>(
+    _host: *const abi::Host,
+    config: *const abi::Instance,
+    problem: abi::Problem,
+    problem_ctx: *mut c_void,
+    instance: *mut *mut c_void,
+) -> u32 {
+    let make = |config| E::factory().create(config).map(|feedback| Exported { feedback, running: Running::default() });
+    // SAFETY: the arguments are those of `create`.
+    unsafe { create_with(config, problem, problem_ctx, instance, make) }
+}
+
+unsafe extern "C" fn capabilities(instance: *mut c_void) -> u32 {
+    // SAFETY: the host passes what `create` made.
+    let exported = unsafe { &*instance.cast::<Exported>() };
+    caught(|| capability_bits(exported.feedback.capabilities())).unwrap_or(0)
+}
+
+/// The host's end of a poll.
+#[derive(Clone, Copy)]
+struct HostSide {
+    ctx: usize,
+    push: Option<abi::Push>,
+    watch_page: Option<abi::WatchPage>,
+}
+
+impl FactSink for HostSide {
+    fn push(&mut self, report: Report) -> bool {
+        let Some(push) = self.push else { return false };
+        // SAFETY: the poll has not completed; the host copies the report before it returns.
+        lend_report(&report, |c| unsafe { push(self.ctx as *mut c_void, c) == 1 })
+    }
+}
+
+impl WatchList for HostSide {
+    fn page(&self, after: u64, max: usize) -> BoxFuture<'_, Vec<Watched>> {
+        let side = *self;
+        // The host's function blocks shortly, so it gets a thread that may block.
+        Box::pin(async move { tokio::task::spawn_blocking(move || side.page_blocking(after, max)).await.unwrap_or_default() })
+    }
+}
+
+impl HostSide {
+    fn page_blocking(self, after: u64, max: usize) -> Vec<Watched> {
+        unsafe extern "C" fn take(list: *mut c_void, watched: *const abi::Watched) {
+            // SAFETY: `list` is the vector below, which outlives the call; the host lends `watched`.
+            unsafe { (*list.cast::<Vec<Watched>>()).push(read_watched(watched)) };
+        }
+        let mut list: Vec<Watched> = Vec::new();
+        if let Some(watch_page) = self.watch_page {
+            let max = u32::try_from(max).unwrap_or(u32::MAX);
+            // SAFETY: `take` is called within this call only.
+            unsafe { watch_page(self.ctx as *mut c_void, after, max, take, (&raw mut list).cast()) };
+        }
+        list
+    }
+}
+
+unsafe extern "C" fn poll(instance: *mut c_void, request: *const abi::PollRequest, done: abi::Done, ctx: *mut c_void) -> u32 {
+    let Ok(runtime) = runtime() else { return abi::ERROR_TEMPORARY };
+    // SAFETY: the host passes what `create` made, and lends the request.
+    let (exported, request, cursor) = unsafe {
+        let request = read(request);
+        let cursor = request.cursor.text();
+        (&*instance.cast::<Exported>(), request, cursor)
+    };
+    let ctx = ctx as usize;
+    let side = HostSide { ctx, push: request.push, watch_page: request.watch_page };
+    let deadline = deadline(Duration::from_millis(request.timeout_ms));
+    let feedback = exported.feedback.clone();
+    let guard = DoneGuard::new(done, ctx);
+    let task = runtime.spawn(async move {
+        let mut sink = side;
+        let polled = Caught(async { feedback.poll(Poll { cursor: &cursor, watch: &side, deadline }, &mut sink).await }).await;
+        match polled {
+            Ok(Ok(cursor)) => guard.complete(abi::OK, &cursor),
+            Ok(Err(PollError::Temporary(words))) | Err(words) => guard.complete(abi::ERROR_TEMPORARY, &words),
+            Ok(Err(PollError::Refused(words))) => guard.complete(abi::ERROR_REFUSED, &words),
+        }
+    });
+    exported.running.add(ctx, task.abort_handle());
+    abi::OK
+}
+
+unsafe extern "C" fn cancel(instance: *mut c_void, ctx: *mut c_void) {
+    // SAFETY: the host passes what `create` made.
+    unsafe { &*instance.cast::<Exported>() }.running.cancel(ctx as usize);
+}
+
+unsafe extern "C" fn destroy(instance: *mut c_void) {
+    let entered = runtime().map(|runtime| runtime.enter());
+    // SAFETY: the pointer came from `create`, and the host calls this once, last.
+    let boxed = unsafe { Box::from_raw(instance.cast::<Exported>()) };
+    // A loop that panics when it is dropped has nobody left to tell.
+    drop(caught(|| drop(boxed)));
+    drop(entered);
+}
