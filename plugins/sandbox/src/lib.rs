@@ -4,6 +4,7 @@
 //! ([`behaviour`]); the loop knows only what the file of verdicts says.
 
 pub mod behaviour;
+pub mod feedback;
 pub mod server;
 pub mod session;
 pub mod settings;
