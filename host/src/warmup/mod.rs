@@ -5,7 +5,6 @@
 pub mod backoff;
 pub mod engine;
 pub mod limits;
-pub mod render;
 pub mod route;
 pub mod sqlite;
 pub mod store;
