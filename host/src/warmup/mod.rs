@@ -4,5 +4,7 @@
 
 pub mod backoff;
 pub mod limits;
+pub mod render;
 pub mod route;
+pub mod sign;
 pub mod store;
