@@ -5,8 +5,10 @@
 pub mod backoff;
 pub mod engine;
 pub mod limits;
+pub mod render;
 pub mod route;
 pub mod sqlite;
+pub mod sign;
 pub mod store;
 
 #[cfg(test)]
