@@ -8,7 +8,7 @@ use crate::config::plugins::{Settings, Table};
 use crate::config::problem::{Report, choice};
 use crate::config::settings::{FeedbackEntry, Preset, SecretRef, SmtpEntry};
 use crate::model::name::OrgName;
-use postwarm_plugin_api::Kind;
+use postwarm_plugin_api::{Instance, Kind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
@@ -31,6 +31,14 @@ pub struct Place<'a> {
     pub around: &'a Around<'a>,
     pub base: &'a Path,
     pub shared: bool,
+}
+
+/// A plugin as an entry names it, and where.
+struct Named<'a> {
+    kind: Kind,
+    plugin: &'a str,
+    node: &'a Node,
+    at: &'a Range<usize>,
 }
 
 impl Place<'_> {
@@ -88,7 +96,7 @@ impl Place<'_> {
         };
         self.share(node, report);
         let instance = smtp_parts(self.org, &entry, Path::new("data"));
-        self.ask(Kind::SmtpClient, plugin, instance, &entry.secrets, (node, at), report);
+        self.ask(&Named { kind: Kind::SmtpClient, plugin, node, at }, instance, &entry.secrets, report);
         Some(Client { entry, preset: preset_name })
     }
 
@@ -121,24 +129,16 @@ impl Place<'_> {
     }
 
     /// Asks the plugin, and shows its answer where the setting stands.
-    fn ask(
-        &self,
-        kind: Kind,
-        plugin: &str,
-        instance: postwarm_plugin_api::Instance,
-        secrets: &BTreeMap<String, SecretRef>,
-        (node, named_at): (&Node, &Range<usize>),
-        report: &mut Report,
-    ) {
-        for problem in self.around.plugins.problems(kind, plugin, instance, secrets) {
-            let settings = node.get("settings");
+    fn ask(&self, named: &Named<'_>, instance: Instance, secrets: &BTreeMap<String, SecretRef>, report: &mut Report) {
+        for problem in self.around.plugins.problems(named.kind, named.plugin, instance, secrets) {
+            let settings = named.node.get("settings");
             let first = problem.pointer.split('/').nth(1);
             let at = match (settings, first) {
                 (Some(settings), None) => &settings.span,
                 (Some(settings), Some(key)) if settings.get(key).is_some() => &settings.follow(&problem.pointer).span,
                 // A setting that is absent, or the preset's.
-                (Some(settings), Some(_)) if node.get("preset").is_none() => &settings.span,
-                _ => named_at,
+                (Some(settings), Some(_)) if named.node.get("preset").is_none() => &settings.span,
+                _ => named.at,
             };
             let subject = problem.pointer.trim_start_matches('/').replace('/', ".");
             let subject = if subject.is_empty() { "settings".to_owned() } else { format!("settings.{subject}") };
@@ -176,7 +176,7 @@ impl Place<'_> {
                 secrets: settings.secrets,
             };
             let instance = feedback_parts(self.org, &entry, Path::new("data"));
-            self.ask(Kind::FeedbackLoop, plugin, instance, &entry.secrets, (node, node.at("plugin")), report);
+            self.ask(&Named { kind: Kind::FeedbackLoop, plugin, node, at: node.at("plugin") }, instance, &entry.secrets, report);
             for item in node.list("domains") {
                 let Some(pattern) = item.as_text().map(str::to_lowercase) else { continue };
                 if let Some(first) = patterns.get(&pattern) {

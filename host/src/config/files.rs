@@ -36,7 +36,13 @@ impl Files {
 
     /// Reads one file anew; it goes where it no longer exists.
     pub fn take(&mut self, path: &str) {
-        match read(&self.dir.join(path)) {
+        let file = read(&self.dir.join(path));
+        self.restore(path, file);
+    }
+
+    /// Puts back what `take` replaced.
+    pub fn restore(&mut self, path: &str, file: Option<File>) {
+        match file {
             Some(file) => drop(self.texts.insert(path.to_owned(), file)),
             None => drop(self.texts.remove(path)),
         }

@@ -109,22 +109,32 @@ pub fn parse(file: &str, text: &str) -> (Vec<KeyLine>, Vec<Problem>) {
     (lines, problems)
 }
 
+/// Returns a keys file's text with one more line.
+pub fn with_line(text: &str, line: &KeyLine) -> String {
+    let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    format!("{text}{gap}{line}\n")
+}
+
+/// Returns a keys file's text without the lines of a key.
+pub fn without(text: &str, hash: KeyHash) -> String {
+    let is_of = |line: &str| line.split(' ').next().and_then(KeyHash::parse) == Some(hash);
+    text.lines().filter(|line| !is_of(line)).map(|line| format!("{line}\n")).collect()
+}
+
 /// Where an organization's keys are.
 pub fn path(config_dir: &Path, org: &OrgName) -> PathBuf {
     config_dir.join("organizations").join(format!("{org}.keys"))
 }
 
 /// Replaces a keys file at once: whoever reads it sees the old or the new one. Readable by its owner only.
-pub fn write(path: &Path, lines: &[KeyLine]) -> std::io::Result<()> {
+pub fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
     let written = (|| {
         // A file of that name is left over from a process that died.
         let _ = std::fs::remove_file(&temporary);
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        for line in lines {
-            writeln!(file, "{line}")?;
-        }
+        file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)
     })();

@@ -156,7 +156,7 @@ fn organizations(files: &Files, around: &Around<'_>, report: &mut Report) -> BTr
             Ok(name) => drop(drafts.insert(name.clone(), draft(files, path, file, &name, around))),
             Err(message) => {
                 let (message, remedy) = message.split_once(": ").unwrap_or((&message, ""));
-                report.push(Problem::of(files.shown(path), Severity::Error, message, format!("rename the file: {remedy}")));
+                report.push(Problem::of(files.shown(path), Severity::Error, message, format!("rename the file: {remedy}")).at_start());
             }
         }
     }
@@ -180,7 +180,7 @@ fn organizations(files: &Files, around: &Around<'_>, report: &mut Report) -> BTr
         let usable = !own.has_errors() && around.process.is_some() && around.providers.is_some();
         if usable && draft.organization.smtp.is_empty() {
             let shown = files.shown(&format!("organizations/{name}.toml"));
-            own.push(Problem::of(shown, Severity::Warning, "there is no [[smtp]], so that mail waits", "add one"));
+            own.push(Problem::of(shown, Severity::Warning, "there is no [[smtp]], so that mail waits", "add one").at_start());
         }
         report.append(own);
         organizations.insert(name, usable.then_some(draft.organization));
@@ -208,7 +208,7 @@ fn keys_of(files: &Files, organizations: &BTreeMap<OrgName, Option<Organization>
         let shown = files.shown(path);
         let Some(org) = OrgName::parse(stem).ok().filter(|org| organizations.contains_key(org)) else {
             let message = "belongs to no organization, and lets nobody in";
-            report.push(Problem::of(shown, Severity::Warning, message, format!("add organizations/{stem}.toml, or remove it")));
+            report.push(Problem::of(shown, Severity::Warning, message, format!("add organizations/{stem}.toml, or remove it")).at_start());
             continue;
         };
         match &file.text {
@@ -225,7 +225,7 @@ fn keys_of(files: &Files, organizations: &BTreeMap<OrgName, Option<Organization>
         if needs_key && keys.get(org).is_none_or(Vec::is_empty) {
             let shown = files.shown(&format!("organizations/{org}.toml"));
             let remedy = format!("make one with `postwarm key new {org}`");
-            report.push(Problem::of(shown, Severity::Warning, "there is no API key, so that nobody can use it", remedy));
+            report.push(Problem::of(shown, Severity::Warning, "there is no API key, so that nobody can use it", remedy).at_start());
         }
     }
     keys

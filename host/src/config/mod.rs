@@ -15,6 +15,7 @@ mod format;
 pub mod instance;
 pub mod keys;
 mod limits;
+pub mod live;
 pub mod loader;
 mod organization;
 mod overrides;
@@ -27,6 +28,7 @@ pub mod secrets;
 pub mod serving;
 pub mod settings;
 mod texts;
+pub mod watch;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -36,6 +36,11 @@ impl Problem {
     pub fn of(file: impl Into<String>, severity: Severity, message: impl Into<String>, remedy: impl Into<String>) -> Problem {
         Problem { file: file.into(), line: 0, column: 0, severity, message: message.into(), remedy: remedy.into() }
     }
+
+    /// Puts a problem of a file as a whole at the file's start, where an editor can go.
+    pub fn at_start(self) -> Problem {
+        Problem { line: 1, column: 1, ..self }
+    }
 }
 
 /// `file:line:column: what is wrong; what would be right`.

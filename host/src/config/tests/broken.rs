@@ -270,8 +270,8 @@ fn files_that_do_not_belong_are_named() {
         "organizations/Acme Corp.toml",
         DEMO,
         expect![[r#"
-        organizations/Acme Corp.toml: `Acme Corp` is no organization name; rename the file: use 1 to 63 lower case letters, digits and hyphens
-    "#]],
+            organizations/Acme Corp.toml:1:1: `Acme Corp` is no organization name; rename the file: use 1 to 63 lower case letters, digits and hyphens
+        "#]],
     );
     let folder = Folder::demo(&[("organizations/demo.keys", "abc\n")]);
     std::fs::write(folder.path("postwarm.toml"), b"[warmup]\n# caf\xe9\n").unwrap();
@@ -303,4 +303,19 @@ fn kafka_without_a_broker_and_health_alone_without_kafka_are_refused() {
     expect![[r#"
         postwarm.toml:1:1: the embedded event log serves one process, and health alone would see no event; serve both in one process, or set kind = "kafka" in [events] or KAFKA_BROKERS
     "#]].assert_eq(&folder.shown(&folder.load().problems));
+}
+
+#[test]
+fn whatever_part_of_a_file_is_there_it_is_taken_or_refused_with_a_place() {
+    let organization = super::load::ACME;
+    for (path, text) in [("organizations/acme.toml", organization), ("providers.toml", PROVIDERS), ("postwarm.toml", super::load::SHARES)] {
+        let files = [("postwarm.toml", super::load::SHARES), ("providers.toml", PROVIDERS), ("organizations/acme.toml", organization)];
+        let folder = Folder::new(&files);
+        for end in 0..text.len() {
+            folder.write(path, &text[..end]);
+            let loaded = folder.load();
+            assert_eq!(loaded.settings.is_none(), !loaded.problems.is_empty(), "{path} to byte {end}");
+            assert!(loaded.problems.iter().all(|problem| problem.line > 0), "{path} to byte {end}: {:?}", loaded.problems);
+        }
+    }
 }

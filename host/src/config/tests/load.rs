@@ -6,7 +6,7 @@ use expect_test::expect;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-const ACME: &str = r#"
+pub const ACME: &str = r#"
 from_domains = ["Acme.example", "acme.example"]
 public_url = "https://mail.acme.example/"
 limits = { per_day = 1_000_000, provider.BIG = { per_day = 20_000 } }
@@ -34,7 +34,7 @@ schedule = ["1s", "2s"]
 jitter = 0
 "#;
 
-const SHARES: &str = "[shares.relay-1]\nlimits = { per_day = 50_000 }\n[organizations]\ndefault = \"acme\"\n";
+pub const SHARES: &str = "[shares.relay-1]\nlimits = { per_day = 50_000 }\n[organizations]\ndefault = \"acme\"\n";
 
 #[test]
 fn an_empty_folder_has_every_default() {
@@ -79,7 +79,7 @@ fn an_organization_gets_its_presets_limits_and_names() {
     let loaded = folder.load();
     expect![[""]].assert_eq(&folder.shown(&loaded.problems));
     expect![[r#"
-        organizations/acme.toml: there is no API key, so that nobody can use it; make one with `postwarm key new acme`
+        organizations/acme.toml:1:1: there is no API key, so that nobody can use it; make one with `postwarm key new acme`
     "#]]
     .assert_eq(&folder.shown(&loaded.warnings));
     let settings = loaded.settings.unwrap();

@@ -3,6 +3,7 @@
 mod broken;
 mod load;
 mod overrides;
+mod reload;
 
 use crate::config::catalogue::Catalogue;
 use crate::config::loader::{Loaded, load};
@@ -34,7 +35,7 @@ impl Catalogue for Plugins {
         if id == "relay" && !settings.get("host").is_some_and(|host| host.is_string()) {
             problems.push(SettingsProblem::new("/host", "is missing; write host = \"mail.example.com\""));
         }
-        if settings.get("port").is_some_and(|port| !port.as_u64().is_some_and(|port| port < 65536)) {
+        if settings.get("port").is_some_and(|port| port.as_u64().is_none_or(|port| port >= 65536)) {
             problems.push(SettingsProblem::new("/port", "is no port; use 1 to 65535"));
         }
         if settings.contains_key("user") && !instance.secrets.contains_key("password") {

@@ -148,5 +148,6 @@ fn half_of_the_credentials_is_warned_of() {
     let folder = Folder::demo(&[]).set("CHOOSEN_SMTP_CLIENT_TYPE", "BIG").set("BIG_PASSWORD", "geheim");
     expect![[r#"
         CHOOSEN_SMTP_CLIENT_TYPE: preset `bigmail`: `BIG_PASSWORD` is set and `BIG_USER` is not; set both
-    "#]].assert_eq(&folder.shown(&folder.load().warnings));
+    "#]]
+    .assert_eq(&folder.shown(&folder.load().warnings));
 }
