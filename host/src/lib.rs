@@ -2,7 +2,6 @@
 //! became of every message. `docs/ARCHITECTURE.md` is the map; its import table is tested.
 
 pub mod bus;
-pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod db;

@@ -69,8 +69,10 @@ async fn a_newcomer_gets_the_earlier_emails_in_order() {
         ((user["backfill"]["state"] == "done").then_some(()), user)
     })
     .await;
-    let ids: Vec<String> =
-        mailboxes(&site).iter().filter_map(|row| Some(row["message_id"].as_str()?.split('.').next()?.trim_start_matches('<').to_owned())).collect();
+    let ids: Vec<String> = mailboxes(&site)
+        .iter()
+        .filter_map(|row| Some(row["message_id"].as_str()?.split('.').next()?.trim_start_matches('<').to_owned()))
+        .collect();
     assert_eq!(ids, ["1", "2", "3"]);
     for email in 1..=3 {
         assert_eq!(postwarm.get(&format!("/emails/{email}")).await.1["recipients"], 1, "email {email}");

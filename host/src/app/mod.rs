@@ -6,6 +6,7 @@
 mod catalogue;
 mod health;
 mod readiness;
+mod signers;
 mod summary;
 mod warmup;
 

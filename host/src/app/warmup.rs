@@ -11,7 +11,7 @@ use crate::warmup::api::{ApiState, Progress, ProgressNow};
 use crate::warmup::engine::{Engine, Feeder, Parts, ProviderLookup, View};
 use crate::warmup::mailbox_provider::Directory;
 use crate::warmup::render;
-use crate::warmup::sign::DkimSigners;
+use crate::app::signers::DkimSigners;
 use crate::warmup::sqlite::SqliteStore;
 use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
@@ -41,7 +41,7 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
         make: shared.plugins.clone(),
         wake: wake.clone(),
         view: view.clone(),
-        signers: Arc::new(DkimSigners::new(shared.plugins.env.clone())),
+        signers: Arc::new(DkimSigners(shared.plugins.env.clone())),
         seed: shared.clock.now().wall_ms as u64,
     };
     let engine = Engine::start(parts).await.map_err(unavailable)?;

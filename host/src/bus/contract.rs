@@ -28,7 +28,7 @@ pub fn record(topic: Topic, key: &str, number: i64) -> Record {
         topic,
         key: key.to_owned(),
         id: format!("{key}/{number}"),
-        kind: "postwarm.test.v1",
+        kind: "postwarm.test.v1".into(),
         org: "acme".into(),
         at: number,
         payload: format!("{key} {number}").into_bytes(),

@@ -7,8 +7,8 @@ pub mod engine;
 pub mod limits;
 pub mod render;
 pub mod route;
-pub mod sqlite;
 pub mod sign;
+pub mod sqlite;
 pub mod store;
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ mod feeder;
 mod lanes;
 mod organizations;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use crate::clock::Clock;
