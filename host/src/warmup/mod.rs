@@ -4,6 +4,7 @@
 
 pub mod backoff;
 pub mod limits;
+pub mod mailbox_provider;
 pub mod render;
 pub mod route;
 pub mod sign;
