@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod db;
 pub mod http;
+pub mod health;
 pub mod model;
 pub mod registry;
 pub mod warmup;
