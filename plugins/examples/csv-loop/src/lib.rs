@@ -96,7 +96,8 @@ fn report(start: u64, text: &[u8], sink: &mut dyn FactSink) -> Result<u64, PollE
         match parse(&String::from_utf8_lossy(line), cursor == 0) {
             Ok(Some(fact)) => {
                 if !sink.push(Report::Message(fact)) {
-                    return Ok(cursor);
+                    // It took this one and wants no more.
+                    return Ok(cursor + line.len() as u64);
                 }
             }
             Ok(None) => {}

@@ -1,0 +1,6 @@
+//! The registry over real libraries: the examples, and small C plugins that misbehave.
+
+mod calls;
+mod dropped;
+mod examples;
+mod support;
