@@ -2,6 +2,7 @@
 //!
 //! Invariant: it knows health only as a reader of the event log, and a provider only as a plugin.
 
+pub mod api;
 pub mod backoff;
 pub mod engine;
 pub mod limits;
