@@ -48,9 +48,10 @@ fn every_published_reply_blames_the_right_one() {
     for &(line, phase) in REPLIES {
         let mut parser = ReplyParser::default();
         parser.feed(format!("{line}\r\n").as_bytes()).unwrap();
-        let (fault, retry_after) = classify(&parser.reply(), phase);
+        let reply = parser.reply();
+        let (fault, retry_after) = classify(&reply, phase);
         let wait = retry_after.map_or_else(String::new, |wait| format!(" after {} s", wait.as_secs()));
-        table.push_str(&format!("{fault:?}{wait}: {line}\n"));
+        table.push_str(&format!("{fault:?}{wait}: {reply}\n"));
     }
     expect![[r#"
         Domain after 3600 s: 421 4.7.28 Gmail has detected an unusual rate of mail originating from your IP address. - gsmtp
@@ -66,8 +67,7 @@ fn every_published_reply_blames_the_right_one() {
         Account after 3600 s: 450 4.2.1 Peak SMTP relay limit exceeded for customer. - gsmtp
         Recipient: 452 4.2.2 The recipient's inbox is out of storage space. - gsmtp
         Recipient: 552 5.2.2 The recipient's inbox is out of storage space and inactive. - gsmtp
-        Recipient: 550-5.1.1 The email account that you tried to reach does not exist. Please try
-        550 5.1.1 double-checking the recipient's email address - gsmtp
+        Recipient: 550 5.1.1 The email account that you tried to reach does not exist. Please try double-checking the recipient's email address - gsmtp
         Recipient: 550 5.2.1 The email account that you tried to reach is disabled. - gsmtp
         Account after 86400 s: 550 5.4.5 Daily user sending limit exceeded. For more information on Gmail sending limits go to - gsmtp
         Account: 550 5.5.3 Too many recipients for this sender. - gsmtp

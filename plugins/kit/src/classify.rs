@@ -239,7 +239,8 @@ mod tests {
             Network: Mail 421 4.7.0 Too many connections from your host
             Network: Rcpt 451 4.3.0 Temporary lookup failure
             Recipient: Rcpt 556 5.1.10 null MX
-        "#]].assert_eq(&table);
+        "#]]
+        .assert_eq(&table);
     }
 
     #[test]

@@ -42,9 +42,10 @@ fn every_published_reply_blames_the_right_one() {
     for &(line, phase) in REPLIES {
         let mut parser = ReplyParser::default();
         parser.feed(format!("{line}\r\n").as_bytes()).unwrap();
-        let (fault, retry_after) = classify(&parser.reply(), phase);
+        let reply = parser.reply();
+        let (fault, retry_after) = classify(&reply, phase);
         let wait = retry_after.map_or_else(String::new, |wait| format!(" after {} s", wait.as_secs()));
-        table.push_str(&format!("{fault:?}{wait}: {line}\n"));
+        table.push_str(&format!("{fault:?}{wait}: {reply}\n"));
     }
     expect![[r#"
         Domain after 3600 s: 451 4.7.650 The mail server [192.0.2.1] has been temporarily rate limited due to IP reputation. (S775)
