@@ -79,8 +79,9 @@ pub fn registry(config: &Path, data: &Path, serving: Serving, env: &SharedEnv) -
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
-use postwarm_plugin_builtin as _;
+
 pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<(), StartError> {
+    postwarm_plugin_builtin::self_check().map_err(StartError::Configuration)?;
     let registry = registry(&options.config, &options.data, options.serving, &env);
     let catalogue = Arc::new(RegistryCatalogue(registry.clone()));
     let live = Live::start(&options.config, options.serving, env.clone(), catalogue).map_err(|loaded| {
