@@ -131,7 +131,7 @@ pub struct ApiError {
     /// `Retry-After`, in seconds.
     pub retry_after_secs: Option<u64>,
     /// `Allow`, as the router gave it.
-    allow: Option<HeaderValue>,
+    pub allow: Option<HeaderValue>,
 }
 
 /// A problem (RFC 9457) as it is sent.

@@ -87,6 +87,8 @@ fn refuse(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
             path.push(name.to_owned());
             "stands twice; give it once".to_owned()
         }
+        "unknown variant" => format!("must be {}", rest.strip_prefix("one of ").unwrap_or(rest)),
+        _ if text.starts_with("must ") => text,
         _ => format!("has the wrong type: {}", text.strip_prefix("invalid type: ").unwrap_or(&text)),
     };
     let path: Vec<&str> = path.iter().map(String::as_str).collect();

@@ -2,4 +2,5 @@
 //!
 //! Invariant: it knows health only as a reader of the event log, and a provider only as a plugin.
 
+pub mod api;
 pub mod store;
