@@ -3,12 +3,13 @@
 //! Invariant: a body is at most `BODY_OCTETS_MAX` octets, nests at most 128 deep, and has no unknown and no double
 //! field (types that are read say `deny_unknown_fields`).
 
-use crate::http::error::{ApiError, Code, FieldError, body_error, pointer};
+use crate::http::error::{ApiError, Code, FieldError, body_error, body_too_large, pointer};
 use crate::http::params::unknown_name;
+use crate::http::serve::BODY_OCTETS_MAX;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
@@ -27,9 +28,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
         if !is_json(media_type(request.headers())) {
             return Err(ApiError::new(Code::UnsupportedMediaType, "send JSON with the header `Content-Type: application/json`"));
         }
+        if announced(request.headers()).is_some_and(|octets| octets > BODY_OCTETS_MAX as u64) {
+            return Err(body_too_large());
+        }
         let raw = Bytes::from_request(request, state).await.map_err(|e| body_error(&e))?;
         Ok(JsonBody { value: read(&raw)?, raw })
     }
+}
+
+/// The length that the client announces, so that nobody has to wait for a body that is refused anyway.
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The media type without its parameters, in lower case; empty where there is none.
