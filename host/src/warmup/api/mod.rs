@@ -20,6 +20,8 @@ mod naughty_tests;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wire_tests;
 
 use crate::http::layers;
 use crate::http::openapi;

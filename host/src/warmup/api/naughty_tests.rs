@@ -8,20 +8,17 @@ use axum::http::Request;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// The reference strings with what ends a header line; `None`, said aloud, where they are absent.
-fn strings() -> Option<Vec<String>> {
-    let shared = std::env::var_os("POSTWARM_SHARED")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")), PathBuf::from);
-    let path = shared.join("corpora/text/naughty-strings.json");
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        println!("skipped: naughty strings because corpora/text/naughty-strings.json is not in POSTWARM_SHARED");
-        return None;
-    };
-    let mut all: Vec<String> = serde_json::from_str(&text).expect("a list of strings");
-    assert_eq!(all.len(), 515);
+/// What ends a header line or hides text, and the reference strings; where these are absent, that is said aloud.
+fn strings() -> Vec<String> {
     let ends = ["\r", "\n", "\0", "\r\n", "\u{7f}", "\u{85}", "\u{2028}", "\u{202e}", "\u{1b}[31m"];
-    all.extend(ends.iter().map(|end| format!("a{end}Bcc: x@y.example")));
-    Some(all)
+    let mut all: Vec<String> = ends.iter().map(|end| format!("a{end}Bcc: x@y.example")).collect();
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+    let shared = std::env::var_os("POSTWARM_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    match std::fs::read_to_string(shared.join("corpora/text/naughty-strings.json")) {
+        Ok(text) => all.extend(serde_json::from_str::<Vec<String>>(&text).expect("a list of strings")),
+        Err(_) => println!("skipped: 515 naughty strings because corpora/text/naughty-strings.json is not in POSTWARM_SHARED"),
+    }
+    all
 }
 
 /// Either taken, or refused with a pointer into `field`.
@@ -36,7 +33,7 @@ fn check(answer: &Answer, field: &str, given: &str) {
 }
 
 async fn each(router: &Router, path: &str, field: &str, body: impl Fn(&str) -> Value) {
-    for given in strings().unwrap_or_default() {
+    for given in strings() {
         let answer = post(router, "acme", path, &body(&given)).await;
         check(&answer, field, &given);
         let ends_a_line = given.contains(['\r', '\n', '\0']);
@@ -88,7 +85,7 @@ async fn resolve_takes_or_refuses_each_string_by_its_field() {
 #[tokio::test]
 async fn no_string_in_a_path_a_query_a_header_or_an_import_is_a_fault_of_ours() {
     let (router, _, _) = api();
-    for given in strings().unwrap_or_default() {
+    for given in strings() {
         let escaped: String = given.bytes().map(|b| format!("%{b:02X}")).collect();
         for path in ["/users/", "/emails/", "/unsubscribe/", "/users?cursor=", "/users?limit=", "/emails?", "/emails/1/deliveries?state="] {
             let answer = call(&router, "acme", "GET", &format!("{path}{escaped}")).await;

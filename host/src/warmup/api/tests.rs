@@ -59,10 +59,16 @@ async fn a_bad_registration_names_every_wrong_field() {
 }
 
 #[tokio::test]
-async fn a_body_that_a_form_could_send_is_refused() {
+async fn what_curl_sends_is_taken_and_what_a_page_elsewhere_could_send_is_not() {
     let (router, _, _) = api();
-    for kind in ["text/plain", "application/x-www-form-urlencoded", ""] {
-        assert_eq!(upload(&router, "/register", kind, "{}").await.problem(), "415 unsupported_media_type ");
+    let user = r#"{"name": "Alice", "email_id": "alice@example.com"}"#;
+    for (kind, taken) in [("application/x-www-form-urlencoded", true), ("", true), ("text/plain", false), ("multipart/form-data", false)] {
+        assert_eq!(upload(&router, "/register", kind, user).await.status.is_success(), taken, "{kind}");
+        for header in ["origin", "sec-fetch-site"] {
+            let request = Request::post("/register").header("authorization", "Bearer key-acme").header("content-type", kind);
+            let answer = send(&router, request.header(header, "https://evil.example").body(Body::from(user)).expect("a request")).await;
+            assert_eq!(answer.problem(), "415 unsupported_media_type ", "{kind}");
+        }
     }
 }
 
