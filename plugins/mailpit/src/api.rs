@@ -7,10 +7,10 @@ use postwarm_plugin_api::{PollError, Secret};
 use serde::Deserialize;
 use std::time::{Duration, Instant};
 
-/// The largest answer that is read: 32 KiB a message.
+/// The largest answer that is read: 16 KiB a message.
 const ANSWER_OCTETS_MAX: usize = 16 * 1024 * 1024;
 /// The messages of one page.
-pub const PAGE_MESSAGES: u64 = 500;
+pub const PAGE_MESSAGES: u64 = 1_000;
 const REQUEST_MAX: Duration = Duration::from_secs(30);
 
 /// One page of the list, newest first.

@@ -12,9 +12,9 @@ use std::str::FromStr;
 
 /// The messages that each page repeats of the one before: Mailpit counts and lists in two steps, between which mail may
 /// come in.
-const OVERLAP: u64 = 20;
+const OVERLAP: u64 = 200;
 /// The ids that are kept to know the repeated ones by.
-const REMEMBERED: usize = 60;
+const REMEMBERED: usize = 600;
 
 /// Where a scan stands: the messages that are done, counted from the oldest, and the facts of the next one that are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,15 +80,17 @@ impl Scan {
     /// `None` where the list has moved past what was asked for, and the question is to be asked again.
     pub fn take(&mut self, start: u64, page: Page) -> Option<Vec<(u64, Summary)>> {
         if self.target.is_some() {
-            self.growth = page.total.saturating_sub(self.total).min(PAGE_MESSAGES / 2);
+            self.growth = page.total.saturating_sub(self.total).min(PAGE_MESSAGES / 4);
         }
         self.target.get_or_insert(page.total);
         self.total = page.total;
         if self.is_done() {
             return Some(Vec::new());
         }
-        let end = page.total.saturating_sub(start);
-        let oldest = end.saturating_sub(page.messages.len() as u64);
+        let length = page.messages.len() as u64;
+        // A short page ends with the oldest message, whatever has come in since it was made.
+        let oldest = if length < PAGE_MESSAGES && length > 0 { 0 } else { page.total.saturating_sub(start + length) };
+        let end = oldest + length;
         if oldest > self.done || end <= self.done {
             return None;
         }
@@ -157,7 +159,7 @@ mod tests {
 
     #[test]
     fn every_message_is_seen_once_oldest_first_while_mail_comes_in() {
-        for count in [0, 1, 19, 20, 21, 499, 500, 501, 999, 1000, 1001, 5000] {
+        for count in [0, 1, 199, 200, 201, 799, 800, 801, 999, 1_000, 1_001, 1_999, 5_000] {
             for growth in [0, 1, 3, 30, 200] {
                 let mut list = List::new(count, growth);
                 let (seen, _) = scan(&mut list, 0);
@@ -179,15 +181,22 @@ mod tests {
 
     #[test]
     fn mail_that_comes_in_between_counting_and_listing_is_not_passed_over() {
-        let mut list = List::new(2_000, 0);
+        let mut list = List::new(5_000, 0);
         let (mut scan, mut seen) = (Scan::new(0), Vec::new());
         for question in 0..20 {
             let (start, limit) = scan.window();
             let mut page = list.answer(start, limit);
-            // The list is newer than the count by a few messages, every other time.
-            if question % 2 == 1 {
-                list.grow(5);
-                page.messages = list.answer(start, limit).messages;
+            match question % 3 {
+                // The list is newer than the count, or older, by a few messages.
+                1 => {
+                    list.grow(15);
+                    page.messages = list.answer(start, limit).messages;
+                }
+                2 => {
+                    list.grow(15);
+                    page.total = list.ids.len() as u64;
+                }
+                _ => {}
             }
             seen.extend(scan.take(start, page).unwrap_or_default().into_iter().map(|(_, summary)| summary.id));
             if scan.is_done() {
@@ -196,7 +205,7 @@ mod tests {
         }
         seen.sort_by_key(|id| id.parse::<u64>().expect("a number"));
         seen.dedup();
-        assert!((0..2_000).all(|n| seen.get(n) == Some(&n.to_string())));
+        assert!((0..5_000).all(|n| seen.get(n) == Some(&n.to_string())));
     }
 
     #[test]

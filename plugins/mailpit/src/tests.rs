@@ -139,15 +139,15 @@ const LONG: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn mailpit_tells_what_is_there_what_is_read_and_what_is_spam_over_several_pages() {
     let Some(mailpit) = Mailpit::start(&[]).await else { return };
-    mailpit.deliver(0, 1_203).await;
-    mailpit.put("/api/v1/messages", json!({ "IDs": [mailpit.id_of("m3@x").await, mailpit.id_of("m1200@x").await], "Read": true })).await;
+    mailpit.deliver(0, 2_203).await;
+    mailpit.put("/api/v1/messages", json!({ "IDs": [mailpit.id_of("m3@x").await, mailpit.id_of("m2200@x").await], "Read": true })).await;
     mailpit.put("/api/v1/tags", json!({ "IDs": [mailpit.id_of("m7@x").await], "Tags": ["Spam", "other"] })).await;
 
     let (cursor, facts) = poll(instance(mailpit.http, None), "", usize::MAX, LONG).await;
     assert_eq!(cursor, Ok("0".into()), "the next poll reads everything again");
     let of = |kind| facts.iter().filter(|fact| fact.kind == kind).map(|fact| fact.message_id.clone()).collect::<Vec<_>>();
-    assert_eq!(of(FactKind::Delivered), (0..1_203).map(|n| format!("m{n}@x")).collect::<Vec<_>>());
-    assert_eq!(of(FactKind::Read), ["m3@x", "m1200@x"]);
+    assert_eq!(of(FactKind::Delivered), (0..2_203).map(|n| format!("m{n}@x")).collect::<Vec<_>>());
+    assert_eq!(of(FactKind::Read), ["m3@x", "m2200@x"]);
     assert_eq!(of(FactKind::Spam), ["m7@x"]);
     assert!(facts.iter().all(|fact| fact.at_ms.is_some() == (fact.kind == FactKind::Delivered)));
 
@@ -166,10 +166,10 @@ async fn mailpit_tells_what_is_there_what_is_read_and_what_is_spam_over_several_
 #[tokio::test]
 async fn mail_that_comes_in_during_a_poll_hides_no_older_message() {
     let Some(mailpit) = Mailpit::start(&[]).await else { return };
-    mailpit.deliver(0, 1_100).await;
-    let ((), (cursor, facts)) = tokio::join!(mailpit.deliver(1_100, 1_400), poll(instance(mailpit.http, None), "", usize::MAX, LONG));
+    mailpit.deliver(0, 2_100).await;
+    let ((), (cursor, facts)) = tokio::join!(mailpit.deliver(2_100, 2_400), poll(instance(mailpit.http, None), "", usize::MAX, LONG));
     assert_eq!(cursor, Ok("0".into()));
-    for n in 0..1_100 {
+    for n in 0..2_100 {
         let id = format!("m{n}@x");
         assert!(facts.iter().any(|fact| fact.message_id == id), "{id} was passed over");
     }
