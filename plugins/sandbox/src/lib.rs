@@ -4,7 +4,11 @@
 //! ([`behaviour`]); the loop knows only what the file of verdicts says.
 
 pub mod behaviour;
+pub mod client;
 pub mod feedback;
 pub mod server;
 pub mod session;
 pub mod settings;
+
+#[cfg(test)]
+mod tests;
