@@ -3,6 +3,7 @@
 //! Invariant: reading leaves no trace in Mailpit ([`api`]).
 
 pub mod api;
+pub mod client;
 pub mod feedback;
 pub mod scan;
 pub mod settings;

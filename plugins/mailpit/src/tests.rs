@@ -1,15 +1,16 @@
 //! The loop against a real Mailpit, and against a server that fails in ways that Mailpit does not.
 
+use crate::client::MailpitSmtp;
 use crate::feedback::MailpitFeedback;
 use axum::Router;
 use axum::routing::get;
 use postwarm_plugin_api::{
-    BoxFuture, Fact, FactKind, FactSink, FeedbackFactory, Instance, Poll, PollError, Report, Secret, WatchList, Watched,
+    BoxFuture, Fact, FactKind, FactSink, FeedbackFactory, Instance, Message, Outcome, Poll, PollError, Report, Secret, SmtpFactory,
+    WatchList, Watched,
 };
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
@@ -46,17 +47,25 @@ impl Mailpit {
         panic!("mailpit ended five times at its start")
     }
 
-    /// Delivers messages with the ids `m{n}@x`, straight over SMTP.
+    /// Delivers messages with the ids `m{n}@x` through the client of this plugin.
     async fn deliver(&self, from: usize, to: usize) {
-        let mut stream = BufReader::new(TcpStream::connect(self.smtp).await.expect("mailpit listens"));
-        read_reply(&mut stream).await;
+        let settings = json!({ "host": self.smtp.ip().to_string(), "port": self.smtp.port() });
+        let settings = settings.as_object().expect("a table").clone();
+        let client = MailpitSmtp.create(Instance { settings, ..instance(self.http, None) }).expect("right settings");
         for n in from..to {
-            let content = format!("From: a@x\r\nTo: b@y\r\nMessage-ID: <m{n}@x>\r\nSubject: {n}\r\n\r\nHello\r\n.\r\n");
-            for command in ["HELO x\r\n", "MAIL FROM:<a@x>\r\n", "RCPT TO:<b@y>\r\n", "DATA\r\n", &content] {
-                stream.write_all(command.as_bytes()).await.expect("mailpit reads");
-                read_reply(&mut stream).await;
-            }
+            let message = Message {
+                delivery: n.to_string().into(),
+                envelope_from: "a@x".into(),
+                envelope_to: "b@y".into(),
+                header: format!("From: a@x\r\nTo: b@y\r\nMessage-ID: <m{n}@x>\r\nSubject: {n}\r\n\r\n").into(),
+                body: "Hello\r\n".into(),
+                eight_bit: false,
+                smtputf8: false,
+            };
+            let outcome = client.send(message, Instant::now() + LONG).await;
+            assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
         }
+        client.close(LONG).await;
     }
 
     async fn put(&self, path: &str, body: Value) {
@@ -76,15 +85,6 @@ impl Mailpit {
 
 fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
-}
-
-async fn read_reply(stream: &mut BufReader<TcpStream>) {
-    let mut line = String::new();
-    while line.as_bytes().get(3) != Some(&b' ') {
-        line.clear();
-        stream.read_line(&mut line).await.expect("a reply");
-        assert!(line.starts_with(['2', '3']), "{line}");
-    }
 }
 
 struct Watching(usize);
