@@ -28,15 +28,15 @@ impl Client {
         Client { pool: Pool::new(settings, connections_max, classify) }
     }
 
+    /// The messages that no connection has taken yet.
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
+        self.pool.queued()
+    }
+
     async fn send_inner(&self, message: Message, deadline: Instant) -> Outcome {
         let (job, mut answer) = Job::new(message, deadline);
-        let id = match self.pool.push(job) {
-            Ok(id) => id,
-            Err(job) => {
-                job.resolve(Outcome::NotAttempted { cause: Cause::Stopping, detail: "the client is being closed".to_owned() });
-                0
-            }
-        };
+        let id = self.pool.push(job);
         let lost = |_| Outcome::Unknown { phase: postwarm_plugin_api::Phase::EndOfData, detail: "the answer was lost".to_owned() };
         tokio::select! {
             biased;

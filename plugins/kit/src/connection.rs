@@ -211,6 +211,7 @@ impl<'a> Connection<'a> {
             stuffer.stuff(piece, self.wire.out());
             if self.wire.out().len() >= BLOCK_OCTETS {
                 self.wire.flush(block, deadline).await?;
+                self.refuse_early_reply().await?;
                 self.wire.batch();
             }
         }
@@ -228,6 +229,18 @@ impl<'a> Connection<'a> {
             self.mark_dot_sent(false);
         }
         Ok(flushed?)
+    }
+
+    /// Looks, without waiting, whether the server spoke before the end of data; that must not be taken for the reply to it.
+    async fn refuse_early_reply(&mut self) -> Result<(), Broken> {
+        let early = poll_fn(|cx| Poll::Ready(self.wire.poll_fill(cx))).await;
+        match early {
+            Poll::Pending => Ok(()),
+            Poll::Ready(filled) => {
+                filled?;
+                Err(Broken::session("the server replied before the end of the content"))
+            }
+        }
     }
 
     fn mark_dot_sent(&mut self, dot_sent: bool) {

@@ -72,11 +72,13 @@ impl Pool {
     }
 
     /// Queues a job and starts a connection where the queue is deeper than the tasks that will look at it. Returns the
-    /// job's id, or the job where the pool is closing.
-    pub fn push(self: &Arc<Pool>, mut job: Job) -> Result<u64, Job> {
+    /// job's id; where the pool is closing the job is answered at once.
+    pub fn push(self: &Arc<Pool>, mut job: Job) -> u64 {
         let mut state = self.state();
         if state.closing {
-            return Err(job);
+            drop(state);
+            job.resolve(stopping());
+            return 0;
         }
         state.id_last += 1;
         let id = state.id_last;
@@ -88,7 +90,7 @@ impl Pool {
         if wake {
             self.work.notify_one();
         }
-        Ok(id)
+        id
     }
 
     /// Takes a job out of the queue; false where a connection has it already. The second value tells whether any
@@ -97,6 +99,12 @@ impl Pool {
         let mut state = self.state();
         let found = state.queue.iter().position(|job| job.id == id).and_then(|at| state.queue.remove(at));
         (found.is_some(), state.open > 0)
+    }
+
+    /// The jobs that no connection has taken yet.
+    #[cfg(test)]
+    pub fn queued(&self) -> usize {
+        self.state().queue.len()
     }
 
     /// Takes the oldest job whose caller still waits.

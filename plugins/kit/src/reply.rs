@@ -199,7 +199,7 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(seen, ["250 one SIZE 10 2.0.0 three", "354 go"], "cut at {cut}");
+            assert_eq!(seen, ["250 2.0.0 one SIZE 10 three", "354 go"], "cut at {cut}");
         }
     }
 

@@ -96,7 +96,8 @@ pub fn choose_mechanism(
     if settings.auth == Auth::None || settings.username.is_none() || settings.password.is_none() {
         return Ok(None);
     }
-    if !encrypted && !(loopback && settings.allow_insecure_auth) {
+    let clear_allowed = loopback && settings.allow_insecure_auth;
+    if !(encrypted || clear_allowed) {
         return Err(AuthRefused::InClear);
     }
     let (mechanism, is_offered, name) = match settings.auth {
