@@ -6,5 +6,6 @@ pub mod clock;
 pub mod config;
 pub mod db;
 pub mod health;
+pub mod http;
 pub mod model;
 pub mod warmup;
