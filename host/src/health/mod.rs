@@ -4,7 +4,9 @@
 
 pub mod charge;
 pub mod figures;
+pub mod poller;
 pub mod projector;
+pub mod sink;
 pub mod sqlite;
 pub mod store;
 pub mod tally;
