@@ -2,6 +2,7 @@
 //!
 //! Invariant: never imports `warmup`. The ledger is fed by the log alone, so that it can be deleted and replayed.
 
+pub mod api;
 pub mod charge;
 pub mod figures;
 pub mod poller;

@@ -124,6 +124,11 @@ impl Pollers {
         self.charge.borrow().clone()
     }
 
+    /// The same, for who wants to know later ones too.
+    pub fn subscribe(&self) -> watch::Receiver<Charge> {
+        self.charge.subscribe()
+    }
+
     /// Stops all workers and waits for them.
     pub async fn stop(&self) {
         let workers = std::mem::take(&mut *self.workers.lock().expect("nobody panics while he holds this lock"));
