@@ -9,6 +9,7 @@ pub mod config;
 pub mod db;
 pub mod http;
 pub mod health;
+pub mod http;
 pub mod model;
 pub mod registry;
 pub mod warmup;

@@ -3,7 +3,7 @@
 //! Invariant: one process at a time, held by the lock file `events.lock`. The newest record of a topic is always kept,
 //! so that offsets never start again.
 
-use crate::bus::{Consumed, Consumer, EventLog, LogError, Position, Record, Topic};
+use crate::bus::{Consumed, Consumer, EventLog, LogError, POLL_OCTETS_MAX, Position, Record, Topic};
 use crate::clock::Clock;
 use crate::db::DbError;
 use crate::db::sqlite::{Readers, migrate, open_writer};
@@ -159,8 +159,15 @@ fn retain(db: &Connection, topic: Topic, oldest: i64, step: usize, keep_from: i6
 fn page(db: &Connection, topic: Topic, from: i64, max: usize) -> rusqlite::Result<Vec<Consumed>> {
     let sql = format!("SELECT position, payload FROM {} WHERE position >= ?1 ORDER BY position LIMIT ?2", table(topic));
     let mut select = db.prepare_cached(&sql)?;
-    let rows = select.query_map((from, max as i64), |r| Ok(Consumed { topic, partition: 0, offset: r.get(0)?, payload: r.get(1)? }))?;
-    rows.collect()
+    let mut rows = select.query((from, max as i64))?;
+    let (mut found, mut octets) = (Vec::new(), 0);
+    while octets < POLL_OCTETS_MAX {
+        let Some(row) = rows.next()? else { break };
+        let record = Consumed { topic, partition: 0, offset: row.get(0)?, payload: row.get(1)? };
+        octets += record.payload.len();
+        found.push(record);
+    }
+    Ok(found)
 }
 
 /// The oldest and the newest position; 1 and 0 where there is none.

@@ -6,10 +6,14 @@
 #[cfg(test)]
 pub mod contract;
 pub mod embedded;
+pub mod kafka;
 pub mod relay;
 pub mod wire;
 
 use std::time::Duration;
+
+/// The payloads of one poll take up this much at most, and one record more.
+pub const POLL_OCTETS_MAX: usize = 4 * 1024 * 1024;
 
 /// The three topics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,7 +86,8 @@ pub trait EventLog: Send + Sync + 'static {
 /// Reads the log in the order of each partition.
 #[async_trait::async_trait]
 pub trait Consumer: Send {
-    /// Returns up to `max` records, or none when `wait` has passed without one.
+    /// Returns up to `max` records, or none when `wait` has passed without one. Fewer where they take up more than
+    /// `POLL_OCTETS_MAX`.
     async fn poll(&mut self, max: usize, wait: Duration) -> Result<Vec<Consumed>, LogError>;
 }
 

@@ -2,9 +2,12 @@
 //!
 //! Invariant: never imports `warmup`. The ledger is fed by the log alone, so that it can be deleted and replayed.
 
+pub mod api;
 pub mod charge;
 pub mod figures;
+pub mod poller;
 pub mod projector;
+pub mod sink;
 pub mod sqlite;
 pub mod store;
 pub mod tally;

@@ -94,9 +94,9 @@ impl Ledger for SqliteLedger {
         self.readers.read(move |db| Ok(read::loop_state(db, &org, &name)?)).await
     }
 
-    async fn news(&self, org: &OrgName, name: &str, reports: Vec<Report>) -> Result<Vec<Report>> {
+    async fn news(&self, org: &OrgName, name: &str, chosen: DomainFilter, reports: Vec<Report>) -> Result<Vec<Report>> {
         let (org, name) = (org.clone(), name.to_owned());
-        self.readers.read(move |db| Ok(read::news(db, &org, &name, reports)?)).await
+        self.readers.read(move |db| Ok(read::news(db, (&org, &name), &*chosen, reports)?)).await
     }
 
     async fn watched(&self, org: &OrgName, chosen: DomainFilter, after: u64, max: usize) -> Result<Vec<WatchedDelivery>> {

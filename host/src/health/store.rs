@@ -28,8 +28,9 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Where a loop stands, as its last record in the log says.
     async fn loop_state(&self, org: &OrgName, name: &str) -> Result<LoopState>;
-    /// Keeps of a loop's reports those that the ledger does not have and that may be about mail of this organization.
-    async fn news(&self, org: &OrgName, name: &str, reports: Vec<Report>) -> Result<Vec<Report>>;
+    /// Keeps of a loop's reports those that the ledger does not have and that may be about mail of this organization to a
+    /// domain that `chosen` takes. Mail that the ledger does not know yet may be.
+    async fn news(&self, org: &OrgName, name: &str, chosen: DomainFilter, reports: Vec<Report>) -> Result<Vec<Report>>;
     /// A page of watched messages behind position `after` whose recipient domain `chosen` takes.
     async fn watched(&self, org: &OrgName, chosen: DomainFilter, after: u64, max: usize) -> Result<Vec<WatchedDelivery>>;
 

@@ -57,11 +57,22 @@ impl Page {
 
     /// Answers with the items, which were fetched with `fetch`, and a link to the next page where there is one. `key`
     /// names an item for the cursor; `shape` is how it is shown.
-    pub fn answer<T, V: Serialize>(&self, uri: &Uri, mut items: Vec<T>, key: impl Fn(&T) -> String, shape: impl Fn(T) -> V) -> Response {
+    pub fn answer<T, V: Serialize>(&self, uri: &Uri, items: Vec<T>, key: impl Fn(&T) -> String, shape: impl Fn(T) -> V) -> Response {
+        self.answer_with(uri, items, key, |items| items.into_iter().map(shape).collect::<Vec<V>>())
+    }
+
+    /// As `answer`, for lists that are no arrays: `whole` makes the body of the page's items.
+    pub fn answer_with<T, V: Serialize>(
+        &self,
+        uri: &Uri,
+        mut items: Vec<T>,
+        key: impl Fn(&T) -> String,
+        whole: impl FnOnce(Vec<T>) -> V,
+    ) -> Response {
         let more = items.len() > self.limit;
         items.truncate(self.limit);
         let next = items.last().filter(|_| more).map(|last| self.next_link(uri, &key(last)));
-        let mut response = Json(items.into_iter().map(shape).collect::<Vec<V>>()).into_response();
+        let mut response = Json(whole(items)).into_response();
         if let Some(link) = next.and_then(|link| HeaderValue::from_str(&link).ok()) {
             response.headers_mut().insert(LINK, link);
         }

@@ -15,6 +15,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postwarm_plugin_api::{Fact, FactKind, Report};
 use rusqlite::{Connection, OptionalExtension, Result};
 
+type Chosen = dyn Fn(&str) -> bool + Send + Sync;
+
 const KINDS: [FactKind; 6] =
     [FactKind::Delivered, FactKind::Spam, FactKind::Opened, FactKind::Read, FactKind::Bounced, FactKind::Unsubscribed];
 
@@ -47,12 +49,12 @@ pub fn loop_state(db: &Connection, org: &OrgName, name: &str) -> Result<LoopStat
     Ok(found.unwrap_or_default())
 }
 
-pub fn news(db: &Connection, org: &OrgName, name: &str, reports: Vec<Report>) -> Result<Vec<Report>> {
+pub fn news(db: &Connection, (org, name): (&OrgName, &str), chosen: &Chosen, reports: Vec<Report>) -> Result<Vec<Report>> {
     let org = find_org(db, org)?;
     let mut kept = Vec::new();
     for report in reports {
         let is_news = match (&report, org) {
-            (Report::Message(fact), org) => fact_is_news(db, org, fact)?,
+            (Report::Message(fact), org) => fact_is_news(db, org, chosen, fact)?,
             (_, None) => true,
             (Report::Aggregate(a), Some(org)) => aggregate_is_news(db, (org, name, &a.domain, &a.date, &a.metric), Some(a.value))?,
             (Report::NoData { domain, date }, Some(org)) => aggregate_is_news(db, (org, name, domain, date, ""), None)?,
@@ -65,14 +67,16 @@ pub fn news(db: &Connection, org: &OrgName, name: &str, reports: Vec<Report>) ->
 }
 
 /// A fact about a delivery that the ledger does not know yet is news too: its own event may still be on its way.
-fn fact_is_news(db: &Connection, org: Option<i64>, fact: &Fact) -> Result<bool> {
+fn fact_is_news(db: &Connection, org: Option<i64>, chosen: &Chosen, fact: &Fact) -> Result<bool> {
     let Some(id) = RecipientMessageId::parse(&fact.message_id) else { return Ok(false) };
     let Some(org) = org else { return Ok(true) };
-    let token: Option<i64> = db
-        .prepare_cached("SELECT token FROM deliveries WHERE org = ?1 AND email = ?2 AND user = ?3")?
-        .query_row((org, id.email, id.user), |r| r.get(0))
+    let known: Option<(i64, String)> = db
+        .prepare_cached(
+            "SELECT d.token, n.name FROM deliveries d JOIN domains n ON n.id = d.domain WHERE org = ?1 AND email = ?2 AND user = ?3",
+        )?
+        .query_row((org, id.email, id.user), |r| Ok((r.get(0)?, r.get(1)?)))
         .optional()?;
-    if token.is_some_and(|t| t != id.token) {
+    if known.is_some_and(|(token, domain)| token != id.token || !chosen(&domain)) {
         return Ok(false);
     }
     let mut seen = db.prepare_cached("SELECT 1 FROM facts WHERE org = ?1 AND email = ?2 AND user = ?3 AND token = ?4 AND kind = ?5")?;
@@ -87,13 +91,7 @@ fn aggregate_is_news(db: &Connection, key: (i64, &str, &str, &str, &str), value:
     Ok(!seen.exists((org, source, domain, date, metric, value))?)
 }
 
-pub fn watched(
-    db: &Connection,
-    org: &OrgName,
-    chosen: &(dyn Fn(&str) -> bool + Send + Sync),
-    after: u64,
-    max: usize,
-) -> Result<Vec<WatchedDelivery>> {
+pub fn watched(db: &Connection, org: &OrgName, chosen: &Chosen, after: u64, max: usize) -> Result<Vec<WatchedDelivery>> {
     let Some(org) = find_org(db, org)? else { return Ok(Vec::new()) };
     // An entry that is not the delivery's latest attempt is passed over.
     let mut select = db.prepare_cached(

@@ -78,7 +78,10 @@ async fn only_what_the_ledger_lacks_is_news() {
     let foreign = fact("somebody@else.example".into(), FactKind::Read);
     let none = Report::NoData { domain: "acme.example".into(), date: "2026-11-25".into() };
     let all = vec![seen, read.clone(), unmet.clone(), forged, foreign, none.clone()];
-    assert_eq!(ledger.news(&org(), "loop", all).await.unwrap(), [read, unmet, none]);
+    let org = org();
+    let news = |takes: bool| ledger.news(&org, "loop", Arc::new(move |_| takes), all.clone());
+    assert_eq!(news(true).await.unwrap(), [read, unmet.clone(), none.clone()]);
+    assert_eq!(news(false).await.unwrap(), [unmet, none], "another loop is in charge of the first one's domain");
 }
 
 #[tokio::test]

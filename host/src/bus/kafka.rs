@@ -1,0 +1,195 @@
+//! The event log in Kafka, for services in processes of their own.
+//!
+//! Invariant: `publish` answers when the brokers that must have a record have every one of the batch. Where a consumer
+//! goes on is its caller's to store: there is no consumer group and nothing is committed to Kafka.
+
+mod consumer;
+mod topics;
+
+use crate::bus::{Consumer, EventLog, LogError, Position, Record, Topic};
+use crate::config::settings::Kafka;
+use rdkafka::client::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
+use tokio::sync::{OnceCell, oneshot};
+
+/// How long a record may take to be acknowledged.
+const PUBLISH_MAX: Duration = Duration::from_secs(30);
+/// How long to wait for room in the producer's queue before trying again.
+const ROOM_WAIT: Duration = Duration::from_millis(5);
+
+/// How topics are made where they are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicOptions {
+    /// Of `email-events` and `emailId-events`; `health-facts` has one.
+    pub partitions: i32,
+    pub replication: i32,
+}
+
+impl Default for TopicOptions {
+    fn default() -> TopicOptions {
+        TopicOptions { partitions: 4, replication: 1 }
+    }
+}
+
+/// The log in Kafka.
+pub struct KafkaLog {
+    kafka: Kafka,
+    options: TopicOptions,
+    producer: ThreadedProducer<Reports>,
+    topics_exist: OnceCell<()>,
+}
+
+impl KafkaLog {
+    /// Makes the client; the brokers are first asked when something is published or consumed.
+    pub fn open(kafka: Kafka, options: TopicOptions) -> Result<KafkaLog, LogError> {
+        let producer = client_config(&kafka)
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("compression.type", "lz4")
+            .set("linger.ms", "5")
+            .set("message.timeout.ms", PUBLISH_MAX.as_millis().to_string())
+            .set("partitioner", "murmur2_random")
+            .set("queue.buffering.max.kbytes", "16384")
+            .create_with_context(Reports)
+            .map_err(unavailable)?;
+        Ok(KafkaLog { kafka, options, producer, topics_exist: OnceCell::new() })
+    }
+
+    async fn ensure_topics(&self) -> Result<(), LogError> {
+        self.topics_exist.get_or_try_init(|| topics::ensure(&self.kafka, self.options)).await.copied()
+    }
+}
+
+#[async_trait::async_trait]
+impl EventLog for KafkaLog {
+    async fn publish(&self, records: Vec<Record>) -> Result<(), LogError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.ensure_topics().await?;
+        let (done, reported) = oneshot::channel();
+        // One more than there are records: the batch is not done while it is still being handed over.
+        let left = AtomicUsize::new(records.len() + 1);
+        let batch = Arc::new(Batch { left, failed: Mutex::default(), done: Mutex::new(Some(done)) });
+        let (producer, kafka, handed) = (self.producer.clone(), self.kafka.clone(), batch.clone());
+        let hand_over = move || hand_over(&producer, &kafka, &records, &handed);
+        tokio::task::spawn_blocking(hand_over).await.map_err(|e| LogError::Unavailable(e.to_string()))?;
+        let gone = |_| LogError::Unavailable("the producer has stopped".to_owned());
+        reported.await.map_err(gone)?;
+        match batch.failed.lock().expect("nobody panics while he holds this lock").take() {
+            Some(why) => Err(LogError::Unavailable(why)),
+            None => Ok(()),
+        }
+    }
+
+    async fn consume(&self, topics: &[Topic], positions: &[Position]) -> Result<Box<dyn Consumer>, LogError> {
+        self.ensure_topics().await?;
+        let (kafka, topics, positions) = (self.kafka.clone(), topics.to_vec(), positions.to_vec());
+        let open = move || consumer::open(&kafka, &topics, &positions);
+        let opened = tokio::task::spawn_blocking(open).await.map_err(|e| LogError::Unavailable(e.to_string()))??;
+        Ok(Box::new(opened))
+    }
+}
+
+/// The records of one publish, counted down by their delivery reports.
+struct Batch {
+    left: AtomicUsize,
+    /// Why the first that failed did.
+    failed: Mutex<Option<String>>,
+    done: Mutex<Option<oneshot::Sender<()>>>,
+}
+
+impl Batch {
+    fn settle(&self, count: usize, failure: Option<String>) {
+        if let Some(why) = failure {
+            self.failed.lock().expect("nobody panics while he holds this lock").get_or_insert(why);
+        }
+        if self.left.fetch_sub(count, Ordering::AcqRel) == count
+            && let Some(done) = self.done.lock().expect("nobody panics while he holds this lock").take()
+        {
+            // Nobody may wait any more: the caller was cancelled.
+            let _ = done.send(());
+        }
+    }
+}
+
+/// Takes the delivery reports.
+struct Reports;
+
+impl ClientContext for Reports {}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Arc<Batch>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, batch: Arc<Batch>) {
+        batch.settle(1, result.as_ref().err().map(|(error, _)| error.to_string()));
+    }
+}
+
+/// Puts the records into the producer's queue, waiting for room. Those behind a failure are not sent.
+fn hand_over(producer: &ThreadedProducer<Reports>, kafka: &Kafka, records: &[Record], batch: &Arc<Batch>) {
+    let mut waits_left = PUBLISH_MAX.as_millis() / ROOM_WAIT.as_millis();
+    for (index, record) in records.iter().enumerate() {
+        let mut message = BaseRecord::with_opaque_to(topic_name(kafka, record.topic), batch.clone())
+            .key(&record.key)
+            .payload(&record.payload)
+            .headers(headers(record));
+        while let Err((error, returned)) = producer.send(message) {
+            if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) || waits_left == 0 {
+                batch.settle(records.len() - index + 1, Some(error.to_string()));
+                return;
+            }
+            waits_left -= 1;
+            std::thread::sleep(ROOM_WAIT);
+            message = returned;
+        }
+    }
+    batch.settle(1, None);
+}
+
+/// The CloudEvents attributes in the binary mode of its Kafka binding.
+fn headers(record: &Record) -> OwnedHeaders {
+    let at = UNIX_EPOCH + Duration::from_millis(record.at.max(0).unsigned_abs());
+    let time = humantime::format_rfc3339_millis(at).to_string();
+    let source = format!("/organizations/{}", record.org);
+    let all = [
+        ("ce_specversion", "1.0"),
+        ("ce_id", &record.id),
+        ("ce_source", &source),
+        ("ce_type", record.kind),
+        ("ce_time", &time),
+        ("content-type", "application/json"),
+    ];
+    all.into_iter().fold(OwnedHeaders::new_with_capacity(6), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+}
+
+fn client_config(kafka: &Kafka) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", kafka.brokers.join(","))
+        .set("client.id", "postwarm")
+        .set("socket.keepalive.enable", "true")
+        .set("topic.metadata.refresh.interval.ms", "30000");
+    config
+}
+
+fn topic_name(kafka: &Kafka, topic: Topic) -> &str {
+    match topic {
+        Topic::Emails => &kafka.emails,
+        Topic::Recipients => &kafka.recipients,
+        Topic::Facts => &kafka.facts,
+    }
+}
+
+fn unavailable(e: KafkaError) -> LogError {
+    LogError::Unavailable(e.to_string())
+}
+
+#[cfg(test)]
+mod tests;

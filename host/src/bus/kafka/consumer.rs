@@ -1,0 +1,186 @@
+//! Reads all partitions of some topics from given offsets, in a thread of its own.
+//!
+//! Invariant: offsets that are gone end the consumer with an error; it never jumps over records.
+
+use crate::bus::kafka::{client_config, topic_name, unavailable};
+use crate::bus::{Consumed, Consumer, LogError, POLL_OCTETS_MAX, Position, Topic};
+use crate::config::settings::Kafka;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+const ASK_MAX: Duration = Duration::from_secs(10);
+/// How long the thread waits for a record before it looks whether it is still wanted.
+const THREAD_WAIT: Duration = Duration::from_millis(100);
+/// How often new partitions are looked for.
+const REFRESH_EVERY: Duration = Duration::from_secs(60);
+/// Records between the thread and `poll`; each may have 1 MB.
+const WAITING_MAX: usize = 64;
+/// How long a poll waits for more when it has some.
+const LINGER: Duration = Duration::from_millis(5);
+
+/// The next offset by topic and partition.
+type Next = BTreeMap<(Topic, i32), i64>;
+
+pub struct KafkaConsumer {
+    records: mpsc::Receiver<Result<Consumed, LogError>>,
+    /// What ended the stream behind records that were still to be handed out.
+    failed: Option<LogError>,
+}
+
+#[async_trait::async_trait]
+impl Consumer for KafkaConsumer {
+    async fn poll(&mut self, max: usize, wait: Duration) -> Result<Vec<Consumed>, LogError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let (mut found, mut octets, mut patience) = (Vec::new(), 0, wait);
+        while found.len() < max && octets < POLL_OCTETS_MAX {
+            match tokio::time::timeout(patience, self.records.recv()).await {
+                Ok(Some(Ok(record))) => {
+                    octets += record.payload.len();
+                    found.push(record);
+                }
+                Ok(Some(Err(error))) if found.is_empty() => return Err(error),
+                Ok(Some(Err(error))) => {
+                    self.failed = Some(error);
+                    break;
+                }
+                Ok(None) if found.is_empty() => return Err(LogError::Unavailable("the consumer has stopped".to_owned())),
+                Ok(None) | Err(_) => break,
+            }
+            patience = LINGER;
+        }
+        Ok(found)
+    }
+}
+
+/// Opens a consumer; blocks while the brokers are asked.
+pub fn open(kafka: &Kafka, topics: &[Topic], positions: &[Position]) -> Result<KafkaConsumer, LogError> {
+    let consumer: BaseConsumer = client_config(kafka)
+        // Needed for assigning by hand; nobody joins it and nothing is committed to it.
+        .set("group.id", "postwarm-unused")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("allow.auto.create.topics", "false")
+        .set("check.crcs", "true")
+        .set("fetch.wait.max.ms", "100")
+        .set("queued.min.messages", "2000")
+        .set("queued.max.messages.kbytes", "4096")
+        .create()
+        .map_err(unavailable)?;
+    let names: Vec<(String, Topic)> = topics.iter().map(|t| (topic_name(kafka, *t).to_owned(), *t)).collect();
+    let mut reader = Reader { consumer, names, next: Next::new() };
+    let wanted = positions.iter().map(|p| ((p.topic, p.partition), p.next_offset)).collect();
+    reader.next = reader.all_partitions(&wanted)?;
+    reader.assign()?;
+    let (sender, records) = mpsc::channel(WAITING_MAX);
+    let spawned = std::thread::Builder::new().name("kafka-consumer".to_owned()).spawn(move || reader.read(&sender));
+    spawned.map_err(|e| LogError::Unavailable(e.to_string()))?;
+    Ok(KafkaConsumer { records, failed: None })
+}
+
+struct Reader {
+    consumer: BaseConsumer,
+    names: Vec<(String, Topic)>,
+    next: Next,
+}
+
+impl Reader {
+    fn read(mut self, sender: &mpsc::Sender<Result<Consumed, LogError>>) {
+        let mut refreshed = Instant::now();
+        while !sender.is_closed() {
+            if refreshed.elapsed() >= REFRESH_EVERY {
+                refreshed = Instant::now();
+                if let Err(error) = self.refresh() {
+                    tracing::warn!(%error, "new partitions could not be looked for");
+                }
+            }
+            let read = match self.consumer.poll(THREAD_WAIT) {
+                None => continue,
+                Some(Ok(message)) => consumed(&self.names, &message),
+                Some(Err(error)) => match self.failure(&error) {
+                    None => continue,
+                    Some(failure) => Err(failure),
+                },
+            };
+            if let Ok(record) = &read {
+                self.next.insert((record.topic, record.partition), record.offset + 1);
+            }
+            let ends = read.is_err();
+            // A receiver that was dropped ends the thread.
+            if sender.blocking_send(read).is_err() || ends {
+                return;
+            }
+        }
+    }
+
+    /// What ends the consumer; `None` for what the client mends by itself.
+    fn failure(&self, error: &KafkaError) -> Option<LogError> {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                let check = self.all_partitions(&self.next);
+                Some(check.err().unwrap_or_else(|| unavailable(error.clone())))
+            }
+            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                Some(unavailable(error.clone()))
+            }
+            _ => {
+                tracing::debug!(%error, "the Kafka client goes on by itself");
+                None
+            }
+        }
+    }
+
+    /// All partitions that exist, at the wanted offset or at their beginning.
+    fn all_partitions(&self, wanted: &Next) -> Result<Next, LogError> {
+        let mut next = Next::new();
+        for (name, topic) in &self.names {
+            let metadata = self.consumer.fetch_metadata(Some(name), ASK_MAX).map_err(unavailable)?;
+            for partition in metadata.topics().iter().flat_map(|t| t.partitions()) {
+                let id = partition.id();
+                let (oldest, end) = self.consumer.fetch_watermarks(name, id, ASK_MAX).map_err(unavailable)?;
+                let offset = wanted.get(&(*topic, id)).copied().unwrap_or(oldest);
+                if !(oldest..=end).contains(&offset) {
+                    return Err(LogError::Gone { topic: name.clone(), partition: id, wanted: offset, oldest });
+                }
+                next.insert((*topic, id), offset);
+            }
+        }
+        let lost = wanted.keys().find(|key| !next.contains_key(key) && self.names.iter().any(|(_, t)| *t == key.0));
+        match lost {
+            Some((topic, partition)) => Err(LogError::Unavailable(format!("{topic:?} partition {partition} does not exist any more"))),
+            None => Ok(next),
+        }
+    }
+
+    fn refresh(&mut self) -> Result<(), LogError> {
+        let found = self.all_partitions(&self.next)?;
+        if found.len() > self.next.len() {
+            self.next = found;
+            self.assign()?;
+        }
+        Ok(())
+    }
+
+    fn assign(&self) -> Result<(), LogError> {
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), offset) in &self.next {
+            let name = self.names.iter().find(|(_, t)| t == topic).map_or("", |(name, _)| name);
+            list.add_partition_offset(name, *partition, Offset::Offset(*offset)).map_err(unavailable)?;
+        }
+        self.consumer.assign(&list).map_err(unavailable)
+    }
+}
+
+fn consumed(names: &[(String, Topic)], message: &BorrowedMessage<'_>) -> Result<Consumed, LogError> {
+    let topic = names.iter().find(|(name, _)| name == message.topic()).map(|(_, topic)| *topic);
+    let topic = topic.ok_or_else(|| LogError::Unavailable(format!("a record of `{}` came, which nobody asked for", message.topic())))?;
+    let payload = message.payload().unwrap_or_default().to_vec();
+    Ok(Consumed { topic, partition: message.partition(), offset: message.offset(), payload })
+}

@@ -1,0 +1,81 @@
+use super::*;
+use crate::bus::contract;
+use rdkafka::mocking::MockCluster;
+use std::collections::BTreeSet;
+
+fn settings(brokers: &str, unique: &str) -> Kafka {
+    let name = |topic: &str| format!("postwarm-test-{unique}-{topic}");
+    Kafka { brokers: vec![brokers.to_owned()], emails: name("emails"), recipients: name("recipients"), facts: name("facts") }
+}
+
+/// A broker within this process, with the topics of `settings`; it knows no AdminClient.
+fn mock(unique: &str) -> (MockCluster<'static, rdkafka::producer::DefaultProducerContext>, Kafka) {
+    let cluster = MockCluster::new(1).unwrap();
+    let kafka = settings(&cluster.bootstrap_servers(), unique);
+    for (name, partitions) in [(&kafka.emails, 4), (&kafka.recipients, 4), (&kafka.facts, 1)] {
+        cluster.create_topic(name, partitions, 1).unwrap();
+    }
+    (cluster, kafka)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kafka_log_passes_the_contract_over_the_clients_own_mock_broker() {
+    for (number, case) in contract::CASES.iter().enumerate() {
+        let (_cluster, kafka) = mock(&number.to_string());
+        case(Arc::new(KafkaLog::open(kafka, TopicOptions::default()).unwrap())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kafka_log_passes_the_contract_over_a_real_broker() {
+    let Ok(brokers) = std::env::var("POSTWARM_TEST_KAFKA") else {
+        eprintln!("skipped: the_kafka_log_passes_the_contract_over_a_real_broker, because POSTWARM_TEST_KAFKA=host:port is not set");
+        return;
+    };
+    let run = format!("{}-{}", std::process::id(), fastrand::u64(..));
+    for (number, case) in contract::CASES.iter().enumerate() {
+        let kafka = settings(&brokers, &format!("{run}-{number}"));
+        case(Arc::new(KafkaLog::open(kafka, TopicOptions::default()).unwrap())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_away_delays_a_publish_and_loses_nothing() {
+    let (cluster, kafka) = mock("away");
+    let log = Arc::new(KafkaLog::open(kafka, TopicOptions::default()).unwrap());
+    log.publish(vec![contract::record(Topic::Recipients, "before", 0)]).await.unwrap();
+    cluster.broker_down(1).unwrap();
+    let publisher = log.clone();
+    let records = (0..5000).map(|n| contract::record(Topic::Recipients, &format!("k{}", n % 7), n)).collect();
+    let published = tokio::spawn(async move { publisher.publish(records).await });
+    cluster.broker_up(1).unwrap();
+    published.await.unwrap().unwrap();
+    let mut consumer = log.consume(&[Topic::Recipients], &[]).await.unwrap();
+    let mut texts = BTreeSet::new();
+    while texts.len() < 5001 {
+        let some = consumer.poll(2000, PUBLISH_MAX).await.unwrap();
+        assert!(!some.is_empty(), "{} of 5001", texts.len());
+        texts.extend(some.into_iter().map(|r| r.payload));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_behind_the_end_is_gone() {
+    let (_cluster, kafka) = mock("gone");
+    let log = KafkaLog::open(kafka, TopicOptions::default()).unwrap();
+    let position = Position { topic: Topic::Facts, partition: 0, next_offset: 9 };
+    let refused = log.consume(&[Topic::Facts], &[position]).await;
+    assert!(matches!(refused, Err(LogError::Gone { wanted: 9, .. })), "{:?}", refused.err());
+}
+
+#[test]
+fn headers_are_the_attributes_of_a_cloud_event() {
+    use rdkafka::message::Headers;
+    let headers = headers(&contract::record(Topic::Facts, "a", 1_764_072_684_000));
+    let texts: Vec<String> = headers.iter().map(|h| format!("{}={}", h.key, String::from_utf8_lossy(h.value.unwrap()))).collect();
+    assert_eq!(
+        texts.join(" "),
+        "ce_specversion=1.0 ce_id=a/1764072684000 ce_source=/organizations/acme ce_type=postwarm.test.v1 \
+         ce_time=2025-11-25T12:11:24.000Z content-type=application/json"
+    );
+}
