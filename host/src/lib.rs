@@ -4,6 +4,9 @@
 pub mod bus;
 pub mod clock;
 pub mod config;
+pub mod db;
+pub mod http;
+pub mod health;
 pub mod model;
 pub mod registry;
 pub mod warmup;

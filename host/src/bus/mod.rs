@@ -3,6 +3,12 @@
 //! Invariant: nobody publishes directly but the relay, which empties the outbox, and the poller, whose record is facts
 //! and cursor in one. Records carry public JSON that only `wire` reads and writes.
 
+#[cfg(test)]
+pub mod contract;
+pub mod embedded;
+pub mod relay;
+pub mod wire;
+
 use std::time::Duration;
 
 /// The three topics.
@@ -25,7 +31,7 @@ pub struct Record {
     /// The event's id, the same whenever the same event is published again (`ce_id`).
     pub id: String,
     /// The event's type (`ce_type`), such as `postwarm.recipient.sent.v1`.
-    pub kind: &'static str,
+    pub kind: std::borrow::Cow<'static, str>,
     /// The organization (`ce_source` is `/organizations/NAME`).
     pub org: String,
     /// When it happened, in milliseconds since 1970 UTC (`ce_time`).

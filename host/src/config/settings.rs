@@ -1,6 +1,7 @@
 //! The typed settings that the rest of the program reads.
 
 use crate::model::name::OrgName;
+use postwarm_plugin_api::Secret;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -164,7 +165,10 @@ pub enum DkimAlgorithm {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretRef {
     Env(String),
+    /// Ready to open: joined to the folder of the TOML file.
     File(PathBuf),
+    /// It stands in the TOML file itself, which others cannot read; `check` warns.
+    Literal(Secret),
 }
 
 /// `[[smtp]]`, with its preset applied.

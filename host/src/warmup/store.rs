@@ -13,6 +13,7 @@ use crate::model::message_id::Tokens;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{Backfill, NewUser, User};
 use async_trait::async_trait;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,19 +134,22 @@ pub enum Action {
 pub trait Queue: Outbox {
     /// Frees what an earlier process left: rows in `sending` become unknown (or queued, for organizations in `resend`
     /// after they were listed as unknown), each with its event. Answers the unknown ones, for the limits to count.
-    async fn recover(&self, resend: &[OrgId], now: i64) -> Result<Vec<Recovered>>;
+    async fn recover(&self, resend: &[OrgName], now: i64) -> Result<Vec<Recovered>>;
     /// One turn: outcomes recorded, limits written, new rows claimed into `sending`, all in one commit.
     async fn turn(&self, turn: Turn) -> Result<Vec<Claimed>>;
     /// Which lanes have rows due at or before `now`, and when the next deferred row is due.
     async fn lanes(&self, now: i64) -> Result<Lanes>;
-    /// The next step of fan-out: domains without a known provider among the next `rows` recipients of the oldest email
-    /// that is not fanned out. `None`: nothing to fan out.
+    /// The next step of fan-out: the oldest email that is not fanned out, and the domains among its next `rows`
+    /// recipients whose provider was not looked up since `checked_after`. `None`: nothing to fan out.
     async fn fan_out_next(&self, rows: usize, checked_after: i64) -> Result<Option<FanOut>>;
+    /// Notes the mailbox providers of domains: `(domain, provider)`.
     async fn set_providers(&self, found: Vec<(String, String)>, now: i64) -> Result<()>;
     /// Turns the next `rows` users of the email into delivery rows.
     async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Result<()>;
-    /// Starts the next email of back-fills that are due (at most `rows`): the pace and hold of each organization apply.
-    async fn backfill_step(&self, pace: &[(OrgId, BackfillPace)], rows: usize, now: i64) -> Result<BackfillStep>;
+    /// The domains of back-fills that are due whose provider was not looked up since `checked_after`, at most `rows`.
+    async fn backfill_domains(&self, rows: usize, checked_after: i64, now: i64) -> Result<Vec<String>>;
+    /// Starts the next email of each back-fill that is due, at most `rows`.
+    async fn backfill_step(&self, rows: usize, now: i64) -> Result<BackfillStep>;
     /// An email whole, for rendering.
     async fn content(&self, org: OrgId, email: EmailNumber) -> Result<Option<Email>>;
     /// What the limits had counted when the last process ended.
@@ -166,6 +170,8 @@ pub struct Turn {
     pub outcomes: Vec<Recorded>,
     pub claims: Vec<Claim>,
     pub usage: Vec<Usage>,
+    /// The pace of back-fill by organization, for the outcomes of this turn.
+    pub paces: Arc<HashMap<OrgId, BackfillPace>>,
     /// Milliseconds since 1970 UTC.
     pub now: i64,
 }
@@ -186,7 +192,11 @@ pub enum Settled {
         next_at: i64,
     },
     Failed(Said),
-    Unknown(Said),
+    /// `resend_at`: the organization wants it sent again by itself, after it was listed as unknown.
+    Unknown {
+        said: Said,
+        resend_at: Option<i64>,
+    },
     /// Certainly unsent: as it was before the claim, due again at `next_at`.
     Returned {
         next_at: i64,
@@ -212,11 +222,13 @@ pub struct Claimed {
     pub provider: Arc<str>,
     pub client: Arc<str>,
     pub source: Source,
+    /// The state before the claim.
+    pub was: State,
     /// Attempts, this one included.
     pub attempt: i64,
     pub queued_at: i64,
-    /// The domain of the email's From address.
-    pub from_domain: Arc<str>,
+    /// The delivery's Message-ID, without angle brackets.
+    pub message_id: Arc<str>,
 }
 
 /// The lanes that have work.
@@ -245,8 +257,6 @@ pub struct BackfillStep {
     pub started: usize,
     /// When the next back-fill may start; `None` where none waits for a time.
     pub next_at: Option<i64>,
-    /// Domains of newcomers may lack a provider: rows were started as `other` until it is known.
-    pub more: bool,
 }
 
 /// A part of a rolling window of one limit: `count` slots came free-to-age in the bucket that starts at `bucket_ms`.

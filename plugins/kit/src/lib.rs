@@ -1,1 +1,27 @@
 //! What SMTP plugins share: the SMTP session, the connection pool, reply classification.
+//!
+//! A plugin reads its settings with [`settings::ServerSettings::parse`], makes a [`client::Client`] with a table of
+//! [`classify`] and is done.
+//!
+//! Invariant: depends on the plugin contract and on no provider; providers are tables in their own crates.
+
+pub mod classify;
+pub mod client;
+pub mod fields;
+pub mod preflight;
+pub mod reply;
+pub mod schema;
+pub mod session;
+pub mod settings;
+pub mod stuff;
+
+mod connection;
+mod handshake;
+mod job;
+mod pool;
+mod tls;
+mod transaction;
+mod wire;
+
+#[cfg(test)]
+mod tests;

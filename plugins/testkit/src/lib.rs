@@ -1,1 +1,3 @@
 //! For tests: a scripted SMTP server with a journal, and the conformance suite of the plugin contract.
+
+pub mod sink;

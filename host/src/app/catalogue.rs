@@ -1,0 +1,80 @@
+//! The registry as the configuration and the engine see it: what may be named, and what is made of a name.
+
+use crate::config::catalogue::Catalogue;
+use crate::config::instance::{feedback_instance, smtp_instance};
+use crate::config::live::SharedEnv;
+use crate::config::secrets::SecretError;
+use crate::config::settings::{FeedbackEntry, Organization, SmtpEntry};
+use crate::registry::Registry;
+use crate::warmup::engine::MakeClient;
+use postwarm_plugin_api::{FeedbackLoop, Instance, Kind, SettingsProblem, SmtpClient};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The plugins of this process, with what their instances are made from.
+pub struct Plugins {
+    pub registry: Arc<Registry>,
+    pub data: PathBuf,
+    pub env: SharedEnv,
+}
+
+impl Plugins {
+    /// Makes a feedback loop. `Err` says in words why there is none.
+    pub fn make_loop(&self, organization: &Organization, entry: &FeedbackEntry) -> Result<Arc<dyn FeedbackLoop>, String> {
+        let factory = self.registry.resolve_feedback(&entry.plugin)?;
+        let instance = feedback_instance(&organization.name, entry, &self.data, &*self.env).map_err(secrets)?;
+        factory.create(instance).map_err(problems)
+    }
+}
+
+impl MakeClient for Plugins {
+    fn make(&self, organization: &Organization, entry: &SmtpEntry) -> Result<Arc<dyn SmtpClient>, String> {
+        let factory = self.registry.resolve_smtp(&entry.plugin)?;
+        let instance = smtp_instance(&organization.name, entry, &self.data, &*self.env).map_err(secrets)?;
+        factory.create(instance).map_err(problems)
+    }
+}
+
+fn secrets(errors: Vec<(String, SecretError)>) -> String {
+    errors.into_iter().map(|(key, error)| format!("{key}: {error}")).collect::<Vec<_>>().join("; ")
+}
+
+fn problems(problems: Vec<SettingsProblem>) -> String {
+    problems.into_iter().map(|p| format!("{}: {}", p.pointer, p.message)).collect::<Vec<_>>().join("; ")
+}
+
+/// What the configuration may name.
+pub struct RegistryCatalogue(pub Arc<Registry>);
+
+impl Catalogue for RegistryCatalogue {
+    fn has(&self, kind: Kind, id: &str) -> bool {
+        self.0.ids(kind).iter().any(|known| known == id)
+    }
+
+    fn ids(&self, kind: Kind) -> Vec<String> {
+        self.0.ids(kind)
+    }
+
+    fn check(&self, kind: Kind, id: &str, instance: &Instance) -> Vec<SettingsProblem> {
+        let whole = |words: String| vec![SettingsProblem::new("", words)];
+        let made = match kind {
+            Kind::SmtpClient => match self.0.resolve_smtp(id) {
+                Ok(factory) => factory.create(instance.clone()).map(|_| ()),
+                Err(words) => Err(whole(words)),
+            },
+            Kind::FeedbackLoop => match self.0.resolve_feedback(id) {
+                Ok(factory) => factory.create(instance.clone()).map(|_| ()),
+                Err(words) => Err(whole(words)),
+            },
+        };
+        made.err().unwrap_or_default()
+    }
+
+    fn secrets(&self, kind: Kind, id: &str) -> Vec<String> {
+        let schema = self.0.describe(kind, id).map(|d| d.settings_schema).unwrap_or_default();
+        let schema: serde_json::Value = serde_json::from_str(&schema).unwrap_or_default();
+        let properties = schema.get("properties").and_then(|p| p.as_object());
+        let secret = |value: &serde_json::Value| value.get("writeOnly") == Some(&serde_json::Value::Bool(true));
+        properties.into_iter().flatten().filter(|(_, value)| secret(value)).map(|(key, _)| key.clone()).collect()
+    }
+}

@@ -1,0 +1,229 @@
+//! The composition root: the only place that chooses adapters and starts tasks.
+//!
+//! Invariant: what a service needs is handed to it here; nothing else reads a file of the configuration, opens a
+//! database or binds a port.
+
+mod catalogue;
+mod health;
+mod readiness;
+mod signers;
+mod summary;
+mod warmup;
+
+use crate::bus::EventLog;
+use crate::bus::embedded::EmbeddedLog;
+use crate::bus::kafka::KafkaLog;
+use crate::clock::{Clock, SystemClock};
+use crate::config::files::Files;
+use crate::config::live::{Live, SharedEnv, Snapshot};
+use crate::config::loader::parts;
+use crate::config::serving::Serving;
+use crate::config::settings::{Events, Settings};
+use crate::config::watch::POLL;
+use crate::http::auth::Keys;
+use crate::model::name::OrgName;
+use crate::registry::Registry;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use catalogue::{Plugins, RegistryCatalogue};
+
+/// How often the plugins directory is looked at.
+const RESCAN: Duration = Duration::from_millis(500);
+
+/// What `postwarm serve` was asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub serving: Serving,
+    pub config: PathBuf,
+    pub data: PathBuf,
+}
+
+/// Why a start failed, by exit code (sysexits).
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// 78. The text lists every problem.
+    #[error("{0}")]
+    Configuration(String),
+    /// 69: a port, a folder or a broker cannot be had.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// What both services are built from.
+pub struct Shared {
+    pub options: Options,
+    pub live: Arc<Live>,
+    /// The settings alone, for those who need no more.
+    pub settings: watch::Receiver<Arc<Settings>>,
+    pub plugins: Arc<Plugins>,
+    pub clock: Arc<dyn Clock>,
+    pub log: Arc<dyn EventLog>,
+    pub metrics: metrics_exporter_prometheus::PrometheusHandle,
+    pub stop: CancellationToken,
+}
+
+/// Makes the registry of a configuration folder and scans the plugins directory once.
+#[expect(clippy::disallowed_methods, reason = "file ages are compared with the file system's clock")]
+pub fn registry(config: &Path, data: &Path, serving: Serving, env: &SharedEnv) -> Arc<Registry> {
+    // The directory stands in a file that may name plugins of it: read that one setting with the built-ins first.
+    let builtins = Arc::new(Registry::new(PathBuf::new(), PathBuf::new()));
+    let process = parts(&Files::read(config), serving, &**env, &RegistryCatalogue(builtins)).process;
+    let directory = process.map_or_else(|| PathBuf::from("plugins"), |p| p.plugins_directory);
+    let registry = Arc::new(Registry::new(directory, data.join("plugins")));
+    registry.start(std::time::Instant::now(), std::time::SystemTime::now());
+    registry
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<(), StartError> {
+    postwarm_plugin_builtin::self_check().map_err(StartError::Configuration)?;
+    let registry = registry(&options.config, &options.data, options.serving, &env);
+    let catalogue = Arc::new(RegistryCatalogue(registry.clone()));
+    let live = Live::start(&options.config, options.serving, env.clone(), catalogue).map_err(|loaded| {
+        let lines: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+        StartError::Configuration(lines.join("\n"))
+    })?;
+    let live = Arc::new(live);
+    let first = live.now();
+    let _lock = data_folder(&options)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let log = event_log(&options, &first.settings, &clock).await?;
+    let stop = CancellationToken::new();
+    let shared = Arc::new(Shared {
+        plugins: Arc::new(Plugins { registry: registry.clone(), data: options.data.clone(), env }),
+        settings: settings_of(&live, &stop),
+        options,
+        live,
+        clock,
+        log,
+        metrics,
+        stop: stop.clone(),
+    });
+    watch_files(shared.clone(), registry);
+    let warmup = match shared.options.serving.warmup() {
+        true => Some(warmup::start(&shared).await?),
+        false => None,
+    };
+    let health = match shared.options.serving.health() {
+        true => Some(health::start(&shared).await?),
+        false => None,
+    };
+    summary::print(&shared, &first);
+    stopped().await;
+    tracing::info!("stopping: running requests and messages end first");
+    stop.cancel();
+    if let Some(warmup) = warmup {
+        warmup.ended().await;
+    }
+    if let Some(health) = health {
+        health.ended().await;
+    }
+    Ok(())
+}
+
+/// Resolves at SIGTERM or SIGINT.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = terminate => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+/// Makes the data folder and locks it for the services that this process serves.
+fn data_folder(options: &Options) -> Result<Vec<std::fs::File>, StartError> {
+    let data = &options.data;
+    let unavailable = |e: std::io::Error| StartError::Unavailable(format!("the data folder {} cannot be used: {e}", data.display()));
+    std::fs::create_dir_all(data).map_err(unavailable)?;
+    let names = [("warmup", options.serving.warmup()), ("health", options.serving.health())];
+    let lock = |name: &str| {
+        let path = data.join(format!("{name}.lock"));
+        let file = std::fs::File::create(&path).map_err(unavailable)?;
+        file.try_lock().map_err(|_| {
+            StartError::Unavailable(format!("another process serves {name} from {}; stop it or use another --data folder", data.display()))
+        })?;
+        Ok(file)
+    };
+    names.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| lock(name)).collect()
+}
+
+async fn event_log(options: &Options, settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Arc<dyn EventLog>, StartError> {
+    let unavailable = |e: &dyn std::fmt::Display| StartError::Unavailable(e.to_string());
+    match &settings.process.events {
+        Events::Embedded { retention } => {
+            if options.serving == Serving::Health {
+                let words = "health alone cannot read the embedded event log of another process: \
+                             set KAFKA_BROKERS or `[events] kind = \"kafka\"`, or serve both services in one process";
+                return Err(StartError::Configuration(words.to_owned()));
+            }
+            Ok(Arc::new(EmbeddedLog::open(&options.data, *retention, clock.clone()).map_err(|e| unavailable(&e))?))
+        }
+        Events::Kafka(kafka) => Ok(Arc::new(KafkaLog::open(kafka).map_err(|e| unavailable(&e))?)),
+    }
+}
+
+/// The settings of the live configuration, as they change.
+fn settings_of(live: &Arc<Live>, stop: &CancellationToken) -> watch::Receiver<Arc<Settings>> {
+    let (sender, receiver) = watch::channel(live.now().settings.clone());
+    let (mut changes, stop) = (live.subscribe(), stop.clone());
+    tokio::spawn(stop.run_until_cancelled_owned(async move {
+        while changes.changed().await.is_ok() {
+            sender.send_replace(changes.borrow_and_update().settings.clone());
+        }
+    }));
+    receiver
+}
+
+/// Takes up edits of the configuration and files dropped into the plugins directory.
+#[expect(clippy::disallowed_methods, reason = "file changes settle by the monotonic clock")]
+fn watch_files(shared: Arc<Shared>, registry: Arc<Registry>) {
+    let stop = shared.stop.clone();
+    tokio::spawn(stop.run_until_cancelled_owned(async move {
+        let started = std::time::Instant::now();
+        let mut rescanned = started;
+        loop {
+            tokio::time::sleep(POLL).await;
+            let (shared, registry) = (shared.clone(), registry.clone());
+            let rescan = rescanned.elapsed() >= RESCAN;
+            if rescan {
+                rescanned = std::time::Instant::now();
+            }
+            let look = move || {
+                shared.live.tick(started.elapsed().as_millis() as i64);
+                if rescan {
+                    let before = registry.list();
+                    registry.rescan(std::time::Instant::now());
+                    if registry.list() != before {
+                        shared.live.recheck();
+                    }
+                }
+            };
+            // Small files, but a slow disk must not hold up a worker.
+            if tokio::task::spawn_blocking(look).await.is_err() {
+                tracing::error!("looking for edits failed; it goes on");
+            }
+        }
+    }));
+}
+
+/// API keys as the live configuration has them.
+pub struct LiveKeys(pub Arc<Live>);
+
+impl Keys for LiveKeys {
+    fn organization(&self, key: &str) -> Option<OrgName> {
+        let now: Arc<Snapshot> = self.0.now();
+        now.keys.organization(key)
+    }
+}

@@ -1,0 +1,149 @@
+//! Starts the warmup service.
+
+use crate::app::readiness::Ready;
+use crate::app::{LiveKeys, Shared, StartError};
+use crate::bus::relay::Relay;
+use crate::config::settings::Settings;
+use crate::http::probes::Probes;
+use crate::http::serve::{Limits, serve};
+use crate::model::name::{EmailNumber, OrgId};
+use crate::warmup::api::{ApiState, Progress, ProgressNow};
+use crate::warmup::engine::{Engine, Feeder, Parts, ProviderLookup, View};
+use crate::warmup::mailbox_provider::Directory;
+use crate::warmup::render;
+use crate::app::signers::DkimSigners;
+use crate::warmup::sqlite::SqliteStore;
+use std::sync::{Arc, OnceLock};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+/// The running service.
+pub struct Warmup {
+    api: JoinHandle<()>,
+    engine: JoinHandle<()>,
+    relay: JoinHandle<()>,
+    store: Arc<SqliteStore>,
+    shared: Arc<Shared>,
+}
+
+pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
+    let unavailable = |e: anyhow::Error| StartError::Unavailable(format!("the warmup service cannot start: {e:#}"));
+    let listener = listen("warmup", shared.settings.borrow().process.warmup.listen).await?;
+    let store = Arc::new(SqliteStore::open(&shared.options.data.join("warmup.db")).map_err(unavailable)?);
+    let (wake, feeder_wake) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let view = Arc::new(View::default());
+    let parts = Parts {
+        queue: store.clone(),
+        store: store.clone(),
+        clock: shared.clock.clone(),
+        settings: shared.settings.clone(),
+        make: shared.plugins.clone(),
+        wake: wake.clone(),
+        view: view.clone(),
+        signers: Arc::new(DkimSigners(shared.plugins.env.clone())),
+        seed: shared.clock.now().wall_ms as u64,
+    };
+    let engine = Engine::start(parts).await.map_err(unavailable)?;
+    let feeder = Feeder {
+        queue: store.clone(),
+        clock: shared.clock.clone(),
+        lookup: Arc::new(Lookup::new(shared.settings.clone())),
+        wake: feeder_wake.clone(),
+        engine: wake,
+    };
+    let state = ApiState {
+        store: store.clone(),
+        settings: shared.settings.clone(),
+        keys: Arc::new(LiveKeys(shared.live.clone())),
+        clock: shared.clock.clone(),
+        progress: Arc::new(ViewProgress { view, shared: shared.clone() }),
+        check_template: Arc::new(render::check),
+        wake: feeder_wake,
+    };
+    let probes = Probes {
+        service: "warmup",
+        readiness: Arc::new(Ready { live: shared.live.clone(), registry: shared.plugins.registry.clone() }),
+        draining: shared.stop.clone(),
+        metrics: Some(shared.metrics.clone()),
+        document: Arc::new(OnceLock::new()),
+    };
+    let router = crate::warmup::api::router(state, probes);
+    tokio::spawn(feeder.run(shared.stop.clone()));
+    Ok(Warmup {
+        api: tokio::spawn(serve(listener, router, shared.stop.clone(), Limits::default())),
+        engine: tokio::spawn(engine.run(shared.stop.clone())),
+        relay: tokio::spawn(Relay::run(store.clone(), shared.log.clone(), shared.clock.clone(), shared.stop.clone())),
+        store,
+        shared: shared.clone(),
+    })
+}
+
+/// Binds a service's port.
+pub async fn listen(service: &str, address: std::net::SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|e| {
+        StartError::Unavailable(format!("{service} cannot listen on {address}: {e}; stop what uses it, or set `[{service}] listen` or PORT"))
+    })
+}
+
+impl Warmup {
+    /// Resolves when requests and messages have ended and their events are in the log.
+    pub async fn ended(self) {
+        for task in [self.api, self.engine, self.relay] {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the warmup service ended badly");
+            }
+        }
+        let drained = Relay::drain(&*self.store, &*self.shared.log, &*self.shared.clock);
+        match tokio::time::timeout(std::time::Duration::from_secs(5), drained).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error, "events stay in the outbox until the next start"),
+            Err(_) => tracing::warn!("events stay in the outbox until the next start: the log takes too long"),
+        }
+    }
+}
+
+/// Finds mailbox providers with the directory of the current settings.
+struct Lookup {
+    settings: watch::Receiver<Arc<Settings>>,
+    current: tokio::sync::Mutex<(Arc<Settings>, Arc<Directory>)>,
+}
+
+impl Lookup {
+    fn new(settings: watch::Receiver<Arc<Settings>>) -> Lookup {
+        let now = settings.borrow().clone();
+        let directory = Arc::new(directory(&now));
+        Lookup { settings, current: tokio::sync::Mutex::new((now, directory)) }
+    }
+}
+
+fn directory(settings: &Settings) -> Directory {
+    Directory::from_settings(settings.providers.clone(), &settings.process.dns)
+}
+
+#[async_trait::async_trait]
+impl ProviderLookup for Lookup {
+    async fn provider(&self, domain: &str) -> String {
+        let directory = {
+            let mut current = self.current.lock().await;
+            let now = self.settings.borrow().clone();
+            if !Arc::ptr_eq(&current.0.providers, &now.providers) || current.0.process.dns != now.process.dns {
+                *current = (now.clone(), Arc::new(directory(&now)));
+            }
+            current.1.clone()
+        };
+        directory.provider(domain).await.to_string()
+    }
+}
+
+struct ViewProgress {
+    view: Arc<View>,
+    shared: Arc<Shared>,
+}
+
+impl Progress for ViewProgress {
+    fn of(&self, org: OrgId, email: EmailNumber) -> ProgressNow {
+        let now = self.view.of(org, email, self.shared.clock.now().boot_ms);
+        ProgressNow { rate_per_second: now.rate_per_second, waits_for: now.waits_for, ..ProgressNow::default() }
+    }
+}

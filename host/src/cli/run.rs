@@ -1,0 +1,106 @@
+//! From arguments to a command and its exit code.
+
+use crate::app::{Options, RegistryCatalogue, registry};
+use crate::cli::arguments::{Arguments, Command, Folders, Key, Plugin, Service};
+use crate::cli::key::{Fresh, Output};
+use crate::cli::{check, healthcheck, key, plugin, serve};
+use crate::clock::{Clock, SystemClock};
+use crate::config::live::SharedEnv;
+use crate::config::serving::Serving;
+use clap::Parser;
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+
+const OK: i32 = 0;
+const USAGE: i32 = 64;
+const UNAVAILABLE: i32 = 69;
+/// Threads that run the services; blocking work has its own.
+const WORKERS: usize = 2;
+
+/// Runs the program. Returns its exit code.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no mistakes.
+            let code = if error.use_stderr() { USAGE } else { OK };
+            let _ = error.print();
+            return code;
+        }
+    };
+    let env: SharedEnv = Arc::new(|name: &str| std::env::var(name).ok());
+    command(arguments.command, env).unwrap_or_else(|error| {
+        eprintln!("cannot write: {error}");
+        UNAVAILABLE
+    })
+}
+
+fn command(command: Command, env: SharedEnv) -> std::io::Result<i32> {
+    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr());
+    match command {
+        Command::Serve { service, folders } => {
+            drop(out);
+            start(service, folders, env)
+        }
+        Command::Check { config, json } => {
+            let registry = registry(&config, Path::new("data"), Serving::Both, &env);
+            let format = if json { check::Format::Json } else { check::Format::Lines };
+            check::run(&config, format, &*env, &RegistryCatalogue(registry), &mut out)
+        }
+        Command::Plugin(Plugin::List { folders, json }) => {
+            plugin::list(&registry(&folders.config, &folders.data, Serving::Both, &env), json, &mut out)
+        }
+        Command::Key(command) => Ok(keys(command, &mut Output { out: &mut out, err: &mut err })),
+        Command::Healthcheck { port } => {
+            let set = env("PORT").and_then(|port| port.parse().ok());
+            match port.or(set) {
+                Some(port) => Ok(healthcheck::run(port, &mut err)),
+                None => Ok(usage("say which port: `postwarm healthcheck --port 8080`, or set PORT")),
+            }
+        }
+    }
+}
+
+fn usage(words: &str) -> i32 {
+    eprintln!("{words}");
+    USAGE
+}
+
+fn keys(command: Key, to: &mut Output<'_>) -> i32 {
+    match command {
+        Key::New { org, name, folders } => {
+            let mut random = [0; 32];
+            if aws_lc_rs::rand::fill(&mut random).is_err() {
+                return UNAVAILABLE;
+            }
+            key::new(&folders.config, &org, &name, &Fresh { random, wall_ms: SystemClock.now().wall_ms }, to)
+        }
+        Key::List { org, folders } => key::list(&folders.config, &org, to),
+        Key::Revoke { org, key, folders } => key::revoke(&folders.config, &org, key.as_deref(), to),
+    }
+}
+
+fn start(service: Option<Service>, folders: Folders, env: SharedEnv) -> std::io::Result<i32> {
+    log(&env);
+    let serving = match service {
+        None => Serving::Both,
+        Some(Service::Warmup) => Serving::Warmup,
+        Some(Service::Health) => Serving::Health,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    let options = Options { serving, config: folders.config, data: folders.data };
+    let code = runtime.block_on(serve::run(options, env, &mut std::io::stderr()));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    Ok(code)
+}
+
+/// Logs to standard error: lines for people, JSON with `POSTWARM_LOG_FORMAT=json`; the filter is `RUST_LOG`.
+fn log(env: &SharedEnv) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match env("POSTWARM_LOG_FORMAT").as_deref() {
+        Some("json") => builder.json().init(),
+        _ => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+    }
+}

@@ -1,0 +1,153 @@
+//! What environment variables put above the files.
+
+use super::{Folder, org};
+use crate::config::serving::Serving;
+use crate::config::settings::Events;
+use expect_test::{Expect, expect};
+
+#[test]
+fn port_is_of_the_one_service_and_of_both_in_turn() {
+    let row = |serving, port: &str| {
+        let mut folder = Folder::demo(&[]).set("PORT", port).set("KAFKA_BROKERS", "a:1");
+        folder.serving = serving;
+        let process = folder.load().settings.unwrap().process;
+        (process.warmup.listen.port(), process.health.listen.port())
+    };
+    assert_eq!(row(Serving::Warmup, "9000"), (9000, 8081));
+    assert_eq!(row(Serving::Health, "9000"), (8080, 9000));
+    assert_eq!(row(Serving::Both, "9000"), (9000, 9001));
+    assert_eq!(row(Serving::Both, "0"), (0, 0));
+    assert_eq!(row(Serving::Both, ""), (8080, 8081));
+}
+
+#[test]
+fn kafka_variables_stand_above_the_file() {
+    let row = |brokers: &str, topics: &str| {
+        let folder = Folder::demo(&[]).set("KAFKA_BROKERS", brokers).set("KAFKA_TOPIC", topics);
+        match &folder.load().settings.unwrap().process.events {
+            Events::Kafka(kafka) => format!("{} {} {} {}", kafka.brokers.join("+"), kafka.emails, kafka.recipients, kafka.facts),
+            Events::Embedded { .. } => "embedded".to_owned(),
+        }
+    };
+    assert_eq!(row("", ""), "embedded");
+    assert_eq!(row("a:1, b:2", ""), "a:1+b:2 email-events emailId-events health-facts");
+    assert_eq!(row("a:1", "x,y"), "a:1 x y health-facts");
+    assert_eq!(row("a:1", "x"), "a:1 x emailId-events health-facts");
+}
+
+const TWO: &str = r#"
+from_domains = ["demo.example"]
+development = true
+[[smtp]]
+name = "first"
+plugin = "sandbox"
+[[smtp]]
+name = "second"
+plugin = "sandbox"
+[[smtp]]
+name = "third"
+preset = "bigmail"
+"#;
+
+fn order(text: &str, value: &str) -> Vec<String> {
+    let folder = Folder::demo(&[("organizations/demo.toml", text)]).set("CHOOSEN_SMTP_CLIENT_TYPE", value);
+    let settings = folder.load().settings.unwrap();
+    settings.organizations[&org("demo")].smtp.iter().map(|entry| entry.name.clone()).collect()
+}
+
+#[test]
+fn the_chosen_client_goes_first() {
+    let text = TWO;
+    assert_eq!(order(text, "second"), ["second", "first", "third"]);
+    assert_eq!(order(text, "SECOND"), ["second", "first", "third"]);
+    assert_eq!(order(text, "first"), ["first", "second", "third"]);
+    assert_eq!(order(text, "BIG"), ["third", "first", "second"]);
+    assert_eq!(order(text, "bigmail"), ["third", "first", "second"]);
+}
+
+#[test]
+fn a_chosen_preset_that_no_file_names_makes_its_client() {
+    assert_eq!(order(super::DEMO, "BIG"), ["bigmail", "sandbox"]);
+    assert_eq!(order("from_domains = [\"a.example\"]\ndevelopment = true\n", "BIG"), ["bigmail"]);
+}
+
+fn check(variable: &str, value: &str, expected: Expect) {
+    let folder = Folder::demo(&[]).set(variable, value);
+    let loaded = folder.load();
+    assert!(loaded.settings.is_none());
+    expected.assert_eq(&folder.shown(&loaded.problems));
+}
+
+#[test]
+fn a_bad_value_names_its_variable() {
+    check(
+        "PORT",
+        "http",
+        expect![[r#"
+        PORT: `http` is no port; use 0 to 65535, such as 8080
+    "#]],
+    );
+    check(
+        "PORT",
+        "65535",
+        expect![[r#"
+        PORT: 65535 leaves no next port for health; use a smaller one
+    "#]],
+    );
+    check(
+        "KAFKA_BROKERS",
+        "a:1,b",
+        expect![[r#"
+        KAFKA_BROKERS: `b` is no host:port; write it as localhost:9092, several with commas
+    "#]],
+    );
+    check(
+        "KAFKA_TOPIC",
+        "a b,c,d",
+        expect![[r#"
+        KAFKA_TOPIC: `a b` is no topic name; write EMAILS,RECIPIENTS, such as email-events,emailId-events
+        KAFKA_TOPIC: 3 topics are named; name two: emails first, recipients second
+    "#]],
+    );
+    check(
+        "CHOOSEN_SMTP_CLIENT_TYPE",
+        "PIGEON",
+        expect![[r#"
+        CHOOSEN_SMTP_CLIENT_TYPE: `PIGEON` is no configured client and no preset; use `sandbox` or `BIG`
+    "#]],
+    );
+    check(
+        "CHOOSEN_SMTP_CLIENT_TYPE",
+        "BIGMIAL",
+        expect![[r#"
+            CHOOSEN_SMTP_CLIENT_TYPE: `BIGMIAL` is no configured client and no preset; did you mean `bigmail`?
+        "#]],
+    );
+}
+
+#[test]
+fn choosing_needs_an_organization_to_choose_for() {
+    let folder = Folder::demo(&[("organizations/acme.toml", super::DEMO)]).set("CHOOSEN_SMTP_CLIENT_TYPE", "BIG");
+    expect![[r#"
+        CHOOSEN_SMTP_CLIENT_TYPE: there is no default organization to choose for; set [organizations] default in postwarm.toml
+    "#]]
+    .assert_eq(&folder.shown(&folder.load().problems));
+}
+
+#[test]
+fn topics_without_kafka_are_warned_of() {
+    let folder = Folder::demo(&[]).set("KAFKA_TOPIC", "a,b");
+    expect![[r#"
+        KAFKA_TOPIC: has no effect, because the events are embedded; set KAFKA_BROKERS, or kind = "kafka" in [events]
+    "#]]
+    .assert_eq(&folder.shown(&folder.load().warnings));
+}
+
+#[test]
+fn half_of_the_credentials_is_warned_of() {
+    let folder = Folder::demo(&[]).set("CHOOSEN_SMTP_CLIENT_TYPE", "BIG").set("BIG_PASSWORD", "geheim");
+    expect![[r#"
+        CHOOSEN_SMTP_CLIENT_TYPE: preset `bigmail`: `BIG_PASSWORD` is set and `BIG_USER` is not; set both
+    "#]]
+    .assert_eq(&folder.shown(&folder.load().warnings));
+}

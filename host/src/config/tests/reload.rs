@@ -1,0 +1,140 @@
+//! How edits are taken up, and when not.
+
+use super::{DEMO, Folder, PROVIDERS, Plugins, org};
+use crate::config::keys::{self, KeyLine, new_key};
+use crate::config::live::Live;
+use crate::config::serving::Serving;
+use crate::config::watch::Watcher;
+use std::sync::Arc;
+
+const ACME: &str = "from_domains = [\"acme.example\"]\ndevelopment = true\n[[smtp]]\nplugin = \"sandbox\"\n";
+
+fn two() -> (Folder, Live) {
+    let folder = Folder::demo(&[("postwarm.toml", "[shares.s]\nlimits = { per_day = 5 }\n"), ("organizations/acme.toml", ACME)]);
+    let live = Live::start(folder.dir.path(), Serving::Both, Arc::new(|_| None), Arc::new(Plugins)).unwrap();
+    (folder, live)
+}
+
+/// Time for a change to be seen and to hold still.
+fn settle(live: &Live, from_ms: i64) {
+    for step in 0..4 {
+        live.tick(from_ms + 250 * step);
+    }
+}
+
+#[test]
+fn a_half_written_file_is_not_taken_up() {
+    let folder = Folder::demo(&[]);
+    let mut watcher = Watcher::new(folder.dir.path());
+    folder.write("organizations/demo.toml", "from_domains = [\"demo.example\"]\n");
+    assert_eq!(watcher.tick(0), None);
+    assert_eq!(watcher.tick(250), None);
+    folder.write("organizations/demo.toml", "from_domains = [\"demo.example\"]\ndevelopment = true\n# grown\n");
+    assert_eq!(watcher.tick(500), None, "it has changed since, so the wait begins anew");
+    assert_eq!(watcher.tick(750), None);
+    assert_eq!(watcher.tick(1000).unwrap(), ["organizations/demo.toml"]);
+    assert!(watcher.files().texts["organizations/demo.toml"].text.as_ref().unwrap().contains("grown"));
+    assert_eq!(watcher.tick(1250), None);
+}
+
+#[test]
+fn a_file_that_keeps_changing_holds_no_other_up() {
+    let folder = Folder::demo(&[("organizations/acme.toml", ACME)]);
+    let mut watcher = Watcher::new(folder.dir.path());
+    folder.write("organizations/acme.toml", &format!("{ACME}# changed\n"));
+    let mut taken = Vec::new();
+    for step in 0..8 {
+        folder.write("organizations/demo.toml", &format!("{DEMO}{}", "# more\n".repeat(step)));
+        taken.extend(watcher.tick(250 * step as i64).unwrap_or_default());
+    }
+    assert_eq!(taken, ["organizations/acme.toml"]);
+}
+
+#[test]
+fn a_broken_organization_keeps_what_ran_while_others_change() {
+    let (folder, live) = two();
+    let before = live.now();
+    folder.write("organizations/acme.toml", "from_domains = 7\n");
+    folder.write("organizations/demo.toml", &DEMO.replace("demo.example", "new.example"));
+    folder.write("organizations/third.toml", DEMO);
+    settle(&live, 0);
+    let after = live.now();
+    assert!(Arc::ptr_eq(&before.settings.organizations[&org("acme")], &after.settings.organizations[&org("acme")]));
+    assert_eq!(after.settings.organizations[&org("demo")].from_domains, ["new.example"]);
+    assert!(after.settings.organizations.contains_key(&org("third")));
+    assert!(folder.shown(&after.status.problems).starts_with("organizations/acme.toml:1:16: `from_domains` is a number"));
+
+    folder.write("organizations/acme.toml", ACME);
+    settle(&live, 5_000);
+    assert!(live.now().status.problems.is_empty());
+}
+
+#[test]
+fn a_broken_shared_file_keeps_everything() {
+    for file in ["postwarm.toml", "providers.toml"] {
+        let (folder, live) = two();
+        let before = live.now();
+        folder.write(file, "= broken");
+        folder.write("organizations/third.toml", DEMO);
+        settle(&live, 0);
+        let after = live.now();
+        assert!(Arc::ptr_eq(&before.settings.process, &after.settings.process));
+        assert_eq!(after.settings.organizations.len(), 2);
+        assert!(folder.shown(&after.status.problems).starts_with(&format!("{file}:1:1: ")), "{:?}", after.status.problems);
+    }
+}
+
+#[test]
+fn an_organization_whose_file_goes_is_gone() {
+    let (folder, live) = two();
+    std::fs::remove_file(folder.path("organizations/acme.toml")).unwrap();
+    settle(&live, 0);
+    assert_eq!(live.now().settings.organizations.keys().cloned().collect::<Vec<_>>(), [org("demo")]);
+}
+
+#[test]
+fn an_unchanged_organization_keeps_its_pointer_when_a_provider_changes() {
+    let (folder, live) = two();
+    let before = live.now();
+    folder.write("providers.toml", &PROVIDERS.replace("per_day = 500", "per_day = 600"));
+    settle(&live, 0);
+    let after = live.now();
+    assert!(Arc::ptr_eq(&before.settings.organizations[&org("demo")], &after.settings.organizations[&org("demo")]));
+    assert_eq!(after.settings.providers.presets["bigmail"].limits[0].messages, 600);
+}
+
+#[test]
+fn a_share_that_is_still_used_does_not_fall_away() {
+    let (folder, live) = two();
+    folder.write("organizations/acme.toml", &format!("{ACME}share = \"s\"\n"));
+    settle(&live, 0);
+    folder.write("postwarm.toml", "");
+    settle(&live, 5_000);
+    let now = live.now();
+    assert_eq!(now.settings.process.shares["s"][0].messages, 5);
+    assert!(folder.shown(&now.status.problems).contains("there is no share `s`"));
+}
+
+#[test]
+fn what_needs_a_restart_is_said() {
+    let (folder, live) = two();
+    folder.write("postwarm.toml", "[warmup]\nlisten = \"127.0.0.1:9999\"\n");
+    settle(&live, 0);
+    let shown = folder.shown(&live.now().status.warnings);
+    assert_eq!(shown, "postwarm.toml:1:1: the change of [warmup] listen has not taken effect; restart the service\n");
+}
+
+#[test]
+fn a_key_opens_and_closes_its_organization_while_running() {
+    let (folder, live) = two();
+    let (key, hash) = new_key(&[7; 32]);
+    let path = keys::path(folder.dir.path(), &org("acme"));
+    keys::write(&path, &keys::with_line("", &KeyLine::new(&key, hash, 0, "laptop"))).unwrap();
+    assert_eq!(live.now().keys.organization(&key), None);
+    settle(&live, 0);
+    assert_eq!(live.now().keys.organization(&key), Some(org("acme")));
+    assert_eq!(live.now().keys.organization(&key.replace('B', "C")), None);
+    keys::write(&path, "").unwrap();
+    settle(&live, 5_000);
+    assert_eq!(live.now().keys.organization(&key), None);
+}

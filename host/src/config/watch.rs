@@ -1,0 +1,88 @@
+//! Which files of a folder have changed, and hold still.
+//!
+//! Invariant: a file that is being written is not read: the first half of a TOML file is TOML too. Time is a parameter.
+
+use crate::config::files::{Files, names};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// How often to look.
+pub const POLL: Duration = Duration::from_millis(250);
+/// A changed file is read once it has been the same for so long.
+const STILL_MS: i64 = 300;
+
+/// What tells one state of a file from another: mtime, ctime (both in ns), size, inode. `None`: there is no file.
+type Print = Option<(i128, i128, u64, u64)>;
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    taken: Print,
+    last: Print,
+    /// When `last` was first seen.
+    since_ms: i64,
+}
+
+/// Watches one configuration folder by polling, which works on every file system and in every container.
+#[derive(Debug)]
+pub struct Watcher {
+    files: Files,
+    seen: BTreeMap<String, Seen>,
+}
+
+impl Watcher {
+    /// Reads all files as they are.
+    pub fn new(dir: &Path) -> Watcher {
+        let prints: BTreeMap<String, Print> = names(dir).into_iter().map(|name| (name.clone(), print(dir, &name))).collect();
+        let files = Files::read(dir);
+        let seen = prints.into_iter().map(|(name, print)| {
+            // What changed while it was read is read again.
+            let taken = print.filter(|_| self::print(dir, &name) == print);
+            (name, Seen { taken, last: print, since_ms: i64::MIN / 2 })
+        });
+        Watcher { seen: seen.collect(), files }
+    }
+
+    /// All files as they were last read.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Looks at the folder. Returns the paths that were read anew or are gone, if any.
+    pub fn tick(&mut self, now_ms: i64) -> Option<Vec<String>> {
+        let mut paths: BTreeSet<String> = names(&self.files.dir).into_iter().collect();
+        paths.extend(self.seen.keys().cloned());
+        let mut changed = Vec::new();
+        for path in paths {
+            let now = print(&self.files.dir, &path);
+            let seen = self.seen.entry(path.clone()).or_insert(Seen { taken: None, last: None, since_ms: now_ms });
+            if seen.last != now {
+                seen.last = now;
+                seen.since_ms = now_ms;
+            }
+            if now == seen.taken || now_ms - seen.since_ms < STILL_MS {
+                continue;
+            }
+            let before = self.files.texts.get(&path).cloned();
+            self.files.take(&path);
+            if print(&self.files.dir, &path) == now {
+                seen.taken = now;
+                changed.push(path);
+            } else {
+                // It changed while it was read: the old text stands until it holds still.
+                self.files.restore(&path, before);
+                seen.since_ms = now_ms;
+            }
+        }
+        self.seen.retain(|_, seen| seen.taken.is_some() || seen.last.is_some());
+        (!changed.is_empty()).then_some(changed)
+    }
+}
+
+fn print(dir: &Path, path: &str) -> Print {
+    let metadata = std::fs::metadata(dir.join(path)).ok()?;
+    let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+    let changed = ns(metadata.ctime(), metadata.ctime_nsec());
+    Some((ns(metadata.mtime(), metadata.mtime_nsec()), changed, metadata.size(), metadata.ino()))
+}

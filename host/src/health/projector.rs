@@ -1,0 +1,146 @@
+//! The projector: reads the log from where the ledger stands and applies it, batch by batch.
+//!
+//! Invariant: the effects of a batch and the positions behind it are one commit. A record that is no event of ours is
+//! counted and passed over; one of a later schema stops the projector until the program is newer.
+
+use crate::bus::wire::{self, WireError};
+use crate::bus::{Consumed, Consumer, EventLog, LogError, Position, Topic};
+use crate::clock::Clock;
+use crate::db::DbError;
+use crate::health::store::Ledger;
+use crate::model::event::Event;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Records of one commit.
+const BATCH_MAX: usize = 2000;
+/// Messages whose watch ends in one commit.
+const EXPIRE_MAX: usize = 2000;
+/// How long a poll waits for a record; the watch list is swept in between.
+const POLL_WAIT: Duration = Duration::from_secs(1);
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// How far the projector has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// Commits since the start.
+    pub commits: u64,
+    /// Nothing was left to read at least once since the start.
+    pub caught_up: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ProjectorError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("the health database is not available: {0}")]
+    Db(#[from] DbError),
+    #[error("{topic:?} partition {partition} offset {offset}: {error}; run a newer program")]
+    Newer { topic: Topic, partition: i32, offset: i64, error: WireError },
+}
+
+/// Feeds the ledger.
+pub struct Projector {
+    log: Arc<dyn EventLog>,
+    ledger: Arc<dyn Ledger>,
+    clock: Arc<dyn Clock>,
+    watch_for: Duration,
+    applied: watch::Sender<Applied>,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Projector {
+    /// `watch_for`: how long a sent message is watched. A longer one counts for messages still watched.
+    pub fn new(log: Arc<dyn EventLog>, ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, watch_for: Duration) -> Projector {
+        Projector { log, ledger, clock, watch_for, applied: watch::Sender::default(), last_error: Mutex::default() }
+    }
+
+    /// Tells of every commit.
+    pub fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    /// What keeps the projector from working, for `/readyz`.
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().expect("nobody panics while he holds this lock").clone()
+    }
+
+    /// Runs until `stop`. After a failure it waits and starts again from where the ledger stands.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut backoff = BACKOFF_MIN;
+        let work = async {
+            loop {
+                let before = self.applied.borrow().commits;
+                let Err(error) = self.follow().await else { continue };
+                if self.applied.borrow().commits > before {
+                    backoff = BACKOFF_MIN;
+                }
+                metrics::counter!("postwarm_projector_failures_total").increment(1);
+                tracing::error!(%error, retry_after_ms = backoff.as_millis() as u64, "the health figures stand still");
+                self.set_error(Some(error.to_string()));
+                self.clock.sleep(backoff).await;
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+            }
+        };
+        stop.run_until_cancelled(work).await;
+    }
+
+    async fn follow(&self) -> Result<(), ProjectorError> {
+        let positions = self.ledger.positions().await?;
+        let mut consumer = self.log.consume(&[Topic::Emails, Topic::Recipients, Topic::Facts], &positions).await?;
+        loop {
+            self.step(&mut *consumer).await?;
+            self.set_error(None);
+        }
+    }
+
+    async fn step(&self, consumer: &mut dyn Consumer) -> Result<(), ProjectorError> {
+        let records = consumer.poll(BATCH_MAX, POLL_WAIT).await?;
+        let count = records.len();
+        if count > 0 {
+            let (events, positions) = read(&records)?;
+            self.ledger.apply(events, positions).await?;
+            metrics::counter!("postwarm_projector_records_total").increment(count as u64);
+        }
+        let sent_before = self.clock.now().wall_ms - self.watch_for.as_millis() as i64;
+        let expired = self.ledger.expire(sent_before, EXPIRE_MAX).await?;
+        self.applied.send_if_modified(|applied| {
+            let before = *applied;
+            applied.commits += u64::from(count > 0) + u64::from(expired > 0);
+            applied.caught_up |= count == 0;
+            *applied != before
+        });
+        Ok(())
+    }
+
+    fn set_error(&self, error: Option<String>) {
+        *self.last_error.lock().expect("nobody panics while he holds this lock") = error;
+    }
+}
+
+/// Reads a batch: its events, and the positions behind it.
+fn read(records: &[Consumed]) -> Result<(Vec<Event>, Vec<Position>), ProjectorError> {
+    let mut events = Vec::with_capacity(records.len());
+    let mut next: BTreeMap<(Topic, i32), i64> = BTreeMap::new();
+    for record in records {
+        let (topic, partition, offset) = (record.topic, record.partition, record.offset);
+        match wire::decode(topic, &record.payload) {
+            Ok(event) => events.push(event),
+            Err(error @ WireError::Version(_)) => return Err(ProjectorError::Newer { topic, partition, offset, error }),
+            Err(error) => {
+                metrics::counter!("postwarm_projector_unreadable_total").increment(1);
+                tracing::error!(?topic, partition, offset, %error, "a record of the event log is passed over");
+            }
+        }
+        next.insert((topic, partition), offset + 1);
+    }
+    let positions = next.into_iter().map(|((topic, partition), next_offset)| Position { topic, partition, next_offset });
+    Ok((events, positions.collect()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! The ledger in SQLite (`health.db`).
+//!
+//! Invariant: one writer; readers see whole commits.
+
+mod apply;
+mod names;
+mod read;
+
+use crate::bus::{Position, Topic};
+use crate::db::DbError;
+use crate::db::sqlite::{Readers, migrate, open_writer};
+use crate::db::writer::Writer;
+use crate::health::store::{DomainFilter, EmailCounts, FoundDelivery, Ledger, LoopState, Result, WatchedDelivery};
+use crate::health::tally::{Delivery, Flags};
+use crate::model::delivery::{Source, State};
+use crate::model::event::Event;
+use crate::model::name::OrgName;
+use postwarm_plugin_api::Report;
+use rusqlite::Connection;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+const MIGRATIONS: &[&str] = &[include_str!("../../migrations/health/0001_ledger.sql")];
+/// Reads that run at a time.
+const READERS_MAX: usize = 3;
+
+/// The ledger in one file.
+pub struct SqliteLedger {
+    writer: Writer,
+    readers: Readers,
+    names: Arc<Mutex<names::Names>>,
+}
+
+impl SqliteLedger {
+    /// Opens the file and makes it where it is missing.
+    pub fn open(path: &Path) -> Result<SqliteLedger> {
+        let mut db = open_writer(path)?;
+        migrate(&mut db, MIGRATIONS)?;
+        let writer = Writer::start("health-writer", db).map_err(|e| DbError::Unavailable(e.to_string()))?;
+        Ok(SqliteLedger { writer, readers: Readers::new(path, READERS_MAX), names: Arc::default() })
+    }
+
+    /// Runs a batch in the writer's transaction; the names that a failed one learned are forgotten.
+    async fn batch<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection, &mut names::Names) -> Result<T> + Send + 'static,
+    {
+        let names = self.names.clone();
+        let done = self.writer.write(move |db| work(db, &mut names.lock().expect("a batch does not panic"))).await;
+        if done.is_err() {
+            *self.names.lock().expect("a batch does not panic") = names::Names::default();
+        }
+        done
+    }
+}
+
+#[async_trait::async_trait]
+impl Ledger for SqliteLedger {
+    async fn positions(&self) -> Result<Vec<Position>> {
+        self.readers.read(|db| Ok(read::positions(db)?)).await
+    }
+
+    async fn apply(&self, events: Vec<Event>, positions: Vec<Position>) -> Result<()> {
+        let work = move |db: &Connection, names: &mut names::Names| {
+            let mut batch = apply::Batch::new(db, names);
+            events.iter().try_for_each(|event| batch.apply(event))?;
+            batch.finish(&positions)
+        };
+        self.batch(work).await
+    }
+
+    async fn expire(&self, sent_before: i64, max: usize) -> Result<usize> {
+        let due = self.readers.read(move |db| Ok(read::watched_before(db, sent_before, 1)?)).await?;
+        if due.is_empty() {
+            return Ok(0);
+        }
+        let work = move |db: &Connection, names: &mut names::Names| {
+            let due = read::watched_before(db, sent_before, max)?;
+            let mut batch = apply::Batch::new(db, names);
+            let mut delete = db.prepare_cached("DELETE FROM watch WHERE org = ?1 AND position = ?2")?;
+            for (position, key, sent_at) in &due {
+                delete.execute((key.0, position))?;
+                batch.expire(*key, *sent_at)?;
+            }
+            batch.finish(&[])?;
+            Ok(due.len())
+        };
+        self.batch(work).await
+    }
+
+    async fn loop_state(&self, org: &OrgName, name: &str) -> Result<LoopState> {
+        let (org, name) = (org.clone(), name.to_owned());
+        self.readers.read(move |db| Ok(read::loop_state(db, &org, &name)?)).await
+    }
+
+    async fn news(&self, org: &OrgName, name: &str, reports: Vec<Report>) -> Result<Vec<Report>> {
+        let (org, name) = (org.clone(), name.to_owned());
+        self.readers.read(move |db| Ok(read::news(db, &org, &name, reports)?)).await
+    }
+
+    async fn watched(&self, org: &OrgName, chosen: DomainFilter, after: u64, max: usize) -> Result<Vec<WatchedDelivery>> {
+        let org = org.clone();
+        self.readers.read(move |db| Ok(read::watched(db, &org, &*chosen, after, max)?)).await
+    }
+
+    async fn email(&self, org: &OrgName, email: i64) -> Result<Option<EmailCounts>> {
+        let org = org.clone();
+        let found = self.readers.read(move |db| Ok(read::emails(db, &org, email - 1, 1)?)).await?;
+        Ok(found.into_iter().find(|e| e.email == email))
+    }
+
+    async fn emails(&self, org: &OrgName, after: i64, limit: usize) -> Result<Vec<EmailCounts>> {
+        let org = org.clone();
+        self.readers.read(move |db| Ok(read::emails(db, &org, after, limit)?)).await
+    }
+
+    async fn delivery(&self, org: &OrgName, email: i64, user: i64, token: i64) -> Result<Option<FoundDelivery>> {
+        let org = org.clone();
+        self.readers.read(move |db| Ok(read::delivery(db, &org, (email, user), token)?)).await
+    }
+
+    async fn domains(&self, org: &OrgName, after: &str, limit: usize) -> Result<Vec<(String, String)>> {
+        let (org, after) = (org.clone(), after.to_owned());
+        self.readers.read(move |db| Ok(read::domains(db, &org, &after, limit)?)).await
+    }
+}
+
+/// Reads the columns state, attempt, source, domain, provider, token, sent_at, flags.
+fn delivery_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Delivery> {
+    let state: i64 = row.get(0)?;
+    Ok(Delivery {
+        state: State::from_number(state).ok_or(rusqlite::Error::IntegralValueOutOfRange(0, state))?,
+        attempt: row.get(1)?,
+        source: if row.get(2)? { Source::Backfill } else { Source::Live },
+        domain: row.get(3)?,
+        provider: row.get(4)?,
+        token: row.get(5)?,
+        sent_at: row.get(6)?,
+        flags: Flags(row.get(7)?),
+    })
+}
+
+fn topic_number(topic: Topic) -> i64 {
+    match topic {
+        Topic::Emails => 0,
+        Topic::Recipients => 1,
+        Topic::Facts => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests;

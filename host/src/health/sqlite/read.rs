@@ -1,0 +1,186 @@
+//! What is asked of the ledger.
+//!
+//! Invariant: every answer is read from one moment of the database, page by page where it could be large.
+
+use crate::bus::{Position, Topic};
+use crate::health::sqlite::apply::Key;
+use crate::health::sqlite::names::find_org;
+use crate::health::sqlite::{delivery_row, topic_number};
+use crate::health::store::{EmailCounts, Evidence, FoundDelivery, LoopState, Part, WatchedDelivery};
+use crate::health::tally::{Tally, kind_number};
+use crate::model::message_id::RecipientMessageId;
+use crate::model::name::OrgName;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use postwarm_plugin_api::{Fact, FactKind, Report};
+use rusqlite::{Connection, OptionalExtension, Result};
+
+const KINDS: [FactKind; 6] =
+    [FactKind::Delivered, FactKind::Spam, FactKind::Opened, FactKind::Read, FactKind::Bounced, FactKind::Unsubscribed];
+
+pub fn positions(db: &Connection) -> Result<Vec<Position>> {
+    let mut all = Vec::new();
+    for topic in [Topic::Emails, Topic::Recipients, Topic::Facts] {
+        let mut select = db.prepare_cached("SELECT partition, next_offset FROM positions WHERE topic = ?1")?;
+        let rows = select.query_map([topic_number(topic)], |r| Ok(Position { topic, partition: r.get(0)?, next_offset: r.get(1)? }))?;
+        for row in rows {
+            all.push(row?);
+        }
+    }
+    Ok(all)
+}
+
+/// Up to `max` entries of the watch list that were sent before `sent_before`: position, delivery, time.
+pub fn watched_before(db: &Connection, sent_before: i64, max: usize) -> Result<Vec<(i64, Key, i64)>> {
+    let mut select =
+        db.prepare_cached("SELECT position, org, email, user, sent_at FROM watch WHERE sent_at < ?1 ORDER BY sent_at LIMIT ?2")?;
+    let rows = select.query_map((sent_before, max as i64), |r| Ok((r.get(0)?, (r.get(1)?, r.get(2)?, r.get(3)?), r.get(4)?)))?;
+    rows.collect()
+}
+
+pub fn loop_state(db: &Connection, org: &OrgName, name: &str) -> Result<LoopState> {
+    let Some(org) = find_org(db, org)? else { return Ok(LoopState::default()) };
+    let found = db
+        .prepare_cached("SELECT sequence, cursor, at FROM loops WHERE org = ?1 AND name = ?2")?
+        .query_row((org, name), |r| Ok(LoopState { sequence: r.get(0)?, cursor: r.get(1)?, at: r.get(2)? }))
+        .optional()?;
+    Ok(found.unwrap_or_default())
+}
+
+pub fn news(db: &Connection, org: &OrgName, name: &str, reports: Vec<Report>) -> Result<Vec<Report>> {
+    let org = find_org(db, org)?;
+    let mut kept = Vec::new();
+    for report in reports {
+        let is_news = match (&report, org) {
+            (Report::Message(fact), org) => fact_is_news(db, org, fact)?,
+            (_, None) => true,
+            (Report::Aggregate(a), Some(org)) => aggregate_is_news(db, (org, name, &a.domain, &a.date, &a.metric), Some(a.value))?,
+            (Report::NoData { domain, date }, Some(org)) => aggregate_is_news(db, (org, name, domain, date, ""), None)?,
+        };
+        if is_news {
+            kept.push(report);
+        }
+    }
+    Ok(kept)
+}
+
+/// A fact about a delivery that the ledger does not know yet is news too: its own event may still be on its way.
+fn fact_is_news(db: &Connection, org: Option<i64>, fact: &Fact) -> Result<bool> {
+    let Some(id) = RecipientMessageId::parse(&fact.message_id) else { return Ok(false) };
+    let Some(org) = org else { return Ok(true) };
+    let token: Option<i64> = db
+        .prepare_cached("SELECT token FROM deliveries WHERE org = ?1 AND email = ?2 AND user = ?3")?
+        .query_row((org, id.email, id.user), |r| r.get(0))
+        .optional()?;
+    if token.is_some_and(|t| t != id.token) {
+        return Ok(false);
+    }
+    let mut seen = db.prepare_cached("SELECT 1 FROM facts WHERE org = ?1 AND email = ?2 AND user = ?3 AND token = ?4 AND kind = ?5")?;
+    Ok(!seen.exists((org, id.email, id.user, id.token, kind_number(fact.kind)))?)
+}
+
+fn aggregate_is_news(db: &Connection, key: (i64, &str, &str, &str, &str), value: Option<f64>) -> Result<bool> {
+    let (org, source, domain, date, metric) = key;
+    let mut seen = db.prepare_cached(
+        "SELECT 1 FROM aggregates WHERE org = ?1 AND source = ?2 AND domain = ?3 AND date = ?4 AND metric = ?5 AND value IS ?6",
+    )?;
+    Ok(!seen.exists((org, source, domain, date, metric, value))?)
+}
+
+pub fn watched(
+    db: &Connection,
+    org: &OrgName,
+    chosen: &(dyn Fn(&str) -> bool + Send + Sync),
+    after: u64,
+    max: usize,
+) -> Result<Vec<WatchedDelivery>> {
+    let Some(org) = find_org(db, org)? else { return Ok(Vec::new()) };
+    // An entry that is not the delivery's latest attempt is passed over.
+    let mut select = db.prepare_cached(
+        "SELECT w.position, w.email, w.user, d.token, e.from_domain, n.name, w.sent_at
+         FROM watch w
+         JOIN deliveries d ON d.org = w.org AND d.email = w.email AND d.user = w.user AND d.sent_at = w.sent_at
+         JOIN emails e ON e.org = w.org AND e.email = w.email
+         JOIN domains n ON n.id = d.domain
+         WHERE w.org = ?1 AND w.position > ?2 ORDER BY w.position",
+    )?;
+    let mut rows = select.query((org, after.min(i64::MAX as u64) as i64))?;
+    let mut page = Vec::new();
+    while page.len() < max {
+        let Some(row) = rows.next()? else { break };
+        let domain: String = row.get(5)?;
+        if chosen(&domain) {
+            let message_id = message_id(row.get(1)?, row.get(2)?, row.get(3)?, &row.get::<_, String>(4)?);
+            page.push(WatchedDelivery { position: row.get::<_, i64>(0)? as u64, message_id, domain, sent_at: row.get(6)? });
+        }
+    }
+    Ok(page)
+}
+
+/// The Message-ID that a delivery was sent with.
+fn message_id(email: i64, user: i64, token: i64, from_domain: &str) -> String {
+    format!("{email}.{user}.{}@{from_domain}", URL_SAFE_NO_PAD.encode(&token.to_be_bytes()[2..]))
+}
+
+pub fn emails(db: &Connection, org: &OrgName, after: i64, limit: usize) -> Result<Vec<EmailCounts>> {
+    let Some(org) = find_org(db, org)? else { return Ok(Vec::new()) };
+    let mut select =
+        db.prepare_cached("SELECT email, from_domain, recipients FROM emails WHERE org = ?1 AND email > ?2 ORDER BY email LIMIT ?3")?;
+    let rows = select.query_map((org, after, limit as i64), |r| {
+        Ok(EmailCounts { email: r.get(0)?, from_domain: r.get(1)?, live: r.get(2)?, parts: Vec::new() })
+    })?;
+    let mut found = rows.collect::<Result<Vec<_>>>()?;
+    let mut select = db.prepare_cached(
+        "SELECT n.name, p.name, live, backfill, waiting, expired, doubt, suppressed, bounced, delivered, opened, read, spam
+         FROM counts c JOIN domains n ON n.id = c.domain JOIN providers p ON p.id = c.provider
+         WHERE c.org = ?1 AND c.email = ?2 ORDER BY n.name, p.name",
+    )?;
+    for email in &mut found {
+        let rows = select.query_map((org, email.email), |r| {
+            let mut columns = [0; 11];
+            for (i, column) in columns.iter_mut().enumerate() {
+                *column = r.get(i + 2)?;
+            }
+            Ok(Part { domain: r.get(0)?, provider: r.get(1)?, tally: Tally::from_columns(columns) })
+        })?;
+        email.parts = rows.collect::<Result<_>>()?;
+    }
+    Ok(found)
+}
+
+pub fn delivery(db: &Connection, org: &OrgName, (email, user): (i64, i64), token: i64) -> Result<Option<FoundDelivery>> {
+    let Some(org) = find_org(db, org)? else { return Ok(None) };
+    let found = db
+        .prepare_cached(
+            "SELECT d.state, d.attempt, d.source, d.domain, d.provider, d.token, d.sent_at, d.flags, n.name, p.name, e.from_domain
+             FROM deliveries d JOIN domains n ON n.id = d.domain JOIN providers p ON p.id = d.provider
+             JOIN emails e ON e.org = d.org AND e.email = d.email
+             WHERE d.org = ?1 AND d.email = ?2 AND d.user = ?3 AND d.token = ?4",
+        )?
+        .query_row((org, email, user, token), |r| {
+            let (domain, provider, from_domain) = (r.get(8)?, r.get(9)?, r.get(10)?);
+            Ok(FoundDelivery { delivery: delivery_row(r)?, domain, provider, from_domain, facts: Vec::new() })
+        })
+        .optional()?;
+    let Some(mut found) = found else { return Ok(None) };
+    let mut select = db.prepare_cached(
+        "SELECT kind, at, seen_at, source FROM facts WHERE org = ?1 AND email = ?2 AND user = ?3 AND token = ?4 ORDER BY kind",
+    )?;
+    let rows = select.query_map((org, email, user, token), |r| {
+        let number: i64 = r.get(0)?;
+        let kind = KINDS.into_iter().find(|k| kind_number(*k) == number);
+        let kind = kind.ok_or(rusqlite::Error::IntegralValueOutOfRange(0, number))?;
+        Ok(Evidence { kind, at: r.get(1)?, seen_at: r.get(2)?, source: r.get(3)? })
+    })?;
+    found.facts = rows.collect::<Result<_>>()?;
+    Ok(Some(found))
+}
+
+pub fn domains(db: &Connection, org: &OrgName, after: &str, limit: usize) -> Result<Vec<(String, String)>> {
+    let Some(org) = find_org(db, org)? else { return Ok(Vec::new()) };
+    let mut select = db.prepare_cached(
+        "SELECT n.name, p.name FROM recipient_domains r JOIN domains n ON n.id = r.domain JOIN providers p ON p.id = r.provider
+         WHERE r.org = ?1 AND n.name > ?2 ORDER BY n.name LIMIT ?3",
+    )?;
+    select.query_map((org, after, limit as i64), |r| Ok((r.get(0)?, r.get(1)?)))?.collect()
+}

@@ -1,0 +1,96 @@
+use super::*;
+use crate::health::testing::{accepted, answers, changed, fact, facts, message_id, org};
+use postwarm_plugin_api::FactKind;
+use proptest::prelude::*;
+
+fn open(folder: &Path) -> SqliteLedger {
+    SqliteLedger::open(&folder.join("health.db")).unwrap()
+}
+
+async fn applied(events: Vec<Event>) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path());
+    for batch in events.chunks(3) {
+        ledger.apply(batch.to_vec(), Vec::new()).await.unwrap();
+    }
+    answers(&ledger).await
+}
+
+/// A story that could happen: per delivery, attempts that end deferred or unknown before the last; facts, some forged.
+fn stories() -> impl Strategy<Value = Vec<Event>> {
+    let last = prop::sample::select(vec![State::Sent, State::Failed, State::Suppressed, State::Unknown, State::Deferred]);
+    let attempts = (1..=3_i64, 1..=12_i64, prop::collection::vec(any::<bool>(), 0..3), last).prop_map(|(email, user, doubts, last)| {
+        let mut events: Vec<Event> =
+            (1..).zip(&doubts).map(|(n, doubt)| changed(email, user, n, if *doubt { State::Unknown } else { State::Deferred })).collect();
+        events.push(changed(email, user, doubts.len() as i64 + 1, last));
+        events
+    });
+    let kind = prop::sample::select(vec![FactKind::Delivered, FactKind::Spam, FactKind::Opened, FactKind::Read, FactKind::Bounced]);
+    let told = (1..=3_i64, 1..=12_i64, kind, prop::bool::weighted(0.2)).prop_map(|(email, user, kind, forged)| {
+        let id = message_id(email, user);
+        fact(if forged { format!("{email}.{user}.AAAAAAAA@acme.example") } else { id }, kind)
+    });
+    (prop::collection::vec(attempts, 1..20), prop::collection::vec(prop::collection::vec(told, 0..5), 0..5)).prop_map(|(changes, polls)| {
+        let mut events = vec![accepted(1, 9), accepted(2, 9)];
+        events.extend(changes.into_iter().flatten());
+        events.extend((1..).zip(polls).map(|(n, reports)| facts(n, &format!("cursor {n}"), reports)));
+        events
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn events_applied_twice_and_in_any_order_end_in_the_same_answers(
+        (story, mixed) in stories().prop_flat_map(|s| (Just(s.clone()), Just([s.clone(), s].concat()).prop_shuffle()))
+    ) {
+        let run = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (once, mixed) = run.block_on(async { (applied(story).await, applied(mixed).await) });
+        let differ: Vec<_> = once.lines().zip(mixed.lines()).filter(|(a, b)| a != b).collect();
+        prop_assert!(differ.is_empty() && once.len() == mixed.len(), "{differ:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_fact_that_comes_before_its_delivery_counts_when_the_delivery_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path());
+    let early = vec![fact(message_id(1, 1), FactKind::Read), fact("1.2.AAAAAAAA@acme.example".into(), FactKind::Read)];
+    ledger.apply(vec![facts(1, "c", early)], Vec::new()).await.unwrap();
+    ledger.apply(vec![changed(1, 1, 1, State::Unknown), changed(1, 2, 1, State::Sent)], Vec::new()).await.unwrap();
+    let counts = ledger.email(&org(), 1).await.unwrap().unwrap();
+    let tally = counts.parts.iter().fold(crate::health::tally::Tally::default(), |mut sum, p| {
+        sum += p.tally;
+        sum
+    });
+    assert_eq!((tally.live, tally.delivered, tally.read, tally.waiting, tally.doubt), (2, 1, 1, 1, 0), "the second was forged");
+}
+
+#[tokio::test]
+async fn only_what_the_ledger_lacks_is_news() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path());
+    let seen = fact(message_id(1, 1), FactKind::Delivered);
+    ledger.apply(vec![changed(1, 1, 1, State::Sent), facts(1, "c", vec![seen.clone()])], Vec::new()).await.unwrap();
+    let (read, unmet) = (fact(message_id(1, 1), FactKind::Read), fact(message_id(9, 9), FactKind::Read));
+    let forged = fact("1.1.AAAAAAAA@acme.example".into(), FactKind::Read);
+    let foreign = fact("somebody@else.example".into(), FactKind::Read);
+    let none = Report::NoData { domain: "acme.example".into(), date: "2026-11-25".into() };
+    let all = vec![seen, read.clone(), unmet.clone(), forged, foreign, none.clone()];
+    assert_eq!(ledger.news(&org(), "loop", all).await.unwrap(), [read, unmet, none]);
+}
+
+#[tokio::test]
+async fn a_failed_batch_leaves_nothing_and_the_next_one_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path());
+    let failed = ledger.batch(|db, names| {
+        apply::Batch::new(db, names).apply(&changed(1, 1, 1, State::Sent))?;
+        Err::<(), _>(DbError::Full)
+    });
+    assert_eq!(failed.await, Err(DbError::Full));
+    assert_eq!(ledger.emails(&org(), 0, 10).await.unwrap(), []);
+    ledger.apply(vec![changed(1, 1, 1, State::Sent)], Vec::new()).await.unwrap();
+    assert_eq!(ledger.domains(&org(), "", 10).await.unwrap(), [("d1.example".to_owned(), "p1".to_owned())]);
+}

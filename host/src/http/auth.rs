@@ -1,0 +1,193 @@
+//! API keys: who calls.
+//!
+//! Invariant: an organization comes from the key or the settings, never from a path or a body. A key that is not known
+//! is refused even where none is needed.
+
+use crate::clock::Clock;
+use crate::config::settings::{Organization, Settings};
+use crate::http::error::{ApiError, Code};
+use crate::http::serve::Remote;
+use crate::model::name::OrgName;
+use axum::extract::{FromRef, FromRequestParts};
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+
+/// Unknown keys that one remote address may try within `BAD_TRIES_WINDOW_MS`.
+pub const BAD_TRIES_MAX: usize = 10;
+/// In milliseconds.
+pub const BAD_TRIES_WINDOW_MS: i64 = 60_000;
+/// Remote addresses whose tries are remembered.
+const REMOTES_MAX: usize = 4_096;
+/// The longest key in octets.
+const KEY_OCTETS_MAX: usize = 512;
+
+/// The keys of all organizations.
+pub trait Keys: Send + Sync + 'static {
+    /// The organization that a key names; `None` where the key is unknown or revoked.
+    fn organization(&self, key: &str) -> Option<OrgName>;
+}
+
+/// Tells who calls. One for each listener.
+pub struct Auth {
+    keys: Arc<dyn Keys>,
+    settings: watch::Receiver<Arc<Settings>>,
+    clock: Arc<dyn Clock>,
+    bad_tries: Mutex<HashMap<IpAddr, VecDeque<i64>>>,
+}
+
+/// The organization that a request speaks for. As an extractor it needs `Arc<Auth>` in the router's state.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub org: OrgName,
+    pub organization: Arc<Organization>,
+}
+
+impl Auth {
+    pub fn new(keys: Arc<dyn Keys>, settings: watch::Receiver<Arc<Settings>>, clock: Arc<dyn Clock>) -> Auth {
+        Auth { keys, settings, clock, bad_tries: Mutex::new(HashMap::new()) }
+    }
+
+    /// Tells who calls from `remote` with these headers.
+    ///
+    /// # Errors
+    /// `key_missing`, `key_unknown`, and `key_tries_exceeded` for an unknown key after ten others within a minute. A
+    /// known key is never refused for the tries of others behind the same address.
+    pub fn caller(&self, remote: Option<IpAddr>, headers: &HeaderMap) -> Result<Caller, ApiError> {
+        let settings = self.settings.borrow().clone();
+        let Some(header) = headers.get(AUTHORIZATION) else {
+            let organization = settings
+                .without_key()
+                .filter(|o| o.development)
+                .ok_or_else(|| ApiError::new(Code::KeyMissing, "send `Authorization: Bearer KEY`; `postwarm key new ORG` makes a key"))?;
+            return Ok(Caller { org: organization.name.clone(), organization: organization.clone() });
+        };
+        let key = header.to_str().ok().and_then(bearer).filter(|k| k.len() <= KEY_OCTETS_MAX);
+        let org = key.and_then(|key| self.keys.organization(key));
+        match org.and_then(|org| settings.organizations.get(&org).cloned().map(|organization| Caller { org, organization })) {
+            Some(caller) => Ok(caller),
+            None => Err(self.refuse(remote)),
+        }
+    }
+
+    fn refuse(&self, remote: Option<IpAddr>) -> ApiError {
+        let unknown = ApiError::new(Code::KeyUnknown, "the key is not known; `postwarm key list ORG` shows those that are");
+        let Some(remote) = remote.map(network) else {
+            return unknown;
+        };
+        let now = self.clock.now().boot_ms;
+        let mut remotes = self.bad_tries.lock().expect("no thread panics while it holds this lock");
+        if remotes.len() >= REMOTES_MAX {
+            remotes.retain(|_, tries| tries.back().is_some_and(|at| now - at < BAD_TRIES_WINDOW_MS));
+        }
+        if remotes.len() >= REMOTES_MAX && !remotes.contains_key(&remote) {
+            return unknown;
+        }
+        let tries = remotes.entry(remote).or_default();
+        while tries.front().is_some_and(|at| now - at >= BAD_TRIES_WINDOW_MS) {
+            tries.pop_front();
+        }
+        if tries.len() < BAD_TRIES_MAX {
+            tries.push_back(now);
+            return unknown;
+        }
+        let free_in_ms = tries.front().map_or(0, |at| at + BAD_TRIES_WINDOW_MS - now);
+        let secs = free_in_ms.max(1).unsigned_abs().div_ceil(1_000);
+        ApiError::new(Code::KeyTriesExceeded, format!("too many unknown keys came from this address; try again in {secs} s"))
+            .retry_after(secs)
+    }
+}
+
+/// The token of `Bearer TOKEN` (RFC 6750 2.1); the scheme compares without case.
+fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()).filter(|t| !t.is_empty())
+}
+
+/// The network that one caller controls: the address, or the /64 of an IPv6 address.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        v4 => v4,
+    }
+}
+
+impl<S> FromRequestParts<S> for Caller
+where
+    Arc<Auth>: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Caller, ApiError> {
+        let remote = parts.extensions.get::<Remote>().map(|r| r.0.ip());
+        Arc::<Auth>::from_ref(state).caller(remote, &parts.headers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::http::testing;
+    use std::time::Duration;
+
+    const REMOTE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)));
+
+    fn auth(organizations: &[(&str, bool)], default: Option<&str>) -> (Auth, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::at(0));
+        let settings = testing::settings(organizations, default);
+        (Auth::new(Arc::new(testing::FakeKeys), watch::channel(settings).1, clock.clone()), clock)
+    }
+
+    fn who(auth: &Auth, header: Option<&str>) -> Result<String, Code> {
+        let mut headers = HeaderMap::new();
+        if let Some(header) = header {
+            headers.insert(AUTHORIZATION, header.parse().expect("a header"));
+        }
+        auth.caller(REMOTE, &headers).map(|c| c.org.to_string()).map_err(|e| e.code)
+    }
+
+    #[test]
+    fn a_key_names_its_organization_and_an_unknown_one_nobody() {
+        let (auth, _) = auth(&[("acme", false), ("demo", true)], Some("demo"));
+        assert_eq!(who(&auth, Some("Bearer key-acme")), Ok("acme".into()));
+        assert_eq!(who(&auth, Some("bearer key-demo")), Ok("demo".into()));
+        for bad in ["Bearer nonsense", "Bearer key-gone", "Basic key-acme", "Bearer", "Bearer ", "key-acme"] {
+            assert_eq!(who(&auth, Some(bad)), Err(Code::KeyUnknown), "{bad}");
+        }
+    }
+
+    #[test]
+    fn without_a_key_only_a_development_organization_answers() {
+        assert_eq!(who(&auth(&[("demo", true)], None).0, None), Ok("demo".into()));
+        assert_eq!(who(&auth(&[("acme", false), ("demo", true)], Some("demo")).0, None), Ok("demo".into()));
+        assert_eq!(who(&auth(&[("acme", false), ("demo", true)], Some("acme")).0, None), Err(Code::KeyMissing));
+        assert_eq!(who(&auth(&[("acme", true), ("demo", true)], None).0, None), Err(Code::KeyMissing));
+        assert_eq!(who(&auth(&[("acme", false)], None).0, None), Err(Code::KeyMissing));
+    }
+
+    #[test]
+    fn the_eleventh_unknown_key_within_a_minute_has_to_wait_and_known_keys_never_do() {
+        let (auth, clock) = auth(&[("acme", false)], None);
+        for _ in 0..BAD_TRIES_MAX {
+            assert_eq!(who(&auth, Some("Bearer x")), Err(Code::KeyUnknown));
+        }
+        assert_eq!(who(&auth, Some("Bearer x")), Err(Code::KeyTriesExceeded));
+        assert_eq!(who(&auth, Some("Bearer key-acme")), Ok("acme".into()));
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(who(&auth, Some("Bearer x")), Err(Code::KeyUnknown));
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_count_together() {
+        let of = |text: &str| network(text.parse().expect("an address"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+    }
+}

@@ -1,0 +1,158 @@
+//! JSON bodies, with every refusal pointing at its field.
+//!
+//! Invariant: a body is at most `BODY_OCTETS_MAX` octets, nests at most 128 deep, and has no unknown and no double
+//! field (types that are read say `deny_unknown_fields`).
+
+use crate::http::error::{ApiError, Code, FieldError, body_error, pointer};
+use crate::http::params::unknown_name;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
+use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
+
+/// A JSON body as a type, with the octets it came in.
+#[derive(Debug)]
+pub struct JsonBody<T> {
+    pub value: T,
+    pub raw: Bytes,
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<JsonBody<T>, ApiError> {
+        // Only a type that no HTML form can send: a page on another site must not write to a service on loopback.
+        if !is_json(media_type(request.headers())) {
+            return Err(ApiError::new(Code::UnsupportedMediaType, "send JSON with the header `Content-Type: application/json`"));
+        }
+        let raw = Bytes::from_request(request, state).await.map_err(|e| body_error(&e))?;
+        Ok(JsonBody { value: read(&raw)?, raw })
+    }
+}
+
+/// The media type without its parameters, in lower case; empty where there is none.
+pub fn media_type(headers: &HeaderMap) -> String {
+    let text = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn is_json(media_type: String) -> bool {
+    media_type == "application/json" || (media_type.starts_with("application/") && media_type.ends_with("+json"))
+}
+
+/// Reads JSON. Errors of syntax are `malformed_json`, errors of shape are `invalid_fields` with a pointer.
+pub fn read<T: DeserializeOwned>(raw: &[u8]) -> Result<T, ApiError> {
+    // serde would read a struct from an array too.
+    if raw.iter().find(|b| !b.is_ascii_whitespace()).is_some_and(|first| *first != b'{') {
+        serde_json::from_slice::<serde::de::IgnoredAny>(raw).map_err(|e| malformed(&e))?;
+        return Err(ApiError::fields(vec![FieldError::field(&[], "must be an object, `{...}`")]));
+    }
+    let mut reader = serde_json::Deserializer::from_slice(raw);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| refuse(&e))?;
+    reader.end().map_err(|e| malformed(&e))?;
+    Ok(value)
+}
+
+fn malformed(error: &serde_json::Error) -> ApiError {
+    ApiError::new(Code::MalformedJson, format!("the body is not JSON: {error}"))
+}
+
+fn refuse(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    let cause = error.inner();
+    if !cause.is_data() {
+        return malformed(cause);
+    }
+    let mut path: Vec<String> = error.path().iter().filter_map(name_of).collect();
+    let mut text = cause.to_string();
+    // serde_json ends its text with the place, which the pointer tells better.
+    if let Some(at) = text.rfind(" at line ") {
+        text.truncate(at);
+    }
+    let (kind, name, rest) = quoted(&text);
+    let detail = match kind {
+        "unknown field" => {
+            if path.last().map(String::as_str) != Some(name) {
+                path.push(name.to_owned());
+            }
+            let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
+            unknown_name("field", name, &known)
+        }
+        "missing field" => {
+            path.push(name.to_owned());
+            "is missing".to_owned()
+        }
+        "duplicate field" => {
+            path.push(name.to_owned());
+            "stands twice; give it once".to_owned()
+        }
+        _ => format!("has the wrong type: {}", text.strip_prefix("invalid type: ").unwrap_or(&text)),
+    };
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    let error = FieldError { pointer: Some(pointer(&path)), parameter: None, detail };
+    ApiError::fields(vec![error])
+}
+
+fn name_of(segment: &Segment) -> Option<String> {
+    match segment {
+        Segment::Seq { index } => Some(index.to_string()),
+        Segment::Map { key } => Some(key.clone()),
+        Segment::Enum { variant } => Some(variant.clone()),
+        Segment::Unknown => None,
+    }
+}
+
+/// Splits serde's "unknown field `x`, expected `y`" into its kind, the name and what follows. The name is the client's
+/// and may hold anything.
+fn quoted(text: &str) -> (&str, &str, &str) {
+    let (kind, rest) = text.split_once(" `").unwrap_or((text, ""));
+    let (name, rest) = rest.rsplit_once("`, expected ").unwrap_or((rest, ""));
+    (kind, name.strip_suffix('`').filter(|_| rest.is_empty()).unwrap_or(name), rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+    use serde::Deserialize;
+    use std::collections::BTreeMap;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only whether it reads matters")]
+    struct Body {
+        name: String,
+        headers: Option<BTreeMap<String, String>>,
+    }
+
+    fn check(body: &str, expected: Expect) {
+        let error = read::<Body>(body.as_bytes()).expect_err("must be refused");
+        let pointers: Vec<_> = error.errors.iter().filter_map(|e| e.pointer.clone()).collect();
+        expected.assert_eq(&format!("{} {pointers:?} {}", error.code.as_str(), error.detail));
+    }
+
+    #[test]
+    fn refusals_point_at_the_field() {
+        check("{\"nme\": \"a\"}", expect![[r#"invalid_fields ["/nme"] `/nme` is no known field; did you mean `name`?"#]]);
+        check("{\"`, x `\":1}", expect![[r#"invalid_fields ["/`, x `"] `/`, x `` is no known field; known are `name`, `headers`"#]]);
+        check("{}", expect![[r#"invalid_fields ["/name"] `/name` is missing"#]]);
+        check("{\"name\":1}", expect![[r#"invalid_fields ["/name"] `/name` has the wrong type: integer `1`, expected a string"#]]);
+        check("{\"name\":\"a\",\"name\":\"b\"}", expect![[r#"invalid_fields ["/name"] `/name` stands twice; give it once"#]]);
+        check(
+            "{\"name\":\"a\",\"headers\":{\"X/A\":[]}}",
+            expect![[r#"invalid_fields ["/headers/X~1A"] `/headers/X~1A` has the wrong type: sequence, expected a string"#]],
+        );
+        check("[]", expect![[r#"invalid_fields [""] the body must be an object, `{...}`"#]]);
+        check("{\"name\":", expect!["malformed_json [] the body is not JSON: EOF while parsing a value at line 1 column 8"]);
+        check("{\"name\":\"a\"} x", expect!["malformed_json [] the body is not JSON: trailing characters at line 1 column 14"]);
+        check("", expect!["malformed_json [] the body is not JSON: EOF while parsing a value at line 1 column 0"]);
+    }
+
+    #[test]
+    fn two_hundred_thousand_brackets_are_an_error_and_no_overflow() {
+        let deep = format!("{{\"name\":{}", "[".repeat(200_000));
+        assert!(read::<Body>(deep.as_bytes()).is_err());
+        assert_eq!(read::<Body>("[".repeat(200_000).as_bytes()).expect_err("must be refused").code, Code::MalformedJson);
+    }
+}

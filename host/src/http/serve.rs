@@ -1,0 +1,289 @@
+//! Serves a router over TCP with limits that hold against slow and greedy clients, and drains when asked.
+//!
+//! Invariant: every connection has a deadline in each phase: request head, body (`layers`, the import), answer. HTTP/1
+//! only: what HTTP/2 would add, a proxy in front can.
+
+use crate::http::stall::StallGuard;
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+/// Connections of all clients together; more wait in the listener's backlog.
+pub const CONNECTIONS_MAX: usize = 1_000;
+/// Connections of one remote address; more are closed at once. Loopback is exempt: a proxy speaks from there.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 100;
+/// How long a client may take over a request's head, and how long a kept connection may be idle.
+pub const HEAD_READ_MAX: Duration = Duration::from_secs(5);
+/// How long an answer may stand still because the client does not read.
+pub const ANSWER_STALL_MAX: Duration = Duration::from_secs(20);
+/// How long a request may take, its body included. Streamed imports are exempt.
+pub const REQUEST_MAX: Duration = Duration::from_secs(30);
+/// How long a streamed body may stand still.
+pub const BODY_STALL_MAX: Duration = Duration::from_secs(30);
+/// Octets of a body; streamed imports are exempt.
+pub const BODY_OCTETS_MAX: usize = 1024 * 1024;
+/// Header fields of a request.
+pub const HEADERS_MAX: usize = 64;
+/// Octets of a request's head.
+pub const HEAD_OCTETS_MAX: usize = 64 * 1024;
+/// How long requests may take to end once the service drains.
+pub const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How long to wait where no file descriptor is left for another connection.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// The remote end of the connection that a request came by; an extension of each request.
+#[derive(Debug, Clone, Copy)]
+pub struct Remote(pub SocketAddr);
+
+/// Limits of one listener.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub connections: usize,
+    pub connections_per_address: usize,
+    pub head_read: Duration,
+    pub answer_stall: Duration,
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: CONNECTIONS_MAX,
+            connections_per_address: CONNECTIONS_PER_ADDRESS_MAX,
+            head_read: HEAD_READ_MAX,
+            answer_stall: ANSWER_STALL_MAX,
+            drain: DRAIN_MAX,
+        }
+    }
+}
+
+/// Serves `router` until `drain` is cancelled, then lets running requests end, for at most `limits.drain`.
+pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken, limits: Limits) {
+    let connections = Arc::new(Semaphore::new(limits.connections));
+    let addresses = Addresses::default();
+    let tasks = TaskTracker::new();
+    let abort = CancellationToken::new();
+    while let Some((stream, remote, permit)) = next(&listener, &connections, &drain).await {
+        let Some(place) = addresses.enter(remote.ip(), limits.connections_per_address) else {
+            continue;
+        };
+        let connection = Connection { router: router.clone(), remote, limits, drain: drain.clone() };
+        let abort = abort.clone();
+        tasks.spawn(async move {
+            let _held = (permit, place);
+            abort.run_until_cancelled(connection.run(stream)).await;
+        });
+    }
+    drop(listener);
+    tasks.close();
+    if tokio::time::timeout(limits.drain, tasks.wait()).await.is_err() {
+        abort.cancel();
+        tasks.wait().await;
+    }
+}
+
+/// The next connection; `None` once the service drains.
+async fn next(
+    listener: &TcpListener,
+    connections: &Arc<Semaphore>,
+    drain: &CancellationToken,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = drain.run_until_cancelled(connections.clone().acquire_owned()).await?.ok()?;
+    loop {
+        match drain.run_until_cancelled(listener.accept()).await? {
+            Ok((stream, remote)) => return Some((stream, remote, permit)),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                drain.run_until_cancelled(tokio::time::sleep(ACCEPT_RETRY)).await?;
+            }
+        }
+    }
+}
+
+struct Connection {
+    router: Router,
+    remote: SocketAddr,
+    limits: Limits,
+    drain: CancellationToken,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream) {
+        // Answers are small; Nagle would only hold them back. A socket that refuses the option still works.
+        let _ = stream.set_nodelay(true);
+        let (router, remote) = (self.router, Remote(self.remote));
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(remote);
+            router.clone().oneshot(request.map(Body::new))
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.head_read)
+            .max_headers(HEADERS_MAX)
+            .max_buf_size(HEAD_OCTETS_MAX)
+            .serve_connection(TokioIo::new(StallGuard::new(stream, self.limits.answer_stall)), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.drain.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+/// Counts the connections of each remote address.
+#[derive(Clone, Default)]
+struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One counted connection, given back when dropped.
+struct Place {
+    addresses: Addresses,
+    address: IpAddr,
+}
+
+impl Addresses {
+    fn enter(&self, address: IpAddr, max: usize) -> Option<Place> {
+        let address = address.to_canonical();
+        let mut counts = self.0.lock().expect("no thread panics while it holds this lock");
+        let count = counts.entry(address).or_default();
+        if *count >= max && !address.is_loopback() {
+            return None;
+        }
+        *count += 1;
+        Some(Place { addresses: self.clone(), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.addresses.0.lock().expect("no thread panics while it holds this lock");
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Notify;
+
+    async fn start(router: Router, limits: Limits) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let drain = CancellationToken::new();
+        (address, drain.clone(), tokio::spawn(serve(listener, router, drain, limits)))
+    }
+
+    async fn read_all(stream: &mut TcpStream) -> String {
+        let mut text = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut text)).await;
+        read.expect("the server closes the connection").ok();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    #[tokio::test]
+    async fn silent_and_half_sent_requests_are_closed() {
+        let limits = Limits { head_read: Duration::from_millis(50), ..Limits::default() };
+        let (address, _drain, _server) = start(Router::new(), limits).await;
+        for sent in ["", "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
+            let mut stream = TcpStream::connect(address).await.expect("connects");
+            stream.write_all(sent.as_bytes()).await.expect("writes");
+            read_all(&mut stream).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_with_more_than_64_headers_is_refused() {
+        let (address, _drain, _server) = start(Router::new(), Limits::default()).await;
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        let headers: String = (0..65).map(|n| format!("X-{n}: 1\r\n")).collect();
+        stream.write_all(format!("GET / HTTP/1.1\r\n{headers}\r\n").as_bytes()).await.expect("writes");
+        assert!(read_all(&mut stream).await.starts_with("HTTP/1.1 431 "));
+    }
+
+    #[tokio::test]
+    async fn draining_lets_a_running_request_end_and_closes_idle_connections() {
+        let (entered, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (inside, go) = (entered.clone(), release.clone());
+        let handler = move || async move {
+            inside.notify_one();
+            go.notified().await;
+            "done"
+        };
+        let (address, drain, server) = start(Router::new().route("/", get(handler)), Limits::default()).await;
+        let mut idle = TcpStream::connect(address).await.expect("connects");
+        let mut busy = TcpStream::connect(address).await.expect("connects");
+        busy.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");
+        entered.notified().await;
+        drain.cancel();
+        assert_eq!(read_all(&mut idle).await, "");
+        release.notify_one();
+        assert!(read_all(&mut busy).await.ends_with("done"));
+        server.await.expect("the server ends");
+    }
+
+    #[tokio::test]
+    async fn draining_ends_though_a_request_hangs() {
+        let entered = Arc::new(Notify::new());
+        let inside = entered.clone();
+        let dropped = Arc::new(AtomicBool::new(false));
+        struct OnDrop(Arc<AtomicBool>);
+        impl Drop for OnDrop {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let witness = dropped.clone();
+        let handler = move || async move {
+            let _witness = OnDrop(witness);
+            inside.notify_one();
+            std::future::pending::<&str>().await
+        };
+        let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
+        let (address, drain, server) = start(Router::new().route("/", get(handler)), limits).await;
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");
+        entered.notified().await;
+        drain.cancel();
+        server.await.expect("the server ends");
+        assert!(dropped.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn one_address_has_a_bound_number_of_connections_and_gets_them_back() {
+        let addresses = Addresses::default();
+        let (remote, loopback) = ("192.0.2.1".parse().expect("valid"), "::1".parse().expect("valid"));
+        let first = addresses.enter(remote, 2);
+        let _second = addresses.enter(remote, 2);
+        assert!(addresses.enter(remote, 2).is_none());
+        drop(first);
+        assert!(addresses.enter(remote, 2).is_some());
+        let many: Vec<_> = (0..5).map(|_| addresses.enter(loopback, 2)).collect();
+        assert!(many.iter().all(Option::is_some));
+    }
+}

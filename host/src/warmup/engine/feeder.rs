@@ -1,0 +1,92 @@
+//! The feeder: turns audiences and back-fills into rows that are due.
+//!
+//! Invariant: a lookup that fails never stops it: the domain is `other` until it is looked up again.
+
+use crate::clock::Clock;
+use crate::warmup::store::{Queue, StoreError};
+use futures_util::StreamExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Rows of one step.
+const ROWS: usize = 1_000;
+/// Back-fills of one step.
+const BACKFILLS: usize = 500;
+/// Lookups that run at a time.
+const LOOKUPS: usize = 64;
+/// How long a domain's provider is believed.
+const BELIEVED_MS: i64 = 24 * 3_600_000;
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// Finds the mailbox provider of a recipient domain.
+#[async_trait::async_trait]
+pub trait ProviderLookup: Send + Sync + 'static {
+    /// The provider's name, or `other`. Always answers within a bounded time.
+    async fn provider(&self, domain: &str) -> String;
+}
+
+/// What the feeder works with.
+pub struct Feeder {
+    pub queue: Arc<dyn Queue>,
+    pub clock: Arc<dyn Clock>,
+    pub lookup: Arc<dyn ProviderLookup>,
+    /// Notified by the API when there is something to feed.
+    pub wake: Arc<Notify>,
+    /// Wakes the engine.
+    pub engine: Arc<Notify>,
+}
+
+impl Feeder {
+    pub async fn run(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let sleep = match self.step().await {
+                Ok(Some(sleep)) => sleep,
+                Ok(None) => {
+                    self.engine.notify_one();
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "fan-out cannot go on; it is tried again");
+                    SLEEP_MAX
+                }
+            };
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = self.clock.sleep(sleep) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// One step; `None`: there is more.
+    async fn step(&self) -> Result<Option<Duration>, StoreError> {
+        let now = self.clock.now().wall_ms;
+        if let Some(next) = self.queue.fan_out_next(ROWS, now - BELIEVED_MS).await? {
+            self.look_up(next.unknown_domains).await?;
+            self.queue.fan_out(next.org, next.email, ROWS, now).await?;
+            return Ok(None);
+        }
+        let domains = self.queue.backfill_domains(BACKFILLS, now - BELIEVED_MS, now).await?;
+        self.look_up(domains).await?;
+        let step = self.queue.backfill_step(BACKFILLS, now).await?;
+        if step.started > 0 {
+            return Ok(None);
+        }
+        let wait = step.next_at.map_or(SLEEP_MAX, |at| Duration::from_millis((at - now).max(1) as u64));
+        Ok(Some(wait.min(SLEEP_MAX)))
+    }
+
+    async fn look_up(&self, domains: Vec<String>) -> Result<(), StoreError> {
+        if domains.is_empty() {
+            return Ok(());
+        }
+        let one = |domain: String| async move {
+            let provider = self.lookup.provider(&domain).await;
+            (domain, provider)
+        };
+        let found: Vec<(String, String)> = futures_util::stream::iter(domains).map(one).buffer_unordered(LOOKUPS).collect().await;
+        self.queue.set_providers(found, self.clock.now().wall_ms).await
+    }
+}

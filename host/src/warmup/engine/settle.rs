@@ -1,0 +1,72 @@
+//! What an outcome means for its delivery.
+//!
+//! Invariant: pure. A refusal that blames the account or the domain never costs a user his mail at once: it is tried
+//! again until the organization gives up.
+
+use crate::config::settings::{OnUnknown, Organization};
+use crate::model::delivery::Said;
+use crate::warmup::backoff::{self, Refusal};
+use crate::warmup::engine::dispatch::Done;
+use crate::warmup::store::Settled;
+use postwarm_plugin_api::{Cause, Fault, Outcome, Reply};
+use std::time::Duration;
+
+/// How long a message waits whose connection broke before it was its turn, in milliseconds.
+const DISCONNECTED_WAIT_MS: i64 = 500;
+
+pub fn settle(done: &Done, organization: &Organization, jitter_unit: f64) -> Settled {
+    let now = done.at.wall_ms;
+    let outcome = match &done.outcome {
+        Ok(outcome) => outcome,
+        Err(words) => return Settled::Failed(said(None, Some(Fault::Content), Some(words.clone()))),
+    };
+    match outcome {
+        Outcome::Accepted(reply) => Settled::Sent(said(Some(reply), None, None)),
+        Outcome::Rejected { reply, fault: fault @ (Fault::Account | Fault::Domain) } => {
+            again(done, organization, jitter_unit, (reply, *fault, None))
+        }
+        Outcome::Rejected { reply, fault } => Settled::Failed(said(Some(reply), Some(*fault), None)),
+        Outcome::Deferred { reply, fault, retry_after } => again(done, organization, jitter_unit, (reply, *fault, *retry_after)),
+        Outcome::NotAttempted { cause: Cause::Disconnected, .. } => Settled::Returned { next_at: now + DISCONNECTED_WAIT_MS },
+        Outcome::NotAttempted { .. } => Settled::Returned { next_at: now },
+        Outcome::Unknown { detail, .. } => Settled::Unknown {
+            said: said(None, None, Some(detail.clone())),
+            resend_at: (organization.on_unknown == OnUnknown::Resend).then(|| now + first_wait(organization)),
+        },
+    }
+}
+
+/// What an outcome means where the organization's file went away meanwhile.
+pub fn without_organization(done: &Done) -> Settled {
+    match &done.outcome {
+        Ok(Outcome::Accepted(reply)) => Settled::Sent(said(Some(reply), None, None)),
+        Ok(Outcome::Rejected { reply, fault }) => Settled::Failed(said(Some(reply), Some(*fault), None)),
+        Ok(Outcome::Unknown { detail, .. }) => Settled::Unknown { said: said(None, None, Some(detail.clone())), resend_at: None },
+        _ => Settled::Returned { next_at: done.at.wall_ms },
+    }
+}
+
+fn again(
+    done: &Done,
+    organization: &Organization,
+    jitter_unit: f64,
+    (reply, fault, retry_after): (&Reply, Fault, Option<Duration>),
+) -> Settled {
+    let claimed = &done.claimed;
+    let refusal = Refusal { attempt: claimed.attempt, retry_after, queued_at: claimed.queued_at };
+    match backoff::next_at(&organization.retry, refusal, done.at.wall_ms, jitter_unit) {
+        Some(next_at) => Settled::Deferred { said: said(Some(reply), Some(fault), None), next_at },
+        None => {
+            let after = humantime::format_duration(organization.retry.give_up_after);
+            Settled::Failed(said(Some(reply), Some(fault), Some(format!("given up {after} after it was queued"))))
+        }
+    }
+}
+
+fn first_wait(organization: &Organization) -> i64 {
+    organization.retry.schedule.first().copied().unwrap_or(Duration::from_secs(60)).as_millis() as i64
+}
+
+fn said(reply: Option<&Reply>, fault: Option<Fault>, detail: Option<String>) -> Said {
+    Said { reply: reply.cloned(), fault, detail }
+}

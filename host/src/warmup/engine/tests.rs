@@ -1,0 +1,277 @@
+//! The engine over the real store, with a client that the test speaks for.
+
+use super::*;
+use crate::bus::Outbox;
+use crate::clock::SystemClock;
+use crate::config::settings::*;
+use crate::model::address::Address;
+use crate::model::delivery::{Counts, State};
+use crate::model::email::{Mailbox, NewEmail};
+use crate::model::name::{EmailNumber, OrgName, UserNumber};
+use crate::model::user::NewUser;
+use crate::warmup::sqlite::SqliteStore;
+use crate::warmup::store::DeliveryPage;
+use postwarm_plugin_api::{BoxFuture, Cause, EnhancedCode, Fault, Message, Outcome, Phase, Reply};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Mutex;
+use std::time::Instant;
+
+type Say = Box<dyn Fn(&str) -> Outcome + Send + Sync>;
+
+struct FakeClient {
+    say: Say,
+    got: Mutex<Vec<String>>,
+}
+
+impl SmtpClient for FakeClient {
+    fn in_flight_max(&self) -> usize {
+        8
+    }
+
+    fn send(&self, message: Message, _: Instant) -> BoxFuture<'_, Outcome> {
+        Box::pin(async move {
+            self.got.lock().unwrap().push(message.envelope_to.to_string());
+            (self.say)(&message.envelope_to)
+        })
+    }
+
+    fn verify(&self, _: Instant) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn close(&self, _: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+fn client(say: impl Fn(&str) -> Outcome + Send + Sync + 'static) -> Arc<FakeClient> {
+    Arc::new(FakeClient { say: Box::new(say), got: Mutex::default() })
+}
+
+fn accepted() -> Outcome {
+    Outcome::Accepted(reply(250))
+}
+
+fn reply(code: u16) -> Reply {
+    Reply { code, enhanced: Some(EnhancedCode((code / 100) as u8, 0, 0)), text: "so".into() }
+}
+
+struct Makes(Vec<Arc<FakeClient>>);
+
+impl MakeClient for Makes {
+    fn make(&self, organization: &Organization, entry: &SmtpEntry) -> Result<Arc<dyn SmtpClient>, String> {
+        let place = organization.smtp.iter().position(|e| e.name == entry.name).unwrap();
+        Ok(self.0[place].clone())
+    }
+}
+
+struct Unsigned;
+
+impl MakeSigner for Unsigned {
+    fn make(&self, _: &Organization) -> Arc<dyn Sign> {
+        Arc::new(Unsigned)
+    }
+}
+
+impl Sign for Unsigned {
+    fn sign(&self, _: &str, _: &[u8], _: &[u8], _: i64) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
+    }
+
+    fn is_slow(&self) -> bool {
+        false
+    }
+}
+
+struct Other;
+
+#[async_trait::async_trait]
+impl ProviderLookup for Other {
+    async fn provider(&self, _: &str) -> String {
+        "other".into()
+    }
+}
+
+fn settings(clients: usize, change: impl FnOnce(&mut Organization)) -> Arc<Settings> {
+    let entry = |n: usize| SmtpEntry {
+        name: format!("client{n}"),
+        plugin: "fake".into(),
+        settings: Default::default(),
+        secrets: Default::default(),
+        limits: Vec::new(),
+        connections: 10,
+        share: None,
+    };
+    let name = OrgName::parse("acme").unwrap();
+    let mut organization = Organization {
+        name: name.clone(),
+        from_domains: vec!["acme.example".into()],
+        development: true,
+        public_url: None,
+        on_unknown: OnUnknown::Hold,
+        limits: Vec::new(),
+        provider_limits: Default::default(),
+        dkim: Vec::new(),
+        smtp: (0..clients).map(entry).collect(),
+        feedback: Vec::new(),
+        backfill: BackfillSettings {
+            per_recipient: Window { messages: 1, per: Duration::from_secs(10) },
+            hold_max: Duration::from_secs(3600),
+        },
+        retry: Retry { schedule: vec![Duration::from_millis(20)], give_up_after: Duration::from_secs(3600), jitter: 0.0 },
+    };
+    change(&mut organization);
+    let listen = Listener { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
+    let process = Process {
+        warmup: listen.clone(),
+        health: listen,
+        default_organization: None,
+        allow_development_beyond_loopback: false,
+        plugins_directory: "plugins".into(),
+        events: Events::Embedded { retention: Duration::from_secs(1) },
+        shares: Default::default(),
+        sending_rows_max: 16,
+        drain_max: Duration::from_secs(5),
+        watch_for: Duration::from_secs(1),
+        dns: Dns { nameserver: None, timeout: Duration::from_secs(1), enabled: false },
+    };
+    Arc::new(Settings { process: Arc::new(process), providers: Arc::default(), organizations: [(name, Arc::new(organization))].into() })
+}
+
+struct Running {
+    _folder: tempfile::TempDir,
+    store: Arc<SqliteStore>,
+    stop: CancellationToken,
+    engine: tokio::task::JoinHandle<()>,
+    view: Arc<View>,
+    org: OrgId,
+    email: EmailNumber,
+}
+
+impl Running {
+    /// Broadcasts one email to `users` users and lets the engine run.
+    async fn start(users: usize, clients: Vec<Arc<FakeClient>>, settings: Arc<Settings>) -> Running {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&folder.path().join("warmup.db")).unwrap());
+        let org = store.organization(&OrgName::parse("acme").unwrap()).await.unwrap();
+        let user = |n: usize| NewUser { name: "N".into(), address: Address::parse(&format!("u{n}@x.example")).unwrap() };
+        store.import(org, (0..users).map(user).collect(), false, 1).await.unwrap();
+        let from = Mailbox { name: None, address: Address::parse("a@acme.example").unwrap() };
+        let email = NewEmail { from, reply_to: None, subject: "S".into(), body: "B".into(), html: None, headers: Vec::new() };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        store.accept(org, email, None, clock.now().wall_ms).await.unwrap();
+        let (wake, view, stop) = (Arc::new(Notify::new()), Arc::new(View::default()), CancellationToken::new());
+        let parts = Parts {
+            queue: store.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            settings: watch::channel(settings).1,
+            make: Arc::new(Makes(clients)),
+            wake: wake.clone(),
+            view: view.clone(),
+            signers: Arc::new(Unsigned),
+            seed: 1,
+        };
+        let engine = tokio::spawn(Engine::start(parts).await.unwrap().run(stop.clone()));
+        let feeder = Feeder { queue: store.clone(), clock, lookup: Arc::new(Other), wake: Arc::default(), engine: wake };
+        tokio::spawn(feeder.run(stop.clone()));
+        Running { _folder: folder, store, stop, engine, view, org, email: EmailNumber(1) }
+    }
+
+    async fn counts(&self) -> Counts {
+        self.store.email(self.org, self.email).await.unwrap().unwrap().counts
+    }
+
+    /// Waits for the events of changes until the counts are as wanted.
+    async fn until(&self, wanted: impl Fn(&Counts) -> bool) -> Counts {
+        let seen = async {
+            loop {
+                let counts = self.counts().await;
+                if wanted(&counts) {
+                    return counts;
+                }
+                // Woken by every change; the timeout covers a change between the look and the wait.
+                let _ = tokio::time::timeout(Duration::from_millis(50), self.store.wait()).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), seen).await.expect("it comes that far")
+    }
+
+    async fn stop(self) -> (Arc<SqliteStore>, OrgId) {
+        self.stop.cancel();
+        self.engine.await.unwrap();
+        (self.store, self.org)
+    }
+}
+
+#[tokio::test]
+async fn everybody_gets_the_email_once() {
+    let client = client(|_| accepted());
+    let running = Running::start(100, vec![client.clone()], settings(1, |_| {})).await;
+    assert_eq!(running.until(|c| c.sent == 100).await, Counts { sent: 100, ..Counts::default() });
+    let mut got = client.got.lock().unwrap().clone();
+    got.sort();
+    got.dedup();
+    assert_eq!(got.len(), 100);
+}
+
+#[tokio::test]
+async fn a_client_that_cannot_connect_hands_over_and_nobody_is_lost_or_written_to_twice() {
+    let dead = client(|_| Outcome::NotAttempted { cause: Cause::Connect, detail: "refused".into() });
+    let second = client(|_| accepted());
+    let running = Running::start(50, vec![dead.clone(), second.clone()], settings(2, |_| {})).await;
+    running.until(|c| c.sent == 50).await;
+    assert_eq!(second.got.lock().unwrap().len(), 50);
+}
+
+#[tokio::test]
+async fn a_refusal_for_good_fails_and_one_for_now_is_tried_again_as_the_schedule_says() {
+    let first = Mutex::new(true);
+    let client = client(move |to| match to {
+        "u0@x.example" => Outcome::Rejected { reply: reply(550), fault: Fault::Recipient },
+        "u1@x.example" if std::mem::take(&mut *first.lock().unwrap()) => {
+            Outcome::Deferred { reply: reply(451), fault: Fault::Recipient, retry_after: None }
+        }
+        _ => accepted(),
+    });
+    let running = Running::start(3, vec![client], settings(1, |_| {})).await;
+    assert_eq!(running.until(|c| c.sent == 2).await, Counts { sent: 2, failed: 1, ..Counts::default() });
+    let page = DeliveryPage { state: None, after: UserNumber(0), limit: 10 };
+    let rows = running.store.deliveries(running.org, running.email, page).await.unwrap();
+    assert_eq!(rows.iter().map(|r| (r.state, r.attempts)).collect::<Vec<_>>(), [(State::Failed, 1), (State::Sent, 2), (State::Sent, 1)]);
+}
+
+#[tokio::test]
+async fn a_reply_that_never_came_is_unknown_and_is_not_sent_again() {
+    let client = client(|_| Outcome::Unknown { phase: Phase::EndOfData, detail: "the connection broke".into() });
+    let running = Running::start(2, vec![client.clone()], settings(1, |_| {})).await;
+    running.until(|c| c.unknown == 2).await;
+    let (store, org) = running.stop().await;
+    assert_eq!(store.email(org, EmailNumber(1)).await.unwrap().unwrap().counts.unknown, 2);
+    assert_eq!(client.got.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_limit_keeps_the_rest_waiting_and_says_so() {
+    let client = client(|_| accepted());
+    let limited = settings(1, |o| o.smtp[0].limits = vec![Window { messages: 7, per: Duration::from_secs(86_400) }]);
+    let running = Running::start(20, vec![client.clone()], limited).await;
+    running.until(|c| c.sent == 7).await;
+    let blocked = || running.view.of(running.org, running.email, SystemClock.now().boot_ms).waits_for;
+    while blocked().is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert!(blocked().unwrap().starts_with("client `client0`, daily cap 7 reached, next at "), "{:?}", blocked());
+    let (store, org) = running.stop().await;
+    assert_eq!(store.email(org, EmailNumber(1)).await.unwrap().unwrap().counts, Counts { sent: 7, queued: 13, ..Counts::default() });
+    assert_eq!(client.got.lock().unwrap().len(), 7);
+}
+
+#[tokio::test]
+async fn a_stop_leaves_nothing_in_doubt() {
+    let running = Running::start(5_000, vec![client(|_| accepted())], settings(1, |_| {})).await;
+    running.until(|c| c.sent > 100).await;
+    let (store, org) = running.stop().await;
+    let counts = store.email(org, EmailNumber(1)).await.unwrap().unwrap().counts;
+    assert_eq!((counts.sending, counts.unknown, counts.sent + counts.queued), (0, 0, 5_000));
+}

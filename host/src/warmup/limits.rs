@@ -1,0 +1,172 @@
+//! Limits as the receiver counts them: what may be claimed now, for every scope that a message belongs to.
+//!
+//! A slot is taken at claim and comes free one window after its outcome is recorded, so a message counts from before it can have
+//! arrived until a whole window after it can have arrived last. Only a message that was certainly not attempted gives its slot
+//! back at once. The price is a rate of W/(W + latency). Elapsed time is the boot clock; across a reboot the wall clock is
+//! believed. Scopes are `org/acme`, `provider/acme/gmail`, `client/acme/relay`, `share/relay-1`.
+//!
+//! Invariant: pure; no clock, no I/O. No restart, stall or jump of the wall clock within one boot lets any rolling window hold
+//! more than its maximum.
+
+mod gate;
+mod rolling;
+#[cfg(test)]
+mod tests;
+
+use crate::clock::Now;
+use crate::config::settings::Window;
+use crate::warmup::store::Usage;
+use gate::Gate;
+use std::collections::HashMap;
+
+/// The gates of all scopes. A scope without a gate is open, and what it has out is counted all the same.
+#[derive(Debug)]
+pub struct Limits {
+    boot_id: String,
+    gates: HashMap<String, Gate>,
+    /// Stored rows of scopes that are not configured, kept for when they are.
+    unclaimed: HashMap<String, Vec<Usage>>,
+    /// Rows that the store deletes at the next write.
+    dropped: Vec<Usage>,
+}
+
+/// How many rows may be claimed, and what keeps it from being more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimable {
+    pub n: u64,
+    /// `None`: all that was wanted.
+    pub blocked_by: Option<Blocked>,
+}
+
+/// The limit that allows least.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    pub scope: String,
+    pub window: Window,
+    /// When every scope asked for has a slot again, by the boot clock; `None` where only an outcome can free one.
+    pub next_at_boot_ms: Option<i64>,
+}
+
+impl Limits {
+    /// No gates. `boot_id` names the boot that every later `boot_ms` counts from.
+    pub fn new(boot_id: impl Into<String>) -> Limits {
+        Limits { boot_id: boot_id.into(), gates: HashMap::new(), unclaimed: HashMap::new(), dropped: Vec::new() }
+    }
+
+    /// Sets the windows of a scope: what it has counted stays. An organization's file that goes away and comes back finds its
+    /// counts again, so gates are never removed.
+    pub fn configure(&mut self, scope: &str, windows: &[Window], now: Now) {
+        let boot_id = &self.boot_id;
+        match self.gates.get_mut(scope) {
+            Some(gate) => gate.replace_windows(windows, now, scope, boot_id),
+            None => {
+                let mut gate = Gate::new(windows, now.boot_ms);
+                if let Some(stored) = self.unclaimed.remove(scope) {
+                    gate.restore(&stored, windows, now, boot_id);
+                }
+                self.gates.insert(scope.to_owned(), gate);
+            }
+        }
+    }
+
+    /// Takes back what an earlier process stored. Call it once, before anything is taken; before or after `configure`.
+    pub fn restore(&mut self, stored: Vec<Usage>, now: Now) {
+        let mut by_scope: HashMap<String, Vec<Usage>> = HashMap::new();
+        for row in stored {
+            by_scope.entry(row.scope.clone()).or_default().push(row);
+        }
+        for (scope, rows) in by_scope {
+            let (kept, old): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| self.matters(row, now));
+            self.dropped.extend(old.into_iter().map(|row| Usage { count: 0, ..row }));
+            match self.gates.get_mut(&scope) {
+                _ if kept.is_empty() => {}
+                Some(gate) => {
+                    let windows = gate.windows();
+                    gate.restore(&kept, &windows, now, &self.boot_id);
+                }
+                None => {
+                    self.unclaimed.insert(scope, kept);
+                }
+            }
+        }
+    }
+
+    /// How many of `want` messages that belong to all of `scopes` may be claimed now.
+    pub fn claimable(&mut self, scopes: &[&str], want: u64, now_boot_ms: i64) -> Claimable {
+        let mut least: Option<(u64, &str, Window)> = None;
+        for scope in scopes {
+            let tightest = self.gates.get_mut(*scope).and_then(|gate| gate.tightest(now_boot_ms));
+            if let Some((n, window)) = tightest
+                && n < want
+                && least.is_none_or(|(before, ..)| n < before)
+            {
+                least = Some((n, scope, window));
+            }
+        }
+        let Some((n, scope, window)) = least else {
+            return Claimable { n: want, blocked_by: None };
+        };
+        let blocked = Blocked { scope: scope.to_owned(), window, next_at_boot_ms: self.next_at(scopes, now_boot_ms) };
+        Claimable { n, blocked_by: Some(blocked) }
+    }
+
+    /// When all of `scopes` have at least one slot: now where they do, `None` where only an outcome can free one.
+    pub fn next_at(&mut self, scopes: &[&str], now_boot_ms: i64) -> Option<i64> {
+        let mut latest = now_boot_ms;
+        for scope in scopes {
+            if let Some(gate) = self.gates.get_mut(*scope) {
+                latest = latest.max(gate.next_at(now_boot_ms)?);
+            }
+        }
+        Some(latest)
+    }
+
+    /// Takes `n` slots of every scope, at claim.
+    pub fn take(&mut self, scopes: &[&str], n: u64, now_boot_ms: i64) {
+        self.each(scopes, now_boot_ms, |gate| gate.take(n));
+    }
+
+    /// Records the outcomes of `n` taken slots. A refusal is an outcome too.
+    pub fn settle(&mut self, scopes: &[&str], n: u64, now_boot_ms: i64) {
+        self.each(scopes, now_boot_ms, |gate| gate.settle(now_boot_ms, n));
+    }
+
+    /// Gives back `n` taken slots whose messages were certainly not attempted.
+    pub fn give_back(&mut self, scopes: &[&str], n: u64, now_boot_ms: i64) {
+        self.each(scopes, now_boot_ms, |gate| gate.give_back(n));
+    }
+
+    /// Counts `n` messages that a crash left in doubt, as if their outcomes were recorded now.
+    pub fn count_recovered(&mut self, scopes: &[&str], n: u64, now_boot_ms: i64) {
+        self.each(scopes, now_boot_ms, |gate| gate.count(now_boot_ms, n));
+    }
+
+    /// The rows that changed since the last call, for the commit that records the outcomes: those to delete (count 0) come
+    /// first. Windows of up to a second are not stored.
+    pub fn dirty(&mut self, now: Now) -> Vec<Usage> {
+        let mut rows = std::mem::take(&mut self.dropped);
+        for (scope, gate) in &mut self.gates {
+            rows.extend(gate.dirty(scope, now, &self.boot_id));
+        }
+        rows.sort_by_key(|row| row.count != 0);
+        rows
+    }
+
+    fn each(&mut self, scopes: &[&str], now_boot_ms: i64, act: impl Fn(&mut Gate)) {
+        for scope in scopes {
+            match self.gates.get_mut(*scope) {
+                Some(gate) => act(gate),
+                None => act(self.gates.entry((*scope).to_owned()).or_insert_with(|| Gate::new(&[], now_boot_ms))),
+            }
+        }
+    }
+
+    /// Tells whether a stored row still lies within its window.
+    fn matters(&self, row: &Usage, now: Now) -> bool {
+        let age = match row.boot_id == self.boot_id {
+            true => now.boot_ms.saturating_sub(row.bucket_ms),
+            false => now.wall_ms.saturating_sub(row.bucket_wall_ms),
+        };
+        row.count > 0 && row.per_ms > 0 && age < row.per_ms.saturating_add((row.per_ms / rolling::BUCKETS).max(1))
+    }
+}

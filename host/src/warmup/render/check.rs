@@ -1,0 +1,92 @@
+//! What an email must be before it is accepted.
+//!
+//! Invariant: an email that passes can be compiled, and each problem names its field by JSON pointer.
+
+use super::text::Text;
+use crate::model::email::{Mailbox, NewEmail};
+
+/// Octets of a subject, a display name or a header value.
+const FIELD_OCTETS_MAX: usize = 998;
+/// Characters of a header name.
+const NAME_MAX: usize = 64;
+/// Further headers of one email.
+const HEADERS_MAX: usize = 50;
+
+/// Header names that Postwarm, servers or signers write, lower case.
+const RESERVED: [&str; 18] = [
+    "from",
+    "sender",
+    "to",
+    "cc",
+    "bcc",
+    "reply-to",
+    "subject",
+    "date",
+    "message-id",
+    "mime-version",
+    "dkim-signature",
+    "feedback-id",
+    "list-unsubscribe",
+    "list-unsubscribe-post",
+    "return-path",
+    "received",
+    "delivered-to",
+    "authentication-results",
+];
+const RESERVED_PREFIXES: [&str; 3] = ["content-", "resent-", "arc-"];
+
+/// Checks an email as the API got it: all problems at once, each with the JSON pointer of its field.
+pub fn check(email: &NewEmail) -> Result<(), Vec<(String, String)>> {
+    let mut problems = Vec::new();
+    mailbox(&mut problems, "/from", &email.from);
+    if let Some(reply_to) = &email.reply_to {
+        mailbox(&mut problems, "/reply_to", reply_to);
+    }
+    field(&mut problems, "/subject", &email.subject);
+    for (pointer, compiled) in [("/subject", Text::plain(&email.subject)), ("/body", Text::plain(&email.body))] {
+        problems.extend(compiled.err().map(|message| (pointer.to_owned(), message)));
+    }
+    problems.extend(email.html.as_ref().and_then(|html| Text::html(html).err()).map(|message| ("/html".to_owned(), message)));
+    for (pointer, text) in [("/body", Some(&email.body)), ("/html", email.html.as_ref())] {
+        if text.is_some_and(|text| text.contains('\0')) {
+            problems.push((pointer.to_owned(), "contains NUL; remove it".to_owned()));
+        }
+    }
+    headers(&mut problems, &email.headers);
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+fn headers(problems: &mut Vec<(String, String)>, headers: &[(String, String)]) {
+    if headers.len() > HEADERS_MAX {
+        problems.push(("/headers".to_owned(), format!("has {} headers; use at most {HEADERS_MAX}", headers.len())));
+    }
+    for (name, value) in headers {
+        let pointer = format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"));
+        let lower = name.to_ascii_lowercase();
+        let formed = (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        if !formed {
+            let message = format!("is no header name: use 1 to {NAME_MAX} letters, digits and hyphens");
+            problems.push((pointer.clone(), message));
+        } else if RESERVED.contains(&lower.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) {
+            problems.push((pointer.clone(), "is a header that is written for you; leave it out".to_owned()));
+        }
+        field(problems, &pointer, value);
+    }
+}
+
+fn mailbox(problems: &mut Vec<(String, String)>, pointer: &str, mailbox: &Mailbox) {
+    if let Some(name) = &mailbox.name {
+        field(problems, pointer, name);
+    }
+}
+
+/// A text of one line.
+fn field(problems: &mut Vec<(String, String)>, pointer: &str, value: &str) {
+    if let Some(at) = value.find(['\r', '\n', '\0']) {
+        let character = value[at..].chars().next().unwrap_or_default().escape_debug();
+        problems.push((pointer.to_owned(), format!("contains `{character}` at byte {at}; it must be one line")));
+    }
+    if value.len() > FIELD_OCTETS_MAX {
+        problems.push((pointer.to_owned(), format!("has {} octets; use at most {FIELD_OCTETS_MAX}", value.len())));
+    }
+}

@@ -1,0 +1,302 @@
+//! DKIM (RFC 6376, RFC 8463): signs a rendered message with the key whose domain covers its From domain.
+//!
+//! Invariant: keys stay inside a `Signer`, and none is ever printed. The signature covers the whole body; the fields that
+//! receivers trust are signed once more than they stand, so that nobody can add another.
+
+use crate::config::settings::{Dkim, DkimAlgorithm, SecretRef};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use mail_auth::common::crypto::{DkimKey, Ed25519Key, RsaKey, Sha256};
+use mail_auth::common::headers::HeaderWriter;
+use mail_auth::dkim::{DkimSigner, Done};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+/// RSA keys below this are refused (RFC 8301 3.2).
+pub const RSA_BITS_MIN: usize = 1024;
+/// RSA keys below this are warned of.
+pub const RSA_BITS_ADVISED: usize = 2048;
+
+/// The fields that are signed; each stands once more than in the message.
+const SIGNED: [&str; 12] = [
+    "From",
+    "Reply-To",
+    "Subject",
+    "Date",
+    "To",
+    "Message-ID",
+    "MIME-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+    "List-Unsubscribe",
+    "List-Unsubscribe-Post",
+    "Feedback-ID",
+];
+
+/// An Ed25519 private key as PKCS#8 (RFC 8410): this, then the 32 octets of its seed.
+const ED25519_PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+
+/// The keys of one organization.
+pub struct Signer {
+    keys: Vec<Key>,
+    warnings: Vec<String>,
+}
+
+struct Key {
+    domain: String,
+    signer: DkimSigner<DkimKey, Done>,
+}
+
+/// A `[[dkim]]` entry that cannot be used. No text holds any part of the key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignerError {
+    #[error("dkim key of `{domain}` cannot be read: {reason}")]
+    Secret { domain: String, reason: String },
+    #[error("dkim key of `{domain}` is no {expected}")]
+    Key { domain: String, expected: &'static str },
+    #[error("dkim key of `{domain}` has {bits} bits; use {RSA_BITS_ADVISED}")]
+    Short { domain: String, bits: usize },
+}
+
+/// A message could not be signed, and so is not sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the message cannot be signed for `{domain}`: {reason}")]
+pub struct SignError {
+    pub domain: String,
+    pub reason: String,
+}
+
+impl Signer {
+    /// Reads the keys of all entries. `resolve` reads a secret and says in words why it cannot.
+    pub fn new(entries: &[Dkim], resolve: impl Fn(&SecretRef) -> Result<String, String>) -> Result<Signer, SignerError> {
+        let mut signer = Signer { keys: Vec::with_capacity(entries.len()), warnings: Vec::new() };
+        for entry in entries {
+            let domain = &entry.domain;
+            let secret = resolve(&entry.key).map_err(|reason| SignerError::Secret { domain: domain.clone(), reason })?;
+            let key = match entry.algorithm {
+                DkimAlgorithm::RsaSha256 => signer.rsa(domain, &secret)?,
+                DkimAlgorithm::Ed25519Sha256 => ed25519(domain, &secret)?,
+            };
+            let signed = SIGNED.iter().flat_map(|name| [*name; 2]);
+            let built = DkimSigner::from_key(key).domain(domain.clone()).selector(entry.selector.clone()).headers(signed);
+            signer.keys.push(Key { domain: domain.clone(), signer: built });
+        }
+        Ok(signer)
+    }
+
+    /// What an operator should know about the keys.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Signs a message; answers the header lines to put before it, or `None` where no key covers the domain of From. The time of
+    /// the signature is the wall clock's. Takes up to a millisecond for RSA.
+    pub fn sign(&self, from_domain: &str, header: &[u8], body: &[u8]) -> Result<Option<Vec<u8>>, SignError> {
+        let Some(key) = self.key_for(from_domain) else { return Ok(None) };
+        let failed = |e: mail_auth::Error| SignError { domain: key.domain.clone(), reason: e.to_string() };
+        let mut stream = key.signer.sign_streaming();
+        stream.write(header);
+        stream.write(body);
+        let signature = stream.finish().map_err(failed)?;
+        let mut lines = Vec::with_capacity(1_024);
+        signature.write_header(&mut lines);
+        Ok(Some(lines))
+    }
+
+    /// The key whose domain is that of From, else the nearest above it.
+    fn key_for(&self, from_domain: &str) -> Option<&Key> {
+        let from_domain = from_domain.to_ascii_lowercase();
+        let covers = |key: &&Key| from_domain.strip_suffix(&key.domain).is_some_and(|left| left.is_empty() || left.ends_with('.'));
+        // The first of equals wins, as the file is read from the top.
+        self.keys.iter().filter(covers).rev().max_by_key(|key| key.domain.len())
+    }
+
+    fn rsa(&mut self, domain: &str, pem: &str) -> Result<DkimKey, SignerError> {
+        let wrong = || SignerError::Key { domain: domain.to_owned(), expected: "RSA key in PEM (PKCS#1 or PKCS#8)" };
+        let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| wrong())?;
+        let bits = rsa_bits(&der).ok_or_else(wrong)?;
+        if bits < RSA_BITS_MIN {
+            return Err(SignerError::Short { domain: domain.to_owned(), bits });
+        }
+        if bits < RSA_BITS_ADVISED {
+            self.warnings.push(format!("dkim key of `{domain}` has {bits} bits; use {RSA_BITS_ADVISED}"));
+        }
+        Ok(DkimKey::Rsa(RsaKey::<Sha256>::from_key_der(der).map_err(|_| wrong())?))
+    }
+}
+
+/// The size of an RSA key: the modulus is the second number of a PKCS#1 key, which PKCS#8 wraps in its last field.
+fn rsa_bits(der: &PrivateKeyDer<'_>) -> Option<usize> {
+    let pkcs1 = match der {
+        PrivateKeyDer::Pkcs1(key) => key.secret_pkcs1_der(),
+        PrivateKeyDer::Pkcs8(key) => {
+            let (inside, _) = der_field(key.secret_pkcs8_der(), 0x30)?;
+            let (_version, rest) = der_field(inside, 0x02)?;
+            let (_algorithm, rest) = der_field(rest, 0x30)?;
+            der_field(rest, 0x04)?.0
+        }
+        _ => return None,
+    };
+    let (inside, _) = der_field(pkcs1, 0x30)?;
+    let (_version, rest) = der_field(inside, 0x02)?;
+    let (modulus, _) = der_field(rest, 0x02)?;
+    let first = modulus.iter().position(|octet| *octet != 0)?;
+    Some((modulus.len() - first) * 8 - modulus[first].leading_zeros() as usize)
+}
+
+/// Splits one field of this tag off DER: its content, and what stands behind it.
+fn der_field(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (&found, rest) = der.split_first()?;
+    let (&length, rest) = rest.split_first()?;
+    let octets = if length < 0x80 { 0 } else { usize::from(length & 0x7f) };
+    if found != tag || octets > 4 {
+        return None;
+    }
+    let long = rest.get(..octets)?.iter().fold(0_usize, |sum, octet| (sum << 8) | usize::from(*octet));
+    let length = if octets == 0 { usize::from(length) } else { long };
+    rest.get(octets..)?.split_at_checked(length)
+}
+
+fn ed25519(domain: &str, secret: &str) -> Result<DkimKey, SignerError> {
+    let wrong = || SignerError::Key { domain: domain.to_owned(), expected: "Ed25519 key (PEM with PKCS#8, or 32 octets in base64)" };
+    let der = match secret.contains("-----BEGIN") {
+        true => PrivatePkcs8KeyDer::from_pem_slice(secret.as_bytes()).map_err(|_| wrong())?.secret_pkcs8_der().to_vec(),
+        false => {
+            let seed = STANDARD.decode(secret.trim()).ok().filter(|seed| seed.len() == 32).ok_or_else(wrong)?;
+            [&ED25519_PKCS8_PREFIX[..], &seed].concat()
+        }
+    };
+    // OpenSSL writes PKCS#8 without the public key, which aws-lc-rs computes.
+    Ed25519Key::from_pkcs8_maybe_unchecked_der(&der).map(DkimKey::Ed25519).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+    use aws_lc_rs::rsa::KeySize;
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+    use mail_auth::common::parse::TxtRecordParser;
+    use mail_auth::common::verify::DomainKey;
+    use mail_auth::hickory_resolver::config::{ResolverConfig, ResolverOpts};
+    use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator, Parameters, ResolverCache, Txt};
+    use std::borrow::Borrow;
+    use std::hash::Hash;
+    use std::sync::Arc;
+
+    const HEADER: &[u8] =
+        b"From: <a@mail.acme.example>\r\nSubject: Hi  there\r\nTo: <b@example.com>\r\nDate: Wed, 25 Nov 2026 12:11:12 +0000\r\n\
+          Message-ID: <1.2.x@acme.example>\r\nContent-Type: text/plain\r\n\r\n";
+    const BODY: &[u8] = b"Hello \r\n\r\n. \r\n\r\n";
+
+    /// The one DNS record that a verifier sees.
+    struct Record(Arc<DomainKey>);
+
+    impl ResolverCache<Box<str>, Txt> for Record {
+        fn get<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
+        where
+            Box<str>: Borrow<Q>,
+        {
+            Some(Txt::DomainKey(self.0.clone()))
+        }
+
+        fn remove<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
+        where
+            Box<str>: Borrow<Q>,
+        {
+            None
+        }
+
+        fn insert(&self, _: Box<str>, _: Txt, _: std::time::Instant) {}
+    }
+
+    fn entry(domain: &str, algorithm: DkimAlgorithm) -> Dkim {
+        Dkim { domain: domain.to_owned(), selector: "s1".to_owned(), algorithm, key: SecretRef::Env("KEY".to_owned()) }
+    }
+
+    fn pem(label: &str, der: &[u8]) -> String {
+        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
+    }
+
+    fn signer(algorithm: DkimAlgorithm, secret: &str) -> Result<Signer, SignerError> {
+        Signer::new(&[entry("acme.example", algorithm)], |_| Ok(secret.to_owned()))
+    }
+
+    fn rsa_key() -> (String, Vec<u8>) {
+        let key = aws_lc_rs::rsa::KeyPair::generate(KeySize::Rsa2048).expect("generated");
+        let der: Pkcs8V1Der<'static> = key.as_der().expect("encodes");
+        (pem("PRIVATE KEY", der.as_ref()), key.public_key().as_ref().to_vec())
+    }
+
+    async fn verify(message: &[u8], record: &str) -> Vec<DkimResult> {
+        let record = Record(Arc::new(DomainKey::parse(record.as_bytes()).expect("a record")));
+        let authenticator = MessageAuthenticator::new(ResolverConfig::default(), ResolverOpts::default()).expect("built");
+        let message = AuthenticatedMessage::parse(message).expect("a message");
+        let outputs = authenticator.verify_dkim(Parameters::new(&message).with_txt_cache(&record)).await;
+        outputs.iter().map(|output| output.result().clone()).collect()
+    }
+
+    async fn check(signer: &Signer, record: &str) {
+        let lines = signer.sign("mail.acme.example", HEADER, BODY).expect("signs").expect("has a key");
+        assert!(lines.ends_with(b"\r\n") && lines.split(|b| *b == b'\n').all(|line| line.len() <= 998));
+        let signed = [&lines[..], HEADER, BODY].concat();
+        assert_eq!(verify(&signed, record).await, [DkimResult::Pass]);
+        // Nobody adds a second From, nor a Reply-To that was not there, nor changes a word.
+        for (from, to) in [("Subject: Hi", "From: <x@y.example>\r\nSubject: Hi"), ("To: ", "Reply-To: <x@y>\r\nTo: "), ("Hello", "Hullo")] {
+            let forged = String::from_utf8(signed.clone()).expect("ascii").replacen(from, to, 1);
+            assert_ne!(verify(forged.as_bytes(), record).await, [DkimResult::Pass], "{to}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_rsa_signature_verifies_and_no_field_can_be_added() {
+        let (secret, public) = rsa_key();
+        let signer = signer(DkimAlgorithm::RsaSha256, &secret).expect("a key");
+        assert_eq!(signer.warnings(), [""; 0]);
+        check(&signer, &format!("v=DKIM1; k=rsa; p={}", STANDARD.encode(public))).await;
+    }
+
+    #[tokio::test]
+    async fn an_ed25519_signature_verifies_from_pem_and_from_a_seed() {
+        let seed = [9; 32];
+        let der = [&ED25519_PKCS8_PREFIX[..], &seed].concat();
+        let public = Ed25519KeyPair::from_seed_unchecked(&seed).expect("a key").public_key().as_ref().to_vec();
+        for secret in [STANDARD.encode(seed), pem("PRIVATE KEY", &der)] {
+            let signer = signer(DkimAlgorithm::Ed25519Sha256, &secret).expect("a key");
+            check(&signer, &format!("v=DKIM1; k=ed25519; p={}", STANDARD.encode(&public))).await;
+        }
+    }
+
+    #[test]
+    fn the_key_of_the_nearest_domain_signs_and_other_domains_stay_unsigned() {
+        let entries = ["example.org", "acme.example", "mail.acme.example"].map(|domain| entry(domain, DkimAlgorithm::Ed25519Sha256));
+        let signer = Signer::new(&entries, |_| Ok(STANDARD.encode([1; 32]))).expect("keys");
+        let domain = |from: &str| signer.key_for(from).map(|key| key.domain.as_str());
+        assert_eq!(domain("x.Mail.acme.example"), Some("mail.acme.example"));
+        assert_eq!(domain("acme.example"), Some("acme.example"));
+        assert_eq!(domain("notacme.example"), None);
+        assert_eq!(signer.sign("notacme.example", HEADER, BODY), Ok(None));
+    }
+
+    /// PKCS#1 with a modulus of this size and nothing else of use.
+    fn hollow_rsa(bits: usize) -> String {
+        let octets = bits / 8;
+        let field = |tag: u8, content: &[u8]| [&[tag, 0x82, (content.len() >> 8) as u8, content.len() as u8][..], content].concat();
+        let modulus = [vec![0], vec![0xff; octets]].concat();
+        pem("RSA PRIVATE KEY", &field(0x30, &[field(2, &[0]), field(2, &modulus), field(2, &[3])].concat()))
+    }
+
+    #[test]
+    fn short_rsa_keys_and_what_is_no_key_are_refused_in_words() {
+        let error = |secret: &str| signer(DkimAlgorithm::RsaSha256, secret).err().map(|e| e.to_string()).unwrap_or_default();
+        assert_eq!(error(&hollow_rsa(512)), "dkim key of `acme.example` has 512 bits; use 2048");
+        assert_eq!(error("secret"), "dkim key of `acme.example` is no RSA key in PEM (PKCS#1 or PKCS#8)");
+        let mut short = Signer { keys: Vec::new(), warnings: Vec::new() };
+        assert!(short.rsa("acme.example", &hollow_rsa(1024)).is_err(), "it is hollow");
+        assert_eq!(short.warnings(), ["dkim key of `acme.example` has 1024 bits; use 2048"]);
+        let seed = signer(DkimAlgorithm::Ed25519Sha256, "c2hvcnQ=").err().expect("refused");
+        assert!(!seed.to_string().contains("c2hvcnQ"), "{seed}");
+        let missing = Signer::new(&[entry("a.example", DkimAlgorithm::RsaSha256)], |_| Err("KEY is not set".to_owned()));
+        assert_eq!(missing.err().map(|e| e.to_string()), Some("dkim key of `a.example` cannot be read: KEY is not set".to_owned()));
+    }
+}

@@ -1,0 +1,172 @@
+//! Claims: rows that are due go into `sending`, in the commit that hands them out.
+
+use crate::db::DbError;
+use crate::model::address::Address;
+use crate::model::delivery::{Source, State};
+use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
+use crate::warmup::sqlite::outcomes::Deltas;
+use crate::warmup::sqlite::rows::{Context, address, state};
+use crate::warmup::sqlite::{backfill, emails, fan_out};
+use crate::warmup::store::{BackfillPace, Claim, Claimed, Lanes};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Retries before live mail before back-fill.
+const QUEUES: [i64; 3] = [0, 1, 2];
+
+pub fn claim(connection: &Connection, context: &mut Context, claims: &[Claim], now: i64) -> Result<Vec<Claimed>, DbError> {
+    let mut claimed = Vec::new();
+    for claim in claims {
+        let mut wanted = claim.rows_max;
+        for queue in QUEUES {
+            if wanted > 0 {
+                let before = claimed.len();
+                from_queue(connection, context, claim, (queue, wanted, now), &mut claimed)?;
+                wanted -= claimed.len() - before;
+            }
+        }
+    }
+    let begun: BTreeSet<(OrgId, i64)> = claimed.iter().map(|c| (c.delivery.org, c.delivery.email.0)).collect();
+    for (org, email) in begun {
+        emails::start(connection, context, org, email, now)?;
+    }
+    Ok(claimed)
+}
+
+/// A row as the index of due rows gives it.
+struct Due {
+    email: i64,
+    user: i64,
+    attempts: i64,
+    was: State,
+    queued_at: i64,
+    source: Source,
+    address: Address,
+    name: String,
+    suppressed: bool,
+}
+
+const DUE: &str = "
+    SELECT d.email, d.user, d.attempts, d.state, d.queued_at, d.source, u.address_key, u.address, u.name, u.suppressed_at IS NOT NULL
+    FROM deliveries d INDEXED BY deliveries_due JOIN users u ON u.org = d.org AND u.number = d.user
+    WHERE d.org = ?1 AND d.provider = ?2 AND d.queue = ?3 AND d.next_at <= ?4
+      AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)
+    ORDER BY d.next_at, d.email, d.user LIMIT ?5";
+
+fn from_queue(
+    connection: &Connection,
+    context: &mut Context,
+    claim: &Claim,
+    (queue, wanted, now): (i64, usize, i64),
+    claimed: &mut Vec<Claimed>,
+) -> Result<(), DbError> {
+    let provider = context.name_id(connection, &claim.provider)?;
+    let due = due(connection, claim.org, provider, (queue, wanted, now))?;
+    if due.is_empty() {
+        return Ok(());
+    }
+    let client = context.name_id(connection, &claim.client)?;
+    let provider = context.name(connection, provider)?;
+    let org_name = context.org_name(connection, claim.org)?;
+    let mut deltas = Deltas::default();
+    for row in due {
+        let delivery = DeliveryKey { org: claim.org, email: EmailNumber(row.email), user: UserNumber(row.user) };
+        if row.suppressed {
+            suppress(connection, context, delivery, &row, now)?;
+            deltas.moved(claim.org, row.email, row.was, State::Suppressed);
+            continue;
+        }
+        connection.prepare_cached("INSERT INTO sending (org, email, user, client, since) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute([
+            claim.org.0,
+            row.email,
+            row.user,
+            client,
+            now,
+        ])?;
+        let from_domain = context.from_domain(connection, claim.org, row.email)?;
+        claimed.push(Claimed {
+            delivery,
+            org_name: org_name.clone(),
+            address: row.address,
+            name: row.name,
+            provider: provider.clone(),
+            client: claim.client.clone(),
+            source: row.source,
+            was: row.was,
+            attempt: row.attempts + 1,
+            queued_at: row.queued_at,
+            message_id: context.tokens.recipient_message_id(delivery, &from_domain).into(),
+        });
+    }
+    deltas.write(connection, context, now)
+}
+
+fn due(connection: &Connection, org: OrgId, provider: i64, (queue, wanted, now): (i64, usize, i64)) -> Result<Vec<Due>, DbError> {
+    let mut statement = connection.prepare_cached(DUE)?;
+    let mut rows = statement.query(params![org.0, provider, queue, now, wanted as i64])?;
+    let mut due = Vec::new();
+    while let Some(row) = rows.next()? {
+        due.push(Due {
+            email: row.get(0)?,
+            user: row.get(1)?,
+            attempts: row.get(2)?,
+            was: state(row.get(3)?)?,
+            queued_at: row.get(4)?,
+            source: if row.get::<_, i64>(5)? == 0 { Source::Live } else { Source::Backfill },
+            address: address(row, "address_key", "address")?,
+            name: row.get(8)?,
+            suppressed: row.get(9)?,
+        });
+    }
+    Ok(due)
+}
+
+/// The user unsubscribed after the row was made.
+fn suppress(connection: &Connection, context: &mut Context, delivery: DeliveryKey, row: &Due, now: i64) -> Result<(), DbError> {
+    connection
+        .prepare_cached(
+            "UPDATE deliveries SET state = 5, queue = NULL, next_at = NULL, finished_at = ?4 WHERE org = ?1 AND email = ?2 AND user = ?3",
+        )?
+        .execute([delivery.org.0, delivery.email.0, delivery.user.0, now])?;
+    if row.source == Source::Backfill {
+        let at_once = BackfillPace { messages: 1, per: Duration::ZERO, hold_max: Duration::ZERO };
+        backfill::finished(connection, delivery, at_once, now)?;
+    }
+    fan_out::tell_suppressed(connection, context, delivery, row.source, now)
+}
+
+/// Walks the index of due rows from lane to lane, so that it costs a step a lane and not a step a row.
+pub fn lanes(connection: &Connection, now: i64) -> Result<Lanes, DbError> {
+    let mut lanes = Lanes::default();
+    let mut at = (i64::MIN, i64::MIN);
+    let mut next = connection.prepare_cached(
+        "SELECT d.org, d.provider, n.name FROM deliveries d INDEXED BY deliveries_due JOIN names n ON n.id = d.provider
+         WHERE d.queue IS NOT NULL AND (d.org, d.provider) > (?1, ?2) ORDER BY d.org, d.provider LIMIT 1",
+    )?;
+    loop {
+        let found: Option<(i64, i64, String)> =
+            next.query_row([at.0, at.1], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+        let Some((org, provider, name)) = found else { return Ok(lanes) };
+        at = (org, provider);
+        match earliest(connection, org, provider)? {
+            Some(due) if due <= now => lanes.due.push((OrgId(org), name)),
+            later => lanes.next_at = [lanes.next_at, later].into_iter().flatten().min(),
+        }
+    }
+}
+
+/// When the first row of a lane that no client has in hand is due.
+fn earliest(connection: &Connection, org: i64, provider: i64) -> Result<Option<i64>, DbError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT d.next_at FROM deliveries d INDEXED BY deliveries_due WHERE d.org = ?1 AND d.provider = ?2 AND d.queue = ?3
+         AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)
+         ORDER BY d.next_at, d.email, d.user LIMIT 1",
+    )?;
+    let mut first = None;
+    for queue in QUEUES {
+        let found: Option<i64> = statement.query_row([org, provider, queue], |row| row.get(0)).optional()?;
+        first = [first, found].into_iter().flatten().min();
+    }
+    Ok(first)
+}

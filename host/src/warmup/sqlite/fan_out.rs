@@ -1,0 +1,110 @@
+//! Fan-out: an email's frozen audience becomes delivery rows, some at a time, surviving a restart where it stood.
+
+use crate::bus::wire;
+use crate::db::DbError;
+use crate::model::delivery::{Said, Source, State};
+use crate::model::event::{Event, RecipientChanged};
+use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
+use crate::warmup::sqlite::rows::Context;
+use crate::warmup::sqlite::{emails, outbox};
+use crate::warmup::store::FanOut;
+use rusqlite::{Connection, OptionalExtension, params};
+
+pub fn next(connection: &Connection, rows: usize, checked_after: i64) -> Result<Option<FanOut>, DbError> {
+    let email: Option<(i64, i64, i64)> = connection
+        .prepare_cached("SELECT org, number, fanned_out FROM progress WHERE fanned_out < audience ORDER BY number, org LIMIT 1")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let Some((org, number, from)) = email else { return Ok(None) };
+    let mut statement = connection.prepare_cached(
+        "SELECT DISTINCT d.name FROM users u JOIN domains d ON d.id = u.domain
+         WHERE u.org = ?1 AND u.number > ?2 AND u.number <= ?2 + ?3 AND d.checked_at < ?4",
+    )?;
+    let unknown_domains =
+        statement.query_map(params![org, from, rows as i64, checked_after], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(Some(FanOut { org: OrgId(org), email: EmailNumber(number), unknown_domains }))
+}
+
+pub fn set_providers(connection: &Connection, context: &mut Context, found: &[(String, String)], now: i64) -> Result<(), DbError> {
+    for (domain, provider) in found {
+        let provider = context.name_id(connection, provider)?;
+        connection
+            .prepare_cached("UPDATE domains SET provider = ?2, checked_at = ?3 WHERE name = ?1")?
+            .execute(params![domain, provider, now])?;
+    }
+    Ok(())
+}
+
+pub fn fan_out(
+    connection: &Connection,
+    context: &mut Context,
+    org: OrgId,
+    email: EmailNumber,
+    rows: usize,
+    now: i64,
+) -> Result<(), DbError> {
+    let (from, audience): (i64, i64) = connection
+        .prepare_cached("SELECT fanned_out, audience FROM progress WHERE org = ?1 AND number = ?2")?
+        .query_row([org.0, email.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let to = audience.min(from + rows as i64);
+    connection
+        .prepare_cached(
+            "INSERT INTO deliveries (org, email, user, provider, queue, next_at, state, source, queued_at, finished_at)
+             SELECT u.org, ?2, u.number, d.provider, iif(u.suppressed_at IS NULL, 1, NULL), iif(u.suppressed_at IS NULL, e.created_at, NULL),
+                    iif(u.suppressed_at IS NULL, 0, 5), 0, e.created_at, iif(u.suppressed_at IS NULL, NULL, ?5)
+             FROM users u JOIN domains d ON d.id = u.domain JOIN emails e ON e.org = u.org AND e.number = ?2
+             WHERE u.org = ?1 AND u.number > ?3 AND u.number <= ?4 ORDER BY u.number",
+        )?
+        .execute([org.0, email.0, from, to, now])?;
+    let suppressed = suppressed(connection, org, from, to)?;
+    for user in &suppressed {
+        tell_suppressed(connection, context, DeliveryKey { org, email, user: UserNumber(*user) }, Source::Live, now)?;
+    }
+    connection
+        .prepare_cached("UPDATE progress SET fanned_out = ?3, suppressed = suppressed + ?4 WHERE org = ?1 AND number = ?2")?
+        .execute([org.0, email.0, to, suppressed.len() as i64])?;
+    if to == audience {
+        emails::complete(connection, context, org, email.0, now)?;
+    }
+    Ok(())
+}
+
+fn suppressed(connection: &Connection, org: OrgId, from: i64, to: i64) -> Result<Vec<i64>, DbError> {
+    let mut statement = connection
+        .prepare_cached("SELECT number FROM users WHERE org = ?1 AND number > ?2 AND number <= ?3 AND suppressed_at IS NOT NULL")?;
+    let found = statement.query_map([org.0, from, to], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(found)
+}
+
+/// Writes the event that a user who wants no mail got none.
+pub fn tell_suppressed(
+    connection: &Connection,
+    context: &mut Context,
+    delivery: DeliveryKey,
+    source: Source,
+    now: i64,
+) -> Result<(), DbError> {
+    let (domain, provider, attempts): (String, String, i64) = connection
+        .prepare_cached(
+            "SELECT d.name, n.name, coalesce(v.attempts, 0) FROM users u JOIN domains d ON d.id = u.domain
+             JOIN names n ON n.id = d.provider
+             LEFT JOIN deliveries v ON v.org = u.org AND v.email = ?3 AND v.user = u.number WHERE u.org = ?1 AND u.number = ?2",
+        )?
+        .query_row([delivery.org.0, delivery.user.0, delivery.email.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let from_domain = context.from_domain(connection, delivery.org, delivery.email.0)?;
+    let event = Event::Recipient(RecipientChanged {
+        org: context.org_name(connection, delivery.org)?,
+        email: delivery.email,
+        user: delivery.user,
+        state: State::Suppressed,
+        attempt: attempts,
+        source,
+        domain: domain.into(),
+        provider: provider.into(),
+        message_id: context.tokens.recipient_message_id(delivery, &from_domain),
+        client: None,
+        said: Said::default(),
+        at: now,
+    });
+    outbox::add(connection, context, wire::encode(&event))
+}

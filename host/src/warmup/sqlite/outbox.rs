@@ -1,0 +1,44 @@
+//! The outbox: events that wait for the relay.
+
+use crate::bus::{Outgoing, Record, Topic};
+use crate::db::DbError;
+use crate::warmup::sqlite::rows::Context;
+use rusqlite::{Connection, params};
+
+const TOPICS: [Topic; 3] = [Topic::Emails, Topic::Recipients, Topic::Facts];
+
+pub fn add(connection: &Connection, context: &Context, record: Record) -> Result<(), DbError> {
+    connection
+        .prepare_cached("INSERT INTO outbox (topic, key, id, kind, org, at, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+        .execute(params![record.topic as i64, record.key, record.id, record.kind, record.org, record.at, record.payload])?;
+    context.outgoing();
+    Ok(())
+}
+
+pub fn pending(connection: &Connection, max: usize) -> Result<Vec<Outgoing>, DbError> {
+    let mut statement =
+        connection.prepare_cached("SELECT number, topic, key, id, kind, org, at, payload FROM outbox ORDER BY number LIMIT ?1")?;
+    let found = statement
+        .query_map([max as i64], |row| {
+            let topic = row.get::<_, i64>(1)? as usize;
+            Ok(Outgoing {
+                number: row.get(0)?,
+                record: Record {
+                    topic: TOPICS.get(topic).copied().unwrap_or(Topic::Recipients),
+                    key: row.get(2)?,
+                    id: row.get(3)?,
+                    kind: row.get::<_, String>(4)?.into(),
+                    org: row.get(5)?,
+                    at: row.get(6)?,
+                    payload: row.get(7)?,
+                },
+            })
+        })?
+        .collect::<Result<_, _>>()?;
+    Ok(found)
+}
+
+pub fn published(connection: &Connection, number: i64) -> Result<(), DbError> {
+    connection.prepare_cached("DELETE FROM outbox WHERE number <= ?1")?.execute([number])?;
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! What became of claimed rows: state, event, counters and back-fill in one commit. And what the limits have counted.
+
+use crate::bus::wire;
+use crate::db::DbError;
+use crate::model::delivery::{Said, Source, State};
+use crate::model::event::{Event, RecipientChanged};
+use crate::model::name::OrgId;
+use crate::warmup::sqlite::rows::{Context, fault_number};
+use crate::warmup::sqlite::{backfill, emails, outbox};
+use crate::warmup::store::{BackfillPace, Claimed, Recorded, Settled, Turn, Usage};
+use rusqlite::{Connection, params};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The pace of an organization whose settings are gone.
+const PACE: BackfillPace = BackfillPace { messages: 1, per: Duration::from_secs(10), hold_max: Duration::from_secs(3600) };
+
+/// How the counters of one email change.
+#[derive(Default)]
+pub struct Deltas(BTreeMap<(OrgId, i64), [i64; 7]>);
+
+impl Deltas {
+    pub fn moved(&mut self, org: OrgId, email: i64, from: State, to: State) {
+        let counts = self.0.entry((org, email)).or_default();
+        counts[from as usize] -= 1;
+        counts[to as usize] += 1;
+    }
+
+    /// Writes the changes and completes the emails that nobody waits for any more.
+    pub fn write(self, connection: &Connection, context: &mut Context, now: i64) -> Result<(), DbError> {
+        for ((org, email), counts) in self.0 {
+            let of = |state: State| counts[state as usize];
+            connection
+                .prepare_cached(
+                    "UPDATE progress SET deferred = deferred + ?3, sent = sent + ?4, failed = failed + ?5, suppressed = suppressed + ?6,
+                     unknown = unknown + ?7 WHERE org = ?1 AND number = ?2",
+                )?
+                .execute(params![
+                    org.0,
+                    email,
+                    of(State::Deferred),
+                    of(State::Sent),
+                    of(State::Failed),
+                    of(State::Suppressed),
+                    of(State::Unknown)
+                ])?;
+            emails::complete(connection, context, org, email, now)?;
+        }
+        Ok(())
+    }
+}
+
+pub fn record(connection: &Connection, context: &mut Context, turn: &Turn) -> Result<(), DbError> {
+    let mut deltas = Deltas::default();
+    for recorded in &turn.outcomes {
+        let pace = turn.paces.get(&recorded.claimed.delivery.org).copied().unwrap_or(PACE);
+        one(connection, context, recorded, pace, &mut deltas)?;
+    }
+    deltas.write(connection, context, turn.now)
+}
+
+fn one(
+    connection: &Connection,
+    context: &mut Context,
+    recorded: &Recorded,
+    pace: BackfillPace,
+    deltas: &mut Deltas,
+) -> Result<(), DbError> {
+    let (claimed, at) = (&*recorded.claimed, recorded.at);
+    let key = claimed.delivery;
+    connection.prepare_cached("DELETE FROM sending WHERE org = ?1 AND email = ?2 AND user = ?3")?.execute([
+        key.org.0,
+        key.email.0,
+        key.user.0,
+    ])?;
+    let (state, said, next_at) = match &recorded.result {
+        Settled::Sent(said) => (State::Sent, said, None),
+        Settled::Failed(said) => (State::Failed, said, None),
+        Settled::Deferred { said, next_at } => (State::Deferred, said, Some(*next_at)),
+        Settled::Unknown { said, resend_at } => (State::Unknown, said, *resend_at),
+        Settled::Returned { next_at } => return give_back(connection, claimed, *next_at),
+    };
+    update(connection, context, claimed, state, said, next_at, at)?;
+    deltas.moved(key.org, key.email.0, claimed.was, state);
+    if claimed.source == Source::Backfill {
+        match state.is_final() {
+            true => backfill::finished(connection, key, pace, at)?,
+            false => backfill::held(connection, key, pace, at)?,
+        }
+    }
+    outbox::add(connection, context, wire::encode(&Event::Recipient(changed(claimed, state, said, at))))
+}
+
+fn give_back(connection: &Connection, claimed: &Claimed, next_at: i64) -> Result<(), DbError> {
+    let key = claimed.delivery;
+    connection
+        .prepare_cached("UPDATE deliveries SET next_at = max(next_at, ?4) WHERE org = ?1 AND email = ?2 AND user = ?3")?
+        .execute([key.org.0, key.email.0, key.user.0, next_at])?;
+    Ok(())
+}
+
+fn update(
+    connection: &Connection,
+    context: &mut Context,
+    claimed: &Claimed,
+    state: State,
+    said: &Said,
+    next_at: Option<i64>,
+    at: i64,
+) -> Result<(), DbError> {
+    let client = context.name_id(connection, &claimed.client)?;
+    let key = claimed.delivery;
+    let queue = next_at.map(|_| if claimed.source == Source::Live { 0 } else { 2 });
+    let reply = said.reply.as_ref();
+    connection
+        .prepare_cached(
+            "UPDATE deliveries SET state = ?4, queue = ?5, next_at = ?6, attempts = ?7, client = ?8, finished_at = ?9, code = ?10,
+             enhanced = ?11, reply = ?12, fault = ?13, detail = ?14 WHERE org = ?1 AND email = ?2 AND user = ?3",
+        )?
+        .execute(params![
+            key.org.0,
+            key.email.0,
+            key.user.0,
+            state as i64,
+            queue,
+            next_at,
+            claimed.attempt,
+            client,
+            (next_at.is_none()).then_some(at),
+            reply.map(|r| r.code),
+            reply.and_then(|r| r.enhanced).map(|e| e.to_string()),
+            reply.map(|r| &r.text),
+            fault_number(said.fault),
+            said.detail
+        ])?;
+    Ok(())
+}
+
+pub fn changed(claimed: &Claimed, state: State, said: &Said, at: i64) -> RecipientChanged {
+    RecipientChanged {
+        org: claimed.org_name.clone(),
+        email: claimed.delivery.email,
+        user: claimed.delivery.user,
+        state,
+        attempt: claimed.attempt,
+        source: claimed.source,
+        domain: claimed.address.domain().into(),
+        provider: claimed.provider.clone(),
+        message_id: claimed.message_id.to_string(),
+        client: Some(claimed.client.clone()),
+        said: said.clone(),
+        at,
+    }
+}
+
+pub fn write_usage(connection: &Connection, usage: &[Usage]) -> Result<(), DbError> {
+    for part in usage {
+        let key = params![part.scope, part.per_ms, part.bucket_ms, part.boot_id];
+        if part.count == 0 {
+            connection
+                .prepare_cached("DELETE FROM usage WHERE scope = ?1 AND per_ms = ?2 AND bucket_ms = ?3 AND boot_id = ?4")?
+                .execute(key)?;
+            continue;
+        }
+        connection
+            .prepare_cached(
+                "INSERT INTO usage (scope, per_ms, bucket_ms, boot_id, bucket_wall_ms, count) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT DO UPDATE SET count = excluded.count",
+            )?
+            .execute(params![part.scope, part.per_ms, part.bucket_ms, part.boot_id, part.bucket_wall_ms, part.count])?;
+    }
+    Ok(())
+}
+
+pub fn read_usage(connection: &Connection) -> Result<Vec<Usage>, DbError> {
+    let mut statement = connection.prepare_cached("SELECT scope, per_ms, bucket_ms, boot_id, bucket_wall_ms, count FROM usage")?;
+    let found = statement
+        .query_map([], |row| {
+            Ok(Usage {
+                scope: row.get(0)?,
+                per_ms: row.get(1)?,
+                bucket_ms: row.get(2)?,
+                boot_id: row.get(3)?,
+                bucket_wall_ms: row.get(4)?,
+                count: row.get(5)?,
+            })
+        })?
+        .collect::<Result<_, _>>()?;
+    Ok(found)
+}

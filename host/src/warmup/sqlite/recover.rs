@@ -1,0 +1,181 @@
+//! What a process that died left behind, and how a person settles what is unknown.
+
+use crate::bus::wire;
+use crate::db::DbError;
+use crate::model::address::Address;
+use crate::model::delivery::{Said, Source, State};
+use crate::model::event::{Event, RecipientChanged};
+use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
+use crate::warmup::sqlite::outbox;
+use crate::warmup::sqlite::outcomes::Deltas;
+use crate::warmup::sqlite::rows::{Context, email_exists, state};
+use crate::warmup::store::{Action, Recovered, Which};
+use rusqlite::{Connection, Row, params};
+use std::sync::Arc;
+
+/// Why a row is unknown after a crash.
+pub const CRASHED: &str = "the process ended while a client had the message in hand";
+/// Why a row is failed after a person dropped it.
+pub const DROPPED: &str = "dropped by a person";
+
+/// A row in doubt, with what its event needs.
+struct Doubt {
+    delivery: DeliveryKey,
+    was: State,
+    attempts: i64,
+    source: Source,
+    domain: Arc<str>,
+    provider: Arc<str>,
+    client: Option<Arc<str>>,
+}
+
+impl Doubt {
+    fn read(row: &Row<'_>) -> Result<Doubt, DbError> {
+        let text = |name: &str| row.get::<_, Option<String>>(name).map(|t| t.map(Arc::<str>::from));
+        Ok(Doubt {
+            delivery: DeliveryKey {
+                org: OrgId(row.get("org")?),
+                email: EmailNumber(row.get("email")?),
+                user: UserNumber(row.get("user")?),
+            },
+            was: state(row.get("state")?)?,
+            attempts: row.get("attempts")?,
+            source: if row.get::<_, i64>("source")? == 0 { Source::Live } else { Source::Backfill },
+            domain: text("domain")?.unwrap_or_default(),
+            provider: text("provider")?.unwrap_or_default(),
+            client: text("client")?,
+        })
+    }
+
+    fn tell(&self, connection: &Connection, context: &mut Context, state: State, detail: &str, now: i64) -> Result<(), DbError> {
+        let from_domain = context.from_domain(connection, self.delivery.org, self.delivery.email.0)?;
+        let event = Event::Recipient(RecipientChanged {
+            org: context.org_name(connection, self.delivery.org)?,
+            email: self.delivery.email,
+            user: self.delivery.user,
+            state,
+            attempt: self.attempts,
+            source: self.source,
+            domain: self.domain.clone(),
+            provider: self.provider.clone(),
+            message_id: context.tokens.recipient_message_id(self.delivery, &from_domain),
+            client: self.client.clone(),
+            said: Said { detail: Some(detail.to_owned()), ..Said::default() },
+            at: now,
+        });
+        outbox::add(connection, context, wire::encode(&event))
+    }
+}
+
+const LEFT: &str = "
+    SELECT d.org, d.email, d.user, d.state, d.attempts + 1 AS attempts, d.source, m.name AS domain, p.name AS provider, c.name AS client
+    FROM sending s JOIN deliveries d ON d.org = s.org AND d.email = s.email AND d.user = s.user
+    JOIN users u ON u.org = d.org AND u.number = d.user JOIN domains m ON m.id = u.domain
+    JOIN names p ON p.id = d.provider JOIN names c ON c.id = s.client ORDER BY s.org, s.email, s.user";
+
+pub fn recover(connection: &Connection, context: &mut Context, resend: &[OrgName], now: i64) -> Result<Vec<Recovered>, DbError> {
+    let left = doubts(connection, LEFT, params![])?;
+    let mut deltas = Deltas::default();
+    let mut recovered = Vec::new();
+    for doubt in left {
+        let key = doubt.delivery;
+        let again = resend.contains(&context.org_name(connection, key.org)?);
+        let queue = again.then_some(if doubt.source == Source::Live { 0 } else { 2 });
+        connection
+            .prepare_cached(
+                "UPDATE deliveries SET state = 6, attempts = ?4, queue = ?5, next_at = ?6, detail = ?7, finished_at = ?8,
+                 client = (SELECT client FROM sending WHERE org = ?1 AND email = ?2 AND user = ?3), code = NULL, enhanced = NULL,
+                 reply = NULL, fault = NULL WHERE org = ?1 AND email = ?2 AND user = ?3",
+            )?
+            .execute(params![
+                key.org.0,
+                key.email.0,
+                key.user.0,
+                doubt.attempts,
+                queue,
+                again.then_some(now),
+                CRASHED,
+                (!again).then_some(now)
+            ])?;
+        deltas.moved(key.org, key.email.0, doubt.was, State::Unknown);
+        doubt.tell(connection, context, State::Unknown, CRASHED, now)?;
+        let client = doubt.client.as_deref().unwrap_or_default().to_owned();
+        recovered.push(Recovered { delivery: key, provider: doubt.provider.to_string(), client });
+    }
+    connection.execute("DELETE FROM sending", [])?;
+    deltas.write(connection, context, now)?;
+    Ok(recovered)
+}
+
+fn doubts(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql]) -> Result<Vec<Doubt>, DbError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(Doubt::read(row)?);
+    }
+    Ok(found)
+}
+
+const UNKNOWN: &str = "
+    SELECT d.org, d.email, d.user, d.state, d.attempts, d.source, m.name AS domain, p.name AS provider, c.name AS client
+    FROM deliveries d JOIN users u ON u.org = d.org AND u.number = d.user JOIN domains m ON m.id = u.domain
+    JOIN names p ON p.id = d.provider LEFT JOIN names c ON c.id = d.client
+    WHERE d.org = ?1 AND d.email = ?2 AND d.state = 6 AND (?3 IS NULL OR u.address_key = ?3)
+      AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)";
+
+pub fn resolve(
+    connection: &Connection,
+    context: &mut Context,
+    org: OrgId,
+    email: EmailNumber,
+    which: &Which,
+    action: Action,
+    now: i64,
+) -> Result<usize, DbError> {
+    if !email_exists(connection, org, email.0)? {
+        return Ok(0);
+    }
+    let wanted: Vec<Option<String>> = match which {
+        Which::All => vec![None],
+        Which::Recipients(addresses) => addresses.iter().map(|a: &Address| Some(a.key())).collect(),
+    };
+    let mut deltas = Deltas::default();
+    let mut settled = 0;
+    for address in wanted {
+        for doubt in doubts(connection, UNKNOWN, params![org.0, email.0, address])? {
+            settle(connection, context, &doubt, action, now)?;
+            let to = if action == Action::Resend { State::Queued } else { State::Failed };
+            deltas.moved(org, email.0, State::Unknown, to);
+            settled += 1;
+        }
+    }
+    deltas.write(connection, context, now)?;
+    Ok(settled)
+}
+
+fn settle(connection: &Connection, context: &mut Context, doubt: &Doubt, action: Action, now: i64) -> Result<(), DbError> {
+    let key = doubt.delivery;
+    if action == Action::Resend {
+        let queue = if doubt.source == Source::Live { 0 } else { 2 };
+        connection
+            .prepare_cached(
+                "UPDATE deliveries SET state = 0, queue = ?4, next_at = ?5, finished_at = NULL WHERE org = ?1 AND email = ?2 AND user = ?3",
+            )?
+            .execute(params![key.org.0, key.email.0, key.user.0, queue, now])?;
+        connection
+            .prepare_cached("UPDATE progress SET completed_at = NULL WHERE org = ?1 AND number = ?2")?
+            .execute([key.org.0, key.email.0])?;
+        return Ok(());
+    }
+    connection
+        .prepare_cached(
+            "UPDATE deliveries SET state = 4, queue = NULL, next_at = NULL, finished_at = ?4, detail = ?5 WHERE org = ?1 AND email = ?2 AND user = ?3",
+        )?
+        .execute(params![key.org.0, key.email.0, key.user.0, now, DROPPED])?;
+    if doubt.source == Source::Backfill {
+        let pace = crate::warmup::store::BackfillPace { messages: 1, per: std::time::Duration::ZERO, hold_max: std::time::Duration::ZERO };
+        crate::warmup::sqlite::backfill::finished(connection, key, pace, now)?;
+    }
+    doubt.tell(connection, context, State::Failed, DROPPED, now)
+}

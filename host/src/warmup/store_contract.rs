@@ -1,0 +1,348 @@
+//! The contract of warmup's store: every adapter passes it. It reads like the promises of `store`.
+
+use crate::bus::{Outbox, wire};
+use crate::model::address::Address;
+use crate::model::delivery::{Counts, Said, State};
+use crate::model::email::{Mailbox, NewEmail};
+use crate::model::event::Event;
+use crate::model::name::{EmailNumber, OrgId, OrgName, UserNumber};
+use crate::model::user::{BackfillState, NewUser};
+use crate::warmup::sqlite::SqliteStore;
+use crate::warmup::store::*;
+use postwarm_plugin_api::Reply;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+const NOW: i64 = 1_764_000_000_000;
+const ROWS: usize = 1_000;
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    store: SqliteStore,
+    org: OrgId,
+}
+
+impl Fixture {
+    async fn new() -> Fixture {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("warmup.db")).unwrap();
+        let org = store.organization(&OrgName::parse("acme").unwrap()).await.unwrap();
+        Fixture { folder, store, org }
+    }
+
+    /// The process dies and another one opens the database.
+    async fn restart(self) -> Fixture {
+        let Fixture { folder, store, org } = self;
+        drop(store);
+        let store = SqliteStore::open(&folder.path().join("warmup.db")).unwrap();
+        Fixture { folder, store, org }
+    }
+
+    async fn register(&self, address: &str, now: i64) {
+        self.store.register(self.org, user(address), now).await.unwrap();
+    }
+
+    async fn accept(&self, now: i64) -> EmailNumber {
+        match self.store.accept(self.org, email(), None, now).await.unwrap() {
+            Accepted::New { email, .. } => email,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn fan_out(&self) {
+        while let Some(next) = self.store.fan_out_next(ROWS, NOW - 1).await.unwrap() {
+            let found = next.unknown_domains.into_iter().map(|d| (d, "other".to_owned())).collect();
+            self.store.set_providers(found, NOW).await.unwrap();
+            self.store.fan_out(next.org, next.email, ROWS, NOW).await.unwrap();
+        }
+    }
+
+    async fn claim(&self, rows_max: usize, now: i64) -> Vec<Arc<Claimed>> {
+        let claim = Claim { org: self.org, provider: "other".into(), client: "relay".into(), rows_max };
+        let turn = Turn { claims: vec![claim], now, ..Turn::default() };
+        self.store.turn(turn).await.unwrap().into_iter().map(Arc::new).collect()
+    }
+
+    async fn record(&self, claimed: &[Arc<Claimed>], result: Settled, now: i64) {
+        let recorded = |c: &Arc<Claimed>| Recorded { claimed: c.clone(), result: result.clone(), at: now };
+        let pace = BackfillPace { messages: 1, per: Duration::from_secs(10), hold_max: Duration::from_secs(3600) };
+        let turn = Turn {
+            outcomes: claimed.iter().map(recorded).collect(),
+            paces: Arc::new(HashMap::from([(self.org, pace)])),
+            now,
+            ..Turn::default()
+        };
+        self.store.turn(turn).await.unwrap();
+    }
+
+    async fn counts(&self, email: EmailNumber) -> Counts {
+        self.store.email(self.org, email).await.unwrap().unwrap().counts
+    }
+
+    async fn states(&self, email: EmailNumber) -> Vec<&'static str> {
+        let page = DeliveryPage { state: None, after: UserNumber(0), limit: 100 };
+        self.store.deliveries(self.org, email, page).await.unwrap().iter().map(|d| d.state.as_str()).collect()
+    }
+
+    async fn events(&self) -> Vec<String> {
+        let pending = self.store.pending(1_000).await.unwrap();
+        let text = |o: crate::bus::Outgoing| match wire::decode(o.record.topic, &o.record.payload).unwrap() {
+            Event::Email(e) => format!("email {} {:?}", e.email.0, e.progress).to_lowercase(),
+            Event::Recipient(r) => format!("{}.{} {} #{}", r.email.0, r.user.0, r.state.as_str(), r.attempt),
+            Event::Facts(_) => "facts".to_owned(),
+        };
+        pending.into_iter().map(text).collect()
+    }
+}
+
+fn user(address: &str) -> NewUser {
+    NewUser { name: "Somebody".into(), address: Address::parse(address).unwrap() }
+}
+
+fn email() -> NewEmail {
+    let from = Mailbox { name: Some("Acme".into()), address: Address::parse("news@acme.example").unwrap() };
+    NewEmail {
+        from,
+        reply_to: None,
+        subject: "Hello".into(),
+        body: "Text".into(),
+        html: None,
+        headers: vec![("X-A".into(), "b: c".into())],
+    }
+}
+
+fn sent() -> Settled {
+    Settled::Sent(said(250, "ok"))
+}
+
+fn said(code: u16, text: &str) -> Said {
+    Said { reply: Some(Reply { code, enhanced: None, text: text.into() }), ..Said::default() }
+}
+
+#[tokio::test]
+async fn an_address_registers_once_whatever_its_case() {
+    let f = Fixture::new().await;
+    let first = f.store.register(f.org, user("Alice@Example.com"), NOW).await.unwrap();
+    let again = f.store.register(f.org, user("alice@example.COM"), NOW + 5).await.unwrap();
+    let (Registered::New(first), Registered::Existing(again)) = (first, again) else { panic!("new, then existing") };
+    assert_eq!(first, again);
+    assert_eq!(again.address.as_str(), "Alice@Example.com");
+    let imported = f.store.import(f.org, vec![user("bob@example.com"), user("ALICE@example.com"), user("bob@example.com")], false, NOW);
+    assert_eq!(imported.await.unwrap(), Imported { created: 1, existing: 2 });
+    assert_eq!(f.store.users(f.org, UserNumber(1), 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_broadcast_reaches_who_was_registered_before_it_and_its_counts_add_up() {
+    let f = Fixture::new().await;
+    for name in ["a", "b", "c"] {
+        f.register(&format!("{name}@x.example"), NOW).await;
+    }
+    let email = f.accept(NOW).await;
+    f.register("late@x.example", NOW + 1).await;
+    assert_eq!(f.states(email).await, ["queued", "queued", "queued"], "before the fan-out");
+    f.fan_out().await;
+    let claimed = f.claim(2, NOW).await;
+    assert_eq!(f.counts(email).await, Counts { queued: 1, sending: 2, ..Counts::default() });
+    f.record(&claimed, sent(), NOW + 10).await;
+    assert_eq!(f.counts(email).await, Counts { queued: 1, sent: 2, ..Counts::default() });
+    let last = f.claim(10, NOW).await;
+    assert_eq!(last.len(), 1, "nobody twice");
+    f.record(&last, Settled::Failed(said(550, "no such user")), NOW + 20).await;
+    assert_eq!(f.states(email).await, ["sent", "sent", "failed"]);
+    let expected = ["email 1 accepted", "email 1 started", "1.1 sent #1", "1.2 sent #1", "1.3 failed #1", "email 1 completed"];
+    assert_eq!(f.events().await, expected);
+}
+
+#[tokio::test]
+async fn what_a_dead_process_had_in_hand_is_unknown_and_listed_and_nothing_else() {
+    let f = Fixture::new().await;
+    for name in ["a", "b", "c"] {
+        f.register(&format!("{name}@x.example"), NOW).await;
+    }
+    let email = f.accept(NOW).await;
+    f.fan_out().await;
+    f.claim(2, NOW).await;
+    let f = f.restart().await;
+    let left = f.store.recover(&[], NOW + 5).await.unwrap();
+    assert_eq!(left.len(), 2);
+    assert_eq!(f.states(email).await, ["unknown", "unknown", "queued"]);
+    assert_eq!(f.claim(10, NOW + 5).await.len(), 1, "an unknown one is not sent again by itself");
+}
+
+#[tokio::test]
+async fn an_organization_that_wants_unknown_mail_again_gets_it_after_it_was_listed() {
+    let f = Fixture::new().await;
+    f.register("a@x.example", NOW).await;
+    f.accept(NOW).await;
+    f.fan_out().await;
+    f.claim(1, NOW).await;
+    let f = f.restart().await;
+    f.store.recover(&[OrgName::parse("acme").unwrap()], NOW + 5).await.unwrap();
+    assert!(f.events().await.contains(&"1.1 unknown #1".to_owned()));
+    let again = f.claim(1, NOW + 5).await;
+    assert_eq!(again.iter().map(|c| c.attempt).collect::<Vec<_>>(), [2]);
+}
+
+#[tokio::test]
+async fn a_person_resends_or_drops_what_is_unknown() {
+    let f = Fixture::new().await;
+    for name in ["a", "b"] {
+        f.register(&format!("{name}@x.example"), NOW).await;
+    }
+    let email = f.accept(NOW).await;
+    f.fan_out().await;
+    let claimed = f.claim(2, NOW).await;
+    f.record(&claimed, Settled::Unknown { said: Said::default(), resend_at: None }, NOW).await;
+    let one = Which::Recipients(vec![Address::parse("A@x.example").unwrap()]);
+    assert_eq!(f.store.resolve(f.org, email, one, Action::Resend, NOW + 1).await.unwrap(), 1);
+    assert_eq!(f.store.resolve(f.org, email, Which::All, Action::Drop, NOW + 1).await.unwrap(), 1);
+    assert_eq!(f.states(email).await, ["queued", "failed"]);
+    assert_eq!(f.counts(email).await, Counts { queued: 1, failed: 1, ..Counts::default() });
+    assert_eq!(f.store.resolve(f.org, email, Which::All, Action::Drop, NOW + 2).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn deferred_mail_waits_for_its_time_and_goes_before_fresh_mail() {
+    let f = Fixture::new().await;
+    for name in ["a", "b"] {
+        f.register(&format!("{name}@x.example"), NOW).await;
+    }
+    let email = f.accept(NOW).await;
+    f.fan_out().await;
+    let first = f.claim(1, NOW).await;
+    f.record(&first, Settled::Deferred { said: said(451, "later"), next_at: NOW + 100 }, NOW).await;
+    assert_eq!(f.counts(email).await, Counts { queued: 1, deferred: 1, ..Counts::default() });
+    let second = f.claim(1, NOW + 99).await;
+    assert_eq!(second[0].delivery.user, UserNumber(2));
+    f.record(&second, Settled::Returned { next_at: NOW }, NOW + 99).await;
+    let retry = f.claim(1, NOW + 100).await;
+    assert_eq!((retry[0].delivery.user, retry[0].attempt, retry[0].was), (UserNumber(1), 2, State::Deferred));
+    let lanes = f.store.lanes(NOW + 100).await.unwrap();
+    assert_eq!(lanes.due, [(f.org, "other".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_message_that_was_not_attempted_is_as_it_was_and_tells_nobody() {
+    let f = Fixture::new().await;
+    f.register("a@x.example", NOW).await;
+    let email = f.accept(NOW).await;
+    f.fan_out().await;
+    let claimed = f.claim(1, NOW).await;
+    f.record(&claimed, Settled::Returned { next_at: NOW + 50 }, NOW).await;
+    assert_eq!(f.states(email).await, ["queued"]);
+    assert_eq!(f.events().await, ["email 1 accepted", "email 1 started"]);
+    assert!(f.claim(1, NOW + 49).await.is_empty());
+    assert_eq!(f.claim(1, NOW + 50).await[0].attempt, 1);
+}
+
+#[tokio::test]
+async fn who_unsubscribes_gets_nothing_more_and_registering_again_does_not_lift_it() {
+    let f = Fixture::new().await;
+    f.register("a@x.example", NOW).await;
+    let email = f.accept(NOW).await;
+    f.fan_out().await;
+    let claimed = f.claim(1, NOW).await;
+    f.record(&claimed, sent(), NOW).await;
+    let second = f.accept(NOW).await;
+    f.fan_out().await;
+    assert!(f.store.unsubscribe(claimed[0].delivery, NOW + 1).await.unwrap());
+    assert!(f.store.unsubscribe(claimed[0].delivery, NOW + 2).await.unwrap(), "twice is once");
+    assert!(f.claim(1, NOW + 3).await.is_empty());
+    f.register("a@x.example", NOW + 4).await;
+    let third = f.accept(NOW + 5).await;
+    f.fan_out().await;
+    assert_eq!(
+        (f.states(email).await, f.states(second).await, f.states(third).await),
+        (vec!["sent"], vec!["suppressed"], vec!["suppressed"])
+    );
+    assert!(f.events().await.contains(&"3.1 suppressed #0".to_owned()));
+}
+
+#[tokio::test]
+async fn a_newcomer_gets_the_earlier_emails_in_order_each_once_at_the_pace() {
+    let f = Fixture::new().await;
+    for _ in 0..3 {
+        f.accept(NOW).await;
+    }
+    f.register("new@x.example", NOW).await;
+    f.accept(NOW + 1).await;
+    f.fan_out().await;
+    let mut got = Vec::new();
+    let mut now = NOW + 2;
+    for _ in 0..8 {
+        f.store.backfill_step(10, now).await.unwrap();
+        for claimed in f.claim(10, now).await {
+            got.push((claimed.delivery.email.0, (now - NOW) / 1000));
+            f.record(&[claimed], sent(), now).await;
+        }
+        now += 5_000;
+    }
+    assert_eq!(got, [(4, 0), (1, 0), (2, 10), (3, 20)], "live mail first, then one every ten seconds");
+    let (_, backfill) = f.store.user(f.org, &Address::parse("new@x.example").unwrap()).await.unwrap().unwrap();
+    assert_eq!((backfill.emails, backfill.done, backfill.state), (3, 3, BackfillState::Done));
+    assert_eq!(f.store.email(f.org, EmailNumber(1)).await.unwrap().unwrap().recipients, 1, "back-fill counts as a recipient");
+}
+
+#[tokio::test]
+async fn a_deferred_email_holds_the_next_one_up_for_hold_max_at_most() {
+    let f = Fixture::new().await;
+    f.accept(NOW).await;
+    f.accept(NOW).await;
+    f.register("new@x.example", NOW).await;
+    f.store.backfill_step(10, NOW).await.unwrap();
+    let first = f.claim(1, NOW).await;
+    f.record(&first, Settled::Deferred { said: said(451, "later"), next_at: NOW + 8_000_000 }, NOW).await;
+    f.store.backfill_step(10, NOW + 3_599_999).await.unwrap();
+    assert!(f.claim(1, NOW + 3_599_999).await.is_empty());
+    f.store.backfill_step(10, NOW + 3_600_000).await.unwrap();
+    let second = f.claim(1, NOW + 3_600_000).await;
+    assert_eq!(second[0].delivery.email, EmailNumber(2));
+}
+
+#[tokio::test]
+async fn an_idempotency_key_gives_the_same_answer_for_a_day() {
+    let f = Fixture::new().await;
+    let key = |body: u8| Some(Idempotency { key: "k".into(), body_hash: [body; 32] });
+    let first = f.store.accept(f.org, email(), key(1), NOW).await.unwrap();
+    assert_eq!(first, Accepted::New { email: EmailNumber(1), recipients: 0 });
+    assert_eq!(f.store.accept(f.org, email(), key(1), NOW + 1).await.unwrap(), Accepted::Again { email: EmailNumber(1), recipients: 0 });
+    assert_eq!(f.store.accept(f.org, email(), key(2), NOW + 1).await.unwrap(), Accepted::OtherBody);
+    let next_day = f.store.accept(f.org, email(), key(2), NOW + 86_400_001).await.unwrap();
+    assert_eq!(next_day, Accepted::New { email: EmailNumber(2), recipients: 0 });
+}
+
+#[tokio::test]
+async fn an_email_comes_back_as_it_was_accepted() {
+    let f = Fixture::new().await;
+    let number = f.accept(NOW).await;
+    assert_eq!(f.store.content(f.org, number).await.unwrap().unwrap().content, email());
+}
+
+#[tokio::test]
+async fn what_the_limits_counted_survives() {
+    let f = Fixture::new().await;
+    let part = |bucket_ms: i64, count: i64| Usage {
+        scope: "client/acme/relay".into(),
+        per_ms: 3_600_000,
+        bucket_ms,
+        bucket_wall_ms: NOW,
+        boot_id: "b".into(),
+        count,
+    };
+    f.store.turn(Turn { usage: vec![part(1, 5), part(2, 7)], now: NOW, ..Turn::default() }).await.unwrap();
+    f.store.turn(Turn { usage: vec![part(1, 0), part(2, 9)], now: NOW, ..Turn::default() }).await.unwrap();
+    let f = f.restart().await;
+    assert_eq!(f.store.usage().await.unwrap(), [part(2, 9)]);
+}
+
+#[tokio::test]
+async fn published_records_leave_the_outbox_in_order() {
+    let f = Fixture::new().await;
+    f.accept(NOW).await;
+    f.accept(NOW).await;
+    let pending = f.store.pending(2).await.unwrap();
+    f.store.published(pending[1].number).await.unwrap();
+    assert_eq!(f.events().await, ["email 2 accepted", "email 2 completed"]);
+}

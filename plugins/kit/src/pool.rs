@@ -1,0 +1,304 @@
+//! The queue of one client and the connection tasks that serve it.
+//!
+//! Invariant: holds at most `connections_max` tasks, started only as the queue is deep.
+//! Invariant: a queued job always has somebody who will answer it: a task, a task to be, or its caller's deadline.
+
+use crate::classify::Classify;
+use crate::connection::Connection;
+use crate::handshake::{self, Failure};
+use crate::job::Job;
+use crate::settings::ServerSettings;
+use crate::tls::TlsCell;
+use postwarm_plugin_api::{Cause, Outcome};
+use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
+
+/// How long no further connection is tried after one failed while others work; the server may have a limit of its own.
+const HOLD: Duration = Duration::from_secs(10);
+
+/// What all connections of a client share.
+pub struct Pool {
+    pub settings: ServerSettings,
+    pub tls: TlsCell,
+    pub classify: Classify,
+    pub connections_max: usize,
+    state: Mutex<State>,
+    /// A job was queued, or the pool is closing; idle tasks alone wait for it.
+    work: Notify,
+    /// The pool is closing; connecting tasks wait for it.
+    closed: Notify,
+    /// A task ended.
+    ended: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    id_last: u64,
+    tasks: HashMap<u64, Option<AbortHandle>>,
+    /// Tasks that will look at the queue before anything else: connecting or idle.
+    waiting: usize,
+    /// Idle tasks alone.
+    idle: usize,
+    /// Tasks whose session is open.
+    open: usize,
+    hold_until: Option<Instant>,
+    closing: bool,
+}
+
+/// What an idle connection waits for.
+pub enum Wake {
+    Job(Job),
+    Closing,
+}
+
+impl Pool {
+    pub fn new(settings: ServerSettings, connections_max: usize, classify: Classify) -> Arc<Pool> {
+        Arc::new(Pool {
+            settings,
+            tls: TlsCell::default(),
+            classify,
+            connections_max: connections_max.max(1),
+            state: Mutex::default(),
+            work: Notify::new(),
+            closed: Notify::new(),
+            ended: Notify::new(),
+        })
+    }
+
+    /// Queues a job and starts a connection where the queue is deeper than the tasks that will look at it. Returns the
+    /// job's id; where the pool is closing the job is answered at once.
+    pub fn push(self: &Arc<Pool>, mut job: Job) -> u64 {
+        let mut state = self.state();
+        if state.closing {
+            drop(state);
+            job.resolve(stopping());
+            return 0;
+        }
+        state.id_last += 1;
+        let id = state.id_last;
+        job.id = id;
+        state.queue.push_back(job);
+        let wake = state.idle > 0;
+        self.start_task(&mut state);
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
+        id
+    }
+
+    /// Takes a job out of the queue; false where a connection has it already. The second value tells whether any
+    /// session was open.
+    pub fn withdraw(&self, id: u64) -> (bool, bool) {
+        let mut state = self.state();
+        let found = state.queue.iter().position(|job| job.id == id).and_then(|at| state.queue.remove(at));
+        (found.is_some(), state.open > 0)
+    }
+
+    /// The jobs that no connection has taken yet.
+    #[cfg(test)]
+    pub fn queued(&self) -> usize {
+        self.state().queue.len()
+    }
+
+    /// Takes the oldest job whose caller still waits.
+    pub fn try_pop(&self) -> Option<Job> {
+        let mut state = self.state();
+        pop(&mut state)
+    }
+
+    /// Waits for a job as an idle connection.
+    pub async fn wait(&self) -> Wake {
+        let _idle = IdleMark::new(self);
+        loop {
+            let mut notified = pin!(self.work.notified());
+            notified.as_mut().enable();
+            {
+                let mut state = self.state();
+                if let Some(job) = pop(&mut state) {
+                    return Wake::Job(job);
+                }
+                if state.closing {
+                    return Wake::Closing;
+                }
+            }
+            notified.await;
+        }
+    }
+
+    /// Gives queued jobs back unsent, lets the tasks end what is on the wire until `deadline`, then stops them.
+    pub async fn close(&self, deadline: Instant) {
+        let queued = self.refuse_new();
+        for job in queued {
+            job.resolve(stopping());
+        }
+        if timeout_at(deadline, self.all_ended()).await.is_err() {
+            self.state().tasks.values().flatten().for_each(AbortHandle::abort);
+            // A stopped task answers for its jobs as it is dropped.
+            let _ = timeout_at(Instant::now() + Duration::from_secs(1), self.all_ended()).await;
+        }
+    }
+
+    /// Takes no new job; idle connections say QUIT. Returns what was queued.
+    pub fn refuse_new(&self) -> VecDeque<Job> {
+        let mut state = self.state();
+        state.closing = true;
+        let queued = std::mem::take(&mut state.queue);
+        drop(state);
+        self.work.notify_waiters();
+        self.closed.notify_waiters();
+        queued
+    }
+
+    async fn all_ended(&self) {
+        loop {
+            let mut ended = pin!(self.ended.notified());
+            ended.as_mut().enable();
+            if self.state().tasks.is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    async fn closing(&self) {
+        loop {
+            let mut notified = pin!(self.closed.notified());
+            notified.as_mut().enable();
+            if self.state().closing {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn start_task(self: &Arc<Pool>, state: &mut State) {
+        let held = state.open > 0 && state.hold_until.is_some_and(|until| Instant::now() < until);
+        if state.closing || held || state.queue.len() <= state.waiting || state.tasks.len() >= self.connections_max {
+            return;
+        }
+        // Without a runtime, as while one shuts down, nobody could serve; the jobs keep their callers' deadlines.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        state.id_last += 1;
+        state.waiting += 1;
+        let seat = Seat { pool: Arc::clone(self), id: state.id_last, stage: Stage::Connecting };
+        state.tasks.insert(seat.id, None);
+        let id = seat.id;
+        let handle = runtime.spawn(seat.run()).abort_handle();
+        state.tasks.insert(id, Some(handle));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds the pool's state")
+    }
+}
+
+fn pop(state: &mut State) -> Option<Job> {
+    if state.closing {
+        return None;
+    }
+    while let Some(job) = state.queue.pop_front() {
+        if !job.is_cancelled() {
+            return Some(job);
+        }
+    }
+    None
+}
+
+fn stopping() -> Outcome {
+    Outcome::NotAttempted { cause: Cause::Stopping, detail: "the client is being closed".to_owned() }
+}
+
+/// Counts a connection as idle while it lives.
+struct IdleMark<'a>(&'a Pool);
+
+impl IdleMark<'_> {
+    fn new(pool: &Pool) -> IdleMark<'_> {
+        let mut state = pool.state();
+        state.waiting += 1;
+        state.idle += 1;
+        IdleMark(pool)
+    }
+}
+
+impl Drop for IdleMark<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.waiting -= 1;
+        state.idle -= 1;
+    }
+}
+
+#[derive(PartialEq, Eq, Clone, Copy)]
+enum Stage {
+    Connecting,
+    Open,
+}
+
+/// One task's place in the pool, given back however the task ends.
+struct Seat {
+    pool: Arc<Pool>,
+    id: u64,
+    stage: Stage,
+}
+
+impl Seat {
+    async fn run(mut self) {
+        let pool = Arc::clone(&self.pool);
+        let opened = tokio::select! {
+            opened = handshake::open(&pool.settings, &pool.tls) => opened,
+            () = pool.closing() => return,
+        };
+        match opened {
+            Ok(session) => {
+                self.opened();
+                Connection::new(session, &pool).serve().await;
+            }
+            Err(failure) => self.failed(&failure),
+        }
+    }
+
+    fn opened(&mut self) {
+        let mut state = self.pool.state();
+        self.stage = Stage::Open;
+        state.waiting -= 1;
+        state.open += 1;
+        state.hold_until = None;
+    }
+
+    /// With other sessions open the queue is theirs, and no new one is tried for a while. Else every queued job would
+    /// meet the same failure, so all of them get it now, and the host can hand over at once.
+    fn failed(&self, failure: &Failure) {
+        let mut state = self.pool.state();
+        tracing::debug!(cause = ?failure.cause, detail = %failure.detail, "smtp session failed");
+        if state.open > 0 {
+            state.hold_until = Some(Instant::now() + HOLD);
+            return;
+        }
+        let queued = std::mem::take(&mut state.queue);
+        drop(state);
+        for job in queued {
+            job.resolve_broken(failure.cause, failure.detail.clone());
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut state = self.pool.state();
+        match self.stage {
+            Stage::Connecting => state.waiting -= 1,
+            Stage::Open => state.open -= 1,
+        }
+        state.tasks.remove(&self.id);
+        self.pool.start_task(&mut state);
+        drop(state);
+        self.pool.ended.notify_waiters();
+    }
+}

@@ -1,0 +1,153 @@
+//! What the client says became of a message, when connections break and callers leave.
+
+use super::*;
+use postwarm_plugin_testkit::sink::journal::Fact;
+use postwarm_plugin_testkit::sink::script::{Action, Gate, Rule, Script, Step};
+
+#[tokio::test]
+async fn a_message_arrives_as_it_was_given() {
+    let sink = Sink::start(Script::default()).await;
+    let client = client(&sink, 1);
+    let outcome = send(&client, "a@y.example").await.unwrap();
+    assert_eq!(words(&outcome), "Accepted");
+    let given = message("a@y.example");
+    let content = sink.journal().entries().into_iter().find_map(|entry| match entry.fact {
+        Fact::Content { bytes, .. } => Some(bytes),
+        _ => None,
+    });
+    assert_eq!(content.unwrap(), [&given.header[..], &given.body[..]].concat());
+}
+
+#[tokio::test]
+async fn a_break_after_the_dot_leaves_one_message_unknown_and_the_next_unsent() {
+    let gate = Gate::closed();
+    let script =
+        Script::default().rule(Rule::new(Step::Mail, Action::Hold(gate.clone())).times(1)).on(Step::EndOfData, Action::AcceptThenClose);
+    let sink = Sink::start(script).await;
+    let client = client(&sink, 1);
+    let first = send(&client, "a@y.example");
+    sink.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Mail(_)))).await;
+    let second = send(&client, "b@y.example");
+    while client.queued() < 1 {
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    assert_eq!(words(&first.await.unwrap()), "Unknown EndOfData");
+    assert_eq!(words(&second.await.unwrap()), "NotAttempted Disconnected");
+    assert_eq!(sink.journal().accepted(), ["a@y.example"]);
+}
+
+#[tokio::test]
+async fn a_refused_message_after_a_cancelled_one_is_not_called_accepted() {
+    let gate = Gate::closed();
+    let script = Script::default()
+        .rule(Rule::new(Step::EndOfData, Action::Hold(gate.clone())).recipient("first"))
+        .rule(Rule::new(Step::EndOfData, Action::reply("554 5.6.0 no")).recipient("second"));
+    let sink = Sink::start(script).await;
+    let client = client(&sink, 1);
+    let first = send(&client, "first@y.example");
+    sink.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Content { .. }))).await;
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    let second = send(&client, "second@y.example");
+    gate.open();
+    assert_eq!(words(&second.await.unwrap()), "Rejected Content");
+    assert_eq!(sink.journal().connections(), 2, "the connection died with its cancelled message");
+}
+
+#[tokio::test]
+async fn a_message_cancelled_in_the_queue_is_never_sent() {
+    let gate = Gate::closed();
+    let sink = Sink::start(Script::default().rule(Rule::new(Step::Mail, Action::Hold(gate.clone())).times(1))).await;
+    let client = client(&sink, 1);
+    let first = send(&client, "a@y.example");
+    sink.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Mail(_)))).await;
+    let second = send(&client, "b@y.example");
+    while client.queued() < 1 {
+        tokio::task::yield_now().await;
+    }
+    second.abort();
+    assert!(second.await.unwrap_err().is_cancelled());
+    gate.open();
+    assert_eq!(words(&first.await.unwrap()), "Accepted");
+    assert_eq!(words(&send(&client, "c@y.example").await.unwrap()), "Accepted");
+    assert_eq!(sink.journal().accepted(), ["a@y.example", "c@y.example"]);
+}
+
+#[tokio::test]
+async fn a_message_cancelled_behind_another_does_not_make_that_one_unknown() {
+    let (mail, dot) = (Gate::closed(), Gate::closed());
+    let script = Script::default()
+        .rule(Rule::new(Step::Mail, Action::Hold(mail.clone())).times(1))
+        .rule(Rule::new(Step::EndOfData, Action::Hold(dot.clone())).times(1));
+    let sink = Sink::start(script).await;
+    let client = client(&sink, 1);
+    let first = send(&client, "a@y.example");
+    sink.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Mail(_)))).await;
+    let second = send(&client, "b@y.example");
+    while client.queued() < 1 {
+        tokio::task::yield_now().await;
+    }
+    mail.open();
+    sink.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Content { .. }))).await;
+    second.abort();
+    assert!(second.await.unwrap_err().is_cancelled());
+    dot.open();
+    assert_eq!(words(&first.await.unwrap()), "Accepted");
+    assert_eq!(words(&send(&client, "c@y.example").await.unwrap()), "Accepted");
+    assert_eq!(sink.journal().accepted(), ["a@y.example", "c@y.example"]);
+}
+
+#[tokio::test]
+async fn a_reply_before_the_end_of_a_large_content_leaves_it_certainly_unsent() {
+    let sink = Sink::start(Script::default().on(Step::Content, Action::ReplyThenClose("250 2.0.0 accepted".into()))).await;
+    let client = client(&sink, 1);
+    let mut large = message("a@y.example");
+    large.body = "x".repeat(76).into_bytes().into_iter().chain(*b"\r\n").collect::<Vec<u8>>().repeat(400_000).into();
+    let outcome = client.send(large, far()).await;
+    assert_eq!(words(&outcome), "NotAttempted Disconnected");
+}
+
+#[tokio::test]
+async fn closing_lets_a_message_on_the_wire_end_and_gives_queued_ones_back() {
+    let gate = Gate::closed();
+    let sink = Sink::start(Script::default().on(Step::EndOfData, Action::Hold(gate.clone()))).await;
+    let client = client(&sink, 1);
+    let first = send(&client, "a@y.example");
+    sink.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Content { .. }))).await;
+    let second = send(&client, "b@y.example");
+    while client.queued() < 1 {
+        tokio::task::yield_now().await;
+    }
+    let closing = {
+        let client = Arc::clone(&client);
+        tokio::spawn(async move { client.close(Duration::from_secs(30)).await })
+    };
+    assert_eq!(words(&second.await.unwrap()), "NotAttempted Stopping");
+    gate.open();
+    assert_eq!(words(&first.await.unwrap()), "Accepted");
+    closing.await.unwrap();
+    assert_eq!(words(&send(&client, "c@y.example").await.unwrap()), "NotAttempted Stopping");
+    assert_eq!(sink.journal().count(|entry| entry.fact == Fact::Command("QUIT".into())), 1);
+}
+
+#[tokio::test]
+async fn what_still_waits_for_its_reply_when_the_grace_ends_is_unknown() {
+    let sink = Sink::start(Script::default().on(Step::EndOfData, Action::Stall)).await;
+    let client = client(&sink, 1);
+    let first = send(&client, "a@y.example");
+    sink.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Content { .. }))).await;
+    client.close(Duration::ZERO).await;
+    assert_eq!(words(&first.await.unwrap()), "Unknown EndOfData");
+}
+
+#[tokio::test]
+async fn a_message_whose_deadline_passes_in_the_queue_is_unsent() {
+    let sink = Sink::start(Script::default().on(Step::Mail, Action::Stall)).await;
+    let client = client(&sink, 1);
+    let first = send(&client, "a@y.example");
+    sink.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Mail(_)))).await;
+    let outcome = client.send(message("b@y.example"), Instant::now() + Duration::from_millis(20)).await;
+    assert_eq!(words(&outcome), "NotAttempted Disconnected");
+    first.abort();
+}

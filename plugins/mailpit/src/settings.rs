@@ -1,0 +1,133 @@
+//! The `settings` table of the Mailpit loop.
+//!
+//! Invariant: all problems are reported at once; a password goes over a network only by TLS.
+
+use postwarm_plugin_api::{Instance, Secret, SettingsProblem};
+
+/// The JSON Schema of the loop's settings.
+pub const LOOP_SCHEMA: &str = r#"{
+  "$schema": "https://json-schema.org/draft/2020-12/schema",
+  "type": "object",
+  "additionalProperties": false,
+  "properties": {
+    "url": { "type": "string", "default": "http://127.0.0.1:8025", "description": "where Mailpit's HTTP API listens, webroot included" },
+    "username": { "type": "string", "description": "a user of Mailpit's ui-auth-file" },
+    "password": { "type": "string", "writeOnly": true, "description": "that user's password" }
+  }
+}"#;
+
+/// Where the loop reads, and as whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoopSettings {
+    /// Without a slash at its end.
+    pub url: String,
+    pub credentials: Option<(String, Secret)>,
+}
+
+/// Reads the loop's settings.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn feedback(instance: &Instance) -> Result<LoopSettings, Vec<SettingsProblem>> {
+    let mut problems = Vec::new();
+    let mut text = |key: &str| match instance.settings.get(key) {
+        None => None,
+        Some(serde_json::Value::String(text)) => Some(text.clone()),
+        Some(_) => {
+            problems.push(SettingsProblem::new(format!("/{key}"), "must be a text"));
+            None
+        }
+    };
+    let url = text("url").unwrap_or_else(|| "http://127.0.0.1:8025".to_owned());
+    let username = text("username");
+    let password = instance.secrets.get("password").cloned();
+    for key in instance.settings.keys().chain(instance.secrets.keys()) {
+        match key.as_str() {
+            "url" | "username" => {}
+            "password" if instance.secrets.contains_key(key) => {}
+            "password" => problems.push(SettingsProblem::new("/password", "is a secret: name where it is, as in { env = \"NAME\" }")),
+            _ => problems.push(SettingsProblem::new(pointer(key), "is not a setting of this plugin; it knows url, username, password")),
+        }
+    }
+    let parsed = reqwest::Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    match &parsed {
+        None => problems.push(SettingsProblem::new("/url", "must be an http:// or https:// address, as http://127.0.0.1:8025")),
+        Some(url) if !url.username().is_empty() || url.password().is_some() => {
+            problems.push(SettingsProblem::new("/url", "must hold no credentials; use `username` and `password`"));
+        }
+        Some(url) if url.query().is_some() || url.fragment().is_some() => {
+            problems.push(SettingsProblem::new("/url", "must end with the path, without `?` and `#`"));
+        }
+        Some(url) if password.is_some() && url.scheme() == "http" && !is_loopback(url) => {
+            problems.push(SettingsProblem::new("/url", "must be https:// where a password is sent beyond this machine"));
+        }
+        Some(_) => {}
+    }
+    let credentials = match (username, password) {
+        (Some(username), Some(password)) => Some((username, password)),
+        (None, None) => None,
+        (Some(_), None) => {
+            problems.push(SettingsProblem::new("/password", "is missing beside `username`"));
+            None
+        }
+        (None, Some(_)) => {
+            problems.push(SettingsProblem::new("/username", "is missing beside `password`"));
+            None
+        }
+    };
+    if problems.is_empty() { Ok(LoopSettings { url: url.trim_end_matches('/').to_owned(), credentials }) } else { Err(problems) }
+}
+
+fn pointer(key: &str) -> String {
+    format!("/{}", key.replace('~', "~0").replace('/', "~1"))
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn instance(settings: Value, password: Option<&str>) -> Instance {
+        Instance {
+            organization: "demo".into(),
+            name: "mailpit".into(),
+            settings: settings.as_object().expect("a table").clone(),
+            secrets: password.map(|password| ("password".to_owned(), Secret::new(password))).into_iter().collect(),
+            connections_max: 1,
+            data_dir: "unused".into(),
+        }
+    }
+
+    #[test]
+    fn good_settings_are_taken() {
+        let plain = feedback(&instance(json!({}), None)).expect("defaults");
+        assert_eq!((plain.url.as_str(), plain.credentials), ("http://127.0.0.1:8025", None));
+        let secret = feedback(&instance(json!({ "url": "https://mail.example/pit/", "username": "u" }), Some("canary"))).expect("right");
+        assert_eq!(secret.url, "https://mail.example/pit");
+        assert!(!format!("{secret:?}").contains("canary"));
+        assert!(feedback(&instance(json!({ "url": "http://[::1]:8025", "username": "u" }), Some("p"))).is_ok());
+    }
+
+    #[test]
+    fn each_wrong_setting_is_named() {
+        let rows = [
+            (json!({ "url": 7 }), None, "/url"),
+            (json!({ "url": "ftp://x" }), None, "/url"),
+            (json!({ "url": "http://u:p@127.0.0.1" }), None, "/url"),
+            (json!({ "url": "http://127.0.0.1/?q" }), None, "/url"),
+            (json!({ "url": "http://mail.example", "username": "u" }), Some("p"), "/url"),
+            (json!({ "username": "u" }), None, "/password"),
+            (json!({}), Some("p"), "/username"),
+            (json!({ "a/b": 1 }), None, "/a~1b"),
+        ];
+        for (settings, password, pointer) in rows {
+            let problems = feedback(&instance(settings.clone(), password)).map_err(|problems| problems[0].pointer.clone());
+            assert_eq!(problems.expect_err("a problem"), pointer, "{settings}");
+        }
+    }
+}

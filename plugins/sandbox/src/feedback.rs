@@ -1,0 +1,303 @@
+//! The loop that tells what the sandbox's mailboxes did, as far as their provider would tell.
+//!
+//! Invariant: it holds no state; the cursor is a place in the file of verdicts, and only whole lines count.
+
+use crate::behaviour::Provider;
+use crate::server::file_path;
+use crate::session::Record;
+use crate::settings::{LOOP_SCHEMA, mailboxes};
+use postwarm_plugin_api::{
+    BoxFuture, Builtin, Capabilities, Descriptor, Fact, FactKind, FactSink, FeedbackFactory, FeedbackLoop, Instance, Kind, Poll, PollError,
+    Report, SettingsProblem, register_builtin,
+};
+use std::fmt;
+use std::io::{ErrorKind, SeekFrom};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::fs::File;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, BufReader};
+
+/// The longest line that can be a record; a longer one is skipped.
+const LINE_OCTETS_MAX: u64 = 64 * 1024;
+const BUFFER_OCTETS: usize = 256 * 1024;
+
+/// Makes loops of the plugin `sandbox`.
+pub struct SandboxFeedback;
+
+register_builtin!(Builtin::Feedback(&SandboxFeedback));
+
+impl FeedbackFactory for SandboxFeedback {
+    fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            id: "sandbox".into(),
+            kind: Kind::FeedbackLoop,
+            version: env!("CARGO_PKG_VERSION").into(),
+            summary: "Tells what the sandbox's mailboxes did, as far as their provider would tell.".into(),
+            settings_schema: LOOP_SCHEMA.into(),
+        }
+    }
+
+    fn create(&self, instance: Instance) -> Result<Arc<dyn FeedbackLoop>, Vec<SettingsProblem>> {
+        let provider = mailboxes(&instance)?;
+        Ok(Arc::new(SandboxLoop { provider, path: file_path(&instance.data_dir) }))
+    }
+}
+
+struct SandboxLoop {
+    provider: Provider,
+    path: PathBuf,
+}
+
+/// What a provider tells about a single message. Gmail tells nothing; its figures for a domain and a day need a day's
+/// end and enough mail, which the sandbox does not model, so no loop here declares aggregates.
+pub fn capabilities(provider: Provider) -> Capabilities {
+    let nothing = Capabilities::default();
+    match provider {
+        Provider::Gmail => nothing,
+        Provider::Yahoo | Provider::Outlook => Capabilities { spam: true, bounced: true, ..nothing },
+        Provider::Apple => Capabilities { bounced: true, ..nothing },
+        Provider::Open => Capabilities { delivered: true, spam: true, opened: true, read: true, bounced: true, ..nothing },
+    }
+}
+
+/// Returns what a loop of this provider reports of a record, always in the same order.
+pub fn facts(provider: Provider, record: &Record) -> Vec<Fact> {
+    let (Some(message_id), true) = (&record.message_id, record.provider == provider) else { return Vec::new() };
+    let (capabilities, verdict) = (capabilities(provider), &record.verdict);
+    [
+        (verdict.delivered, FactKind::Delivered),
+        (verdict.spam, FactKind::Spam),
+        (verdict.opened, FactKind::Opened),
+        (verdict.read, FactKind::Read),
+        (verdict.bounced, FactKind::Bounced),
+    ]
+    .into_iter()
+    .filter(|(holds, kind)| *holds && capabilities.allows(*kind))
+    .map(|(_, kind)| Fact { message_id: message_id.clone(), kind, at_ms: Some(record.at_ms), detail: detail(kind) })
+    .collect()
+}
+
+fn detail(kind: FactKind) -> Option<String> {
+    (kind == FactKind::Bounced).then(|| "550 5.2.1 the mailbox was disabled after it had accepted the message".to_owned())
+}
+
+/// A place in the file: the start of a line, and how many of that line's facts are reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Cursor {
+    offset: u64,
+    facts: usize,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.facts == 0 { write!(f, "{}", self.offset) } else { write!(f, "{}+{}", self.offset, self.facts) }
+    }
+}
+
+/// The cursor is none of this loop's.
+#[derive(Debug, thiserror::Error)]
+#[error("the cursor {0:?} is none of the sandbox's; it is an offset into mailboxes.ndjson")]
+struct CursorError(String);
+
+impl FromStr for Cursor {
+    type Err = CursorError;
+
+    fn from_str(text: &str) -> Result<Cursor, CursorError> {
+        let (offset, facts) = text.split_once('+').unwrap_or((text, "0"));
+        match (offset.parse(), facts.parse()) {
+            _ if text.is_empty() => Ok(Cursor::default()),
+            (Ok(offset), Ok(facts)) => Ok(Cursor { offset, facts }),
+            _ => Err(CursorError(text.to_owned())),
+        }
+    }
+}
+
+impl FeedbackLoop for SandboxLoop {
+    fn capabilities(&self) -> Capabilities {
+        capabilities(self.provider)
+    }
+
+    fn poll<'a>(&'a self, poll: Poll<'a>, sink: &'a mut dyn FactSink) -> BoxFuture<'a, Result<String, PollError>> {
+        Box::pin(async move {
+            let cursor: Cursor = poll.cursor.parse().map_err(|error: CursorError| PollError::Refused(error.to_string()))?;
+            let cursor = self.read(cursor, poll.deadline, sink).await?;
+            Ok(cursor.to_string())
+        })
+    }
+}
+
+impl SandboxLoop {
+    async fn read(&self, mut cursor: Cursor, deadline: Instant, sink: &mut dyn FactSink) -> Result<Cursor, PollError> {
+        let failed = |error: std::io::Error| PollError::Temporary(format!("cannot read {}: {error}", self.path.display()));
+        let mut file = match File::open(&self.path).await {
+            Ok(file) => file,
+            // The sandbox makes the file with the first message.
+            Err(error) if error.kind() == ErrorKind::NotFound && cursor == Cursor::default() => return Ok(cursor),
+            Err(error) => return Err(failed(error)),
+        };
+        if file.metadata().await.map_err(failed)?.len() < cursor.offset {
+            tracing::warn!("the sandbox's file of verdicts is shorter than what was read of it; it is read from its start");
+            cursor = Cursor::default();
+        }
+        file.seek(SeekFrom::Start(cursor.offset)).await.map_err(failed)?;
+        let mut reader = BufReader::with_capacity(BUFFER_OCTETS, file);
+        let mut line = Vec::new();
+        while Instant::now() < deadline {
+            line.clear();
+            let read = (&mut reader).take(LINE_OCTETS_MAX).read_until(b'\n', &mut line).await.map_err(failed)? as u64;
+            if line.last() != Some(&b'\n') && read < LINE_OCTETS_MAX {
+                break; // The end, or a line that is still being written.
+            }
+            // What is no record is the rest of a line that a crash has cut.
+            let record = serde_json::from_slice::<Record>(&line).ok();
+            let facts = record.map(|record| facts(self.provider, &record)).unwrap_or_default();
+            let count = facts.len();
+            for (n, fact) in facts.into_iter().enumerate().skip(cursor.facts) {
+                if !sink.push(Report::Message(fact)) {
+                    let rest = n + 1 < count;
+                    return Ok(if rest { Cursor { facts: n + 1, ..cursor } } else { Cursor { offset: cursor.offset + read, facts: 0 } });
+                }
+            }
+            cursor = Cursor { offset: cursor.offset + read, facts: 0 };
+        }
+        Ok(cursor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::behaviour::{Rates, verdict};
+    use postwarm_plugin_api::{WatchList, Watched};
+    use std::io::Write;
+    use std::path::Path;
+    use std::time::Duration;
+
+    struct Nothing;
+
+    impl WatchList for Nothing {
+        fn page(&self, _: u64, _: usize) -> BoxFuture<'_, Vec<Watched>> {
+            Box::pin(async { Vec::new() })
+        }
+    }
+
+    struct Sink {
+        room: usize,
+        facts: Vec<Fact>,
+    }
+
+    impl FactSink for Sink {
+        fn push(&mut self, report: Report) -> bool {
+            if let Report::Message(fact) = report {
+                self.facts.push(fact);
+            }
+            self.room -= 1;
+            self.room > 0
+        }
+    }
+
+    async fn poll(dir: &Path, mailboxes: &str, cursor: &str, room: usize) -> (Result<String, PollError>, Vec<Fact>) {
+        let instance = Instance {
+            organization: "demo".into(),
+            name: "sandbox".into(),
+            settings: serde_json::json!({ "mailboxes": mailboxes }).as_object().expect("a table").clone(),
+            secrets: Default::default(),
+            connections_max: 1,
+            data_dir: dir.to_owned(),
+        };
+        let feedback = SandboxFeedback.create(instance).expect("right settings");
+        let mut sink = Sink { room, facts: Vec::new() };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let cursor = feedback.poll(Poll { cursor, watch: &Nothing, deadline }, &mut sink).await;
+        (cursor, sink.facts)
+    }
+
+    fn append(dir: &Path, text: &str) {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file_path(dir)).expect("the file opens");
+        file.write_all(text.as_bytes()).expect("the file is written");
+    }
+
+    fn lines(domain: &str, count: usize) -> String {
+        let line = |n: usize| {
+            let (recipient, message_id) = (format!("u{n}@{domain}"), format!("m{n}@x"));
+            let record = Record {
+                verdict: verdict(1, &Rates::default(), &recipient, &message_id),
+                message_id: Some(message_id),
+                recipient,
+                recipient_domain: domain.into(),
+                sender_domain: "x".into(),
+                provider: Provider::of_domain(domain),
+                at_ms: n as i64,
+            };
+            serde_json::to_string(&record).expect("JSON") + "\n"
+        };
+        (0..count).map(line).collect()
+    }
+
+    #[tokio::test]
+    async fn a_line_counts_once_it_is_whole_and_a_broken_one_is_skipped() {
+        let dir = tempfile::tempdir().expect("a folder");
+        assert_eq!(poll(dir.path(), "open", "", 99).await, (Ok("0".into()), vec![]), "before the first message");
+        let whole = lines("example.com", 1);
+        append(dir.path(), &whole[..20]);
+        assert_eq!(poll(dir.path(), "open", "0", 99).await, (Ok("0".into()), vec![]));
+        append(dir.path(), &whole[20..]);
+        append(dir.path(), "{\"message_id\":\"cut\n");
+        append(dir.path(), &lines("example.com", 2)[whole.len()..]);
+        let (cursor, facts) = poll(dir.path(), "open", "0", 99).await;
+        let mut ids: Vec<_> = facts.iter().map(|fact| fact.message_id.as_str()).collect();
+        ids.dedup();
+        assert_eq!(ids, ["m0@x", "m1@x"]);
+        let size = std::fs::metadata(file_path(dir.path())).expect("the file").len();
+        assert_eq!(cursor, Ok(size.to_string()));
+    }
+
+    #[tokio::test]
+    async fn small_helpings_give_the_same_facts_as_one_large_poll() {
+        let dir = tempfile::tempdir().expect("a folder");
+        append(dir.path(), &lines("example.com", 200));
+        let (end, all) = poll(dir.path(), "open", "", usize::MAX).await;
+        for room in [1, 2, 3, 7] {
+            let (mut cursor, mut got) = (String::new(), Vec::new());
+            while Ok(&cursor) != end.as_ref() {
+                let (next, mut facts) = poll(dir.path(), "open", &cursor, room).await;
+                cursor = next.expect("a poll of a good file");
+                got.append(&mut facts);
+            }
+            assert_eq!(got, all, "in helpings of {room}");
+        }
+    }
+
+    #[tokio::test]
+    async fn each_provider_tells_only_of_its_mailboxes_and_only_what_it_can() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for domain in ["gmail.com", "yahoo.com", "outlook.com", "icloud.com", "example.com"] {
+            append(dir.path(), &lines(domain, 2000));
+        }
+        for (name, kinds) in [
+            ("gmail", vec![]),
+            ("yahoo", vec![FactKind::Spam, FactKind::Bounced]),
+            ("outlook", vec![FactKind::Spam, FactKind::Bounced]),
+            ("apple", vec![FactKind::Bounced]),
+            ("open", vec![FactKind::Delivered, FactKind::Spam, FactKind::Opened, FactKind::Read, FactKind::Bounced]),
+        ] {
+            let (_, facts) = poll(dir.path(), name, "", usize::MAX).await;
+            let mut seen: Vec<_> = facts.iter().map(|fact| fact.kind).collect();
+            seen.sort();
+            seen.dedup();
+            assert_eq!(seen, kinds, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_shorter_file_is_read_anew_and_a_vanished_one_is_a_failure() {
+        let dir = tempfile::tempdir().expect("a folder");
+        append(dir.path(), &lines("example.com", 1));
+        assert!(!poll(dir.path(), "open", "999999", 99).await.1.is_empty());
+        std::fs::remove_file(file_path(dir.path())).expect("removed");
+        assert!(matches!(poll(dir.path(), "open", "10", 99).await.0, Err(PollError::Temporary(_))));
+        assert!(matches!(poll(dir.path(), "open", "x", 99).await.0, Err(PollError::Refused(_))));
+    }
+}

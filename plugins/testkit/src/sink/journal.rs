@@ -1,0 +1,135 @@
+//! What reached a sink, in order, in memory and where wanted in a file.
+//!
+//! Invariant: with a file, an entry is on disk before the reply that follows it leaves.
+
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How long [`Journal::wait_for`] waits before it gives up and fails the test.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The number of the connection, from 1.
+    pub connection: usize,
+    /// The number of the read, within the connection, that completed it.
+    pub read: usize,
+    pub fact: Fact,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fact {
+    Connected,
+    Encrypted,
+    TlsFailed,
+    Ehlo(String),
+    /// Credentials arrived.
+    Auth {
+        mechanism: String,
+        accepted: bool,
+        encrypted: bool,
+    },
+    /// The whole MAIL command line.
+    Mail(String),
+    /// The whole RCPT command line.
+    Rcpt(String),
+    Data,
+    /// A content arrived in full.
+    Content {
+        to: Vec<String>,
+        /// Without dot-stuffing; empty where the script keeps no contents.
+        bytes: Vec<u8>,
+    },
+    /// The sink took responsibility for a message.
+    Accepted {
+        to: Vec<String>,
+    },
+    /// Another command.
+    Command(String),
+    Replied(String),
+    Closed,
+}
+
+/// The entries of one sink.
+#[derive(Debug)]
+pub struct Journal {
+    entries: Mutex<Vec<Entry>>,
+    file: Option<Mutex<File>>,
+    changed: Notify,
+}
+
+impl Journal {
+    pub(crate) fn new(file: Option<&Path>) -> Journal {
+        let open = |path: &Path| {
+            File::options().create(true).append(true).open(path).unwrap_or_else(|error| panic!("cannot open {}: {error}", path.display()))
+        };
+        Journal { entries: Mutex::default(), file: file.map(open).map(Mutex::new), changed: Notify::new() }
+    }
+
+    pub(crate) fn push(&self, connection: usize, read: usize, fact: Fact) {
+        let entry = Entry { connection, read, fact };
+        if let Some(file) = &self.file {
+            let mut line = serde_json::to_vec(&entry).expect("an entry is plain data");
+            line.push(b'\n');
+            let mut file = file.lock().expect("nothing panics while it holds the file");
+            file.write_all(&line).and_then(|()| file.sync_data()).expect("the journal file can be written");
+        }
+        self.lock().push(entry);
+        self.changed.notify_waiters();
+    }
+
+    /// Everything so far.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.lock().clone()
+    }
+
+    /// Counts entries.
+    pub fn count(&self, is_counted: impl Fn(&Entry) -> bool) -> usize {
+        self.lock().iter().filter(|entry| is_counted(entry)).count()
+    }
+
+    /// The connections so far.
+    pub fn connections(&self) -> usize {
+        self.count(|entry| entry.fact == Fact::Connected)
+    }
+
+    /// The recipients of accepted messages, in order.
+    pub fn accepted(&self) -> Vec<String> {
+        let entries = self.lock();
+        let accepted = entries.iter().filter_map(|entry| match &entry.fact {
+            Fact::Accepted { to } => Some(to.clone()),
+            _ => None,
+        });
+        accepted.flatten().collect()
+    }
+
+    /// Waits until the entries are as wanted. Fails the test where they are not within 30 seconds.
+    pub async fn wait_for(&self, is_wanted: impl Fn(&[Entry]) -> bool) {
+        let waiting = async {
+            loop {
+                let mut changed = pin!(self.changed.notified());
+                changed.as_mut().enable();
+                if is_wanted(&self.lock()) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        if tokio::time::timeout(WAIT_MAX, waiting).await.is_err() {
+            panic!("what the test waits for did not happen; the journal has {:#?}", self.entries());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.entries.lock().expect("nothing panics while it holds the journal")
+    }
+}

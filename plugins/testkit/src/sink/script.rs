@@ -1,0 +1,200 @@
+//! How a sink behaves: what it announces, and rules for each step.
+//!
+//! Invariant: a script without rules is a well-behaved server.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// How a sink encrypts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    None,
+    StartTls,
+    Implicit,
+}
+
+/// Where in a session a rule applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Greeting,
+    Ehlo,
+    StartTls,
+    Auth,
+    Mail,
+    Rcpt,
+    Data,
+    /// The first octets of a content arrived.
+    Content,
+    EndOfData,
+    Rset,
+    Quit,
+}
+
+/// What a sink does instead of its ordinary reply.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Replies; lines are separated by CRLF, the last one ends without it.
+    Reply(String),
+    /// Replies and closes.
+    ReplyThenClose(String),
+    /// Closes without a reply.
+    Close,
+    /// At the end of data: accepts the message and closes without a reply.
+    AcceptThenClose,
+    /// Sends these octets as they are and closes.
+    RawThenClose(Vec<u8>),
+    /// Sends these octets as they are and goes on as if it had replied.
+    Raw(Vec<u8>),
+    /// Sends a line without an end until the client leaves.
+    Endless,
+    /// Says nothing more until the client leaves.
+    Stall,
+    /// Waits for the gate, then goes on as if there were no rule.
+    Hold(Gate),
+}
+
+impl Action {
+    pub fn reply(line: &str) -> Action {
+        Action::Reply(line.to_owned())
+    }
+}
+
+/// Holds replies back until a test lets them go. Clones are the same gate.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<Semaphore>);
+
+impl Gate {
+    /// Makes a closed gate.
+    pub fn closed() -> Gate {
+        Gate(Arc::new(Semaphore::new(0)))
+    }
+
+    /// Lets one held reply go.
+    pub fn release_one(&self) {
+        self.0.add_permits(1);
+    }
+
+    /// Opens the gate for good.
+    pub fn open(&self) {
+        self.0.close();
+    }
+
+    pub(crate) async fn pass(&self) {
+        if let Ok(permit) = self.0.acquire().await {
+            permit.forget();
+        }
+    }
+}
+
+/// One exception from good behaviour.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    step: Step,
+    action: Action,
+    connection: Option<usize>,
+    recipient: Option<String>,
+    skip: usize,
+    times: usize,
+    seen: Arc<AtomicUsize>,
+}
+
+impl Rule {
+    /// Applies `action` each time that a session comes to `step`.
+    pub fn new(step: Step, action: Action) -> Rule {
+        Rule { step, action, connection: None, recipient: None, skip: 0, times: usize::MAX, seen: Arc::default() }
+    }
+
+    /// Only on this connection, counted from 1.
+    pub fn connection(self, connection: usize) -> Rule {
+        Rule { connection: Some(connection), ..self }
+    }
+
+    /// Only where the recipient contains this text.
+    pub fn recipient(self, pattern: &str) -> Rule {
+        Rule { recipient: Some(pattern.to_owned()), ..self }
+    }
+
+    /// Not the first `skip` times.
+    pub fn skip(self, skip: usize) -> Rule {
+        Rule { skip, ..self }
+    }
+
+    /// At most `times` times.
+    pub fn times(self, times: usize) -> Rule {
+        Rule { times, ..self }
+    }
+}
+
+/// How a sink behaves.
+#[derive(Debug, Clone)]
+pub struct Script {
+    pub tls: Tls,
+    /// The names in the certificate.
+    pub certificate_names: Vec<String>,
+    /// The lines of the EHLO reply, but for STARTTLS and AUTH.
+    pub extensions: Vec<String>,
+    /// The mechanisms that are announced; none without credentials.
+    pub auth: String,
+    /// User name and password; with XOAUTH2 the password is the token.
+    pub credentials: Option<(String, String)>,
+    pub rules: Vec<Rule>,
+    /// How long each group of replies waits, to stand for a round trip.
+    pub reply_delay: Duration,
+    /// Keeps the contents in the journal.
+    pub keep_content: bool,
+    /// Writes the journal here too, synchronously.
+    pub journal_file: Option<PathBuf>,
+}
+
+impl Default for Script {
+    fn default() -> Script {
+        let extensions = ["PIPELINING", "SIZE 35882577", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
+        Script {
+            tls: Tls::None,
+            certificate_names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            extensions: extensions.map(str::to_owned).to_vec(),
+            auth: "PLAIN LOGIN XOAUTH2".to_owned(),
+            credentials: None,
+            rules: Vec::new(),
+            reply_delay: Duration::ZERO,
+            keep_content: true,
+            journal_file: None,
+        }
+    }
+}
+
+impl Script {
+    /// Adds a rule; the first that applies wins.
+    pub fn rule(mut self, rule: Rule) -> Script {
+        self.rules.push(rule);
+        self
+    }
+
+    /// Adds a rule without conditions.
+    pub fn on(self, step: Step, action: Action) -> Script {
+        self.rule(Rule::new(step, action))
+    }
+
+    /// Announces this extension no more.
+    pub fn without(mut self, extension: &str) -> Script {
+        self.extensions.retain(|line| !line.starts_with(extension));
+        self
+    }
+
+    pub(crate) fn action(&self, step: Step, connection: usize, recipients: &[String]) -> Option<Action> {
+        let applies = |rule: &&Rule| {
+            let is_meant = rule.step == step
+                && rule.connection.is_none_or(|wanted| wanted == connection)
+                && rule.recipient.as_ref().is_none_or(|pattern| recipients.iter().any(|recipient| recipient.contains(pattern.as_str())));
+            if !is_meant {
+                return false;
+            }
+            let nth = rule.seen.fetch_add(1, Ordering::Relaxed);
+            nth >= rule.skip && nth - rule.skip < rule.times
+        };
+        self.rules.iter().find(applies).map(|rule| rule.action.clone())
+    }
+}
