@@ -1,3 +1,7 @@
 //! The one integration test binary of the host: a module a subject.
 
+mod first_mail;
+mod harness;
+mod readme;
+mod restart;
 mod tidy;

@@ -112,7 +112,7 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
         true => Some(health::start(&shared).await?),
         false => None,
     };
-    summary::print(&shared, &first);
+    summary::print(&shared, &first, [warmup.as_ref().map(|w| w.address), health.as_ref().map(|h| h.address)]);
     stopped().await;
     tracing::info!("stopping: running requests and messages end first");
     stop.cancel();
@@ -187,7 +187,6 @@ fn settings_of(live: &Arc<Live>, stop: &CancellationToken) -> watch::Receiver<Ar
 }
 
 /// Takes up edits of the configuration and files dropped into the plugins directory.
-#[expect(clippy::disallowed_methods, reason = "file changes settle by the monotonic clock")]
 fn watch_files(shared: Arc<Shared>, registry: Arc<Registry>) {
     let stop = shared.stop.clone();
     tokio::spawn(stop.run_until_cancelled_owned(async move {

@@ -3,13 +3,16 @@
 use crate::app::Shared;
 use crate::config::live::Snapshot;
 use crate::config::settings::Events;
+use std::net::SocketAddr;
 
 /// Prints the summary to standard output.
-pub fn print(shared: &Shared, snapshot: &Snapshot) {
+pub fn print(shared: &Shared, snapshot: &Snapshot, [warmup, health]: [Option<SocketAddr>; 2]) {
     let settings = &snapshot.settings;
     println!("postwarm {}", env!("CARGO_PKG_VERSION"));
-    for (service, address) in shared.options.serving.listeners(&settings.process) {
-        println!("  {service:<8} http://{address}");
+    for (service, address) in [("warmup", warmup), ("health", health)] {
+        if let Some(address) = address {
+            println!("  {service:<8} http://{address}");
+        }
     }
     let events = match &settings.process.events {
         Events::Embedded { .. } => "embedded log".to_owned(),
@@ -27,7 +30,7 @@ pub fn print(shared: &Shared, snapshot: &Snapshot) {
     }
     let Some(development) = settings.without_key().filter(|o| o.development) else { return };
     let from = development.from_domains.first().map_or("example.com", String::as_str);
-    let (warmup, health) = (settings.process.warmup.listen, settings.process.health.listen);
+    let (Some(warmup), Some(health)) = (warmup, health) else { return };
     println!("try:");
     println!("  curl http://{warmup}/register -H 'content-type: application/json' -d '{{\"name\": \"Alice\", \"email_id\": \"alice@example.com\"}}'");
     println!(

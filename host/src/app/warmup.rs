@@ -8,8 +8,9 @@ use crate::http::probes::Probes;
 use crate::http::serve::{Limits, serve};
 use crate::model::name::{EmailNumber, OrgId};
 use crate::warmup::api::{ApiState, Progress, ProgressNow};
-use crate::warmup::engine::{Engine, Feeder, Parts, ProviderLookup, View};
-use crate::warmup::mailbox_provider::Directory;
+use crate::warmup::engine::{Engine, Feeder, Looked, Parts, ProviderLookup, View};
+use crate::warmup::mailbox_provider::dns::DnsLookup;
+use crate::warmup::mailbox_provider::{Directory, Found, MxLookup};
 use crate::warmup::render;
 use crate::app::signers::DkimSigners;
 use crate::warmup::sqlite::SqliteStore;
@@ -20,6 +21,8 @@ use tokio::task::JoinHandle;
 
 /// The running service.
 pub struct Warmup {
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
     api: JoinHandle<()>,
     engine: JoinHandle<()>,
     relay: JoinHandle<()>,
@@ -30,6 +33,7 @@ pub struct Warmup {
 pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
     let unavailable = |e: anyhow::Error| StartError::Unavailable(format!("the warmup service cannot start: {e:#}"));
     let listener = listen("warmup", shared.settings.borrow().process.warmup.listen).await?;
+    let address = listener.local_addr().map_err(|e| unavailable(e.into()))?;
     let store = Arc::new(SqliteStore::open(&shared.options.data.join("warmup.db")).map_err(unavailable)?);
     let (wake, feeder_wake) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let view = Arc::new(View::default());
@@ -71,6 +75,7 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
     let router = crate::warmup::api::router(state, probes);
     tokio::spawn(feeder.run(shared.stop.clone()));
     Ok(Warmup {
+        address,
         api: tokio::spawn(serve(listener, router, shared.stop.clone(), Limits::default())),
         engine: tokio::spawn(engine.run(shared.stop.clone())),
         relay: tokio::spawn(Relay::run(store.clone(), shared.log.clone(), shared.clock.clone(), shared.stop.clone())),
@@ -118,12 +123,21 @@ impl Lookup {
 }
 
 fn directory(settings: &Settings) -> Directory {
-    Directory::from_settings(settings.providers.clone(), &settings.process.dns)
+    let dns = &settings.process.dns;
+    let lookup: Option<Arc<dyn MxLookup>> = match dns.enabled.then(|| DnsLookup::new(dns)) {
+        None => None,
+        Some(Ok(lookup)) => Some(Arc::new(lookup)),
+        Some(Err(error)) => {
+            tracing::warn!(%error, "mail exchangers cannot be looked up; providers are found by domain alone");
+            None
+        }
+    };
+    Directory::new(settings.providers.clone(), lookup)
 }
 
 #[async_trait::async_trait]
 impl ProviderLookup for Lookup {
-    async fn provider(&self, domain: &str) -> String {
+    async fn provider(&self, domain: &str, boot_ms: i64) -> Looked {
         let directory = {
             let mut current = self.current.lock().await;
             let now = self.settings.borrow().clone();
@@ -132,7 +146,8 @@ impl ProviderLookup for Lookup {
             }
             current.1.clone()
         };
-        directory.provider(domain).await.to_string()
+        let found = directory.find(domain, boot_ms).await;
+        Looked { provider: found.name().to_owned(), decided: !matches!(found, Found::Undecided) }
     }
 }
 

@@ -137,7 +137,6 @@ pub fn spawn(job: Job, prepared: Arc<Prepared>, tokens: Arc<Tokens>, clock: Arc<
     });
 }
 
-#[expect(clippy::disallowed_methods, reason = "the deadline of a plugin call is a point of the monotonic clock, not a decision")]
 fn deadline(after: Duration) -> std::time::Instant {
     std::time::Instant::now() + after
 }

@@ -18,13 +18,23 @@ const BACKFILLS: usize = 500;
 const LOOKUPS: usize = 64;
 /// How long a domain's provider is believed.
 const BELIEVED_MS: i64 = 24 * 3_600_000;
+/// When a failed lookup is tried again.
+const UNDECIDED_MS: i64 = 60_000;
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// Finds the mailbox provider of a recipient domain.
 #[async_trait::async_trait]
 pub trait ProviderLookup: Send + Sync + 'static {
-    /// The provider's name, or `other`. Always answers within a bounded time.
-    async fn provider(&self, domain: &str) -> String;
+    /// Always answers within a bounded time.
+    async fn provider(&self, domain: &str, boot_ms: i64) -> Looked;
+}
+
+/// What a lookup found.
+pub struct Looked {
+    /// The provider's name, or `other`.
+    pub provider: String,
+    /// False where the lookup failed: `other` counts for now, and it is looked up again soon.
+    pub decided: bool,
 }
 
 /// What the feeder works with.
@@ -82,11 +92,15 @@ impl Feeder {
         if domains.is_empty() {
             return Ok(());
         }
+        let now = self.clock.now();
         let one = |domain: String| async move {
-            let provider = self.lookup.provider(&domain).await;
-            (domain, provider)
+            let looked = self.lookup.provider(&domain, now.boot_ms).await;
+            (looked.decided, (domain, looked.provider))
         };
-        let found: Vec<(String, String)> = futures_util::stream::iter(domains).map(one).buffer_unordered(LOOKUPS).collect().await;
-        self.queue.set_providers(found, self.clock.now().wall_ms).await
+        let found: Vec<_> = futures_util::stream::iter(domains).map(one).buffer_unordered(LOOKUPS).collect().await;
+        let (decided, undecided): (Vec<_>, Vec<_>) = found.into_iter().partition(|(decided, _)| *decided);
+        let names = |found: Vec<(bool, (String, String))>| found.into_iter().map(|(_, pair)| pair).collect();
+        self.queue.set_providers(names(decided), now.wall_ms).await?;
+        self.queue.set_providers(names(undecided), now.wall_ms - BELIEVED_MS + UNDECIDED_MS).await
     }
 }

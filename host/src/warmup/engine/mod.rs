@@ -32,7 +32,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use dispatch::{MakeSigner, Sign};
-pub use feeder::{Feeder, ProviderLookup};
+pub use feeder::{Feeder, Looked, ProviderLookup};
 pub use view::{EmailNow, View};
 
 /// How long the engine waits before it tries a failed commit again.

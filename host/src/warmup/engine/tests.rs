@@ -87,8 +87,8 @@ struct Other;
 
 #[async_trait::async_trait]
 impl ProviderLookup for Other {
-    async fn provider(&self, _: &str) -> String {
-        "other".into()
+    async fn provider(&self, _: &str, _: i64) -> Looked {
+        Looked { provider: "other".into(), decided: true }
     }
 }
 

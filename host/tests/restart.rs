@@ -1,0 +1,89 @@
+//! A stop and a kill in the middle of a broadcast: nothing is lost, nothing falsely accepted, every doubt is listed.
+
+use crate::harness::{Postwarm, Site, until};
+use postwarm_plugin_testkit::sink::{Script, Sink};
+use serde_json::Value;
+use std::collections::HashMap;
+
+/// The size of the issue is 20,000; a debug build and a busy machine get a tenth of it unless asked.
+fn recipients() -> usize {
+    std::env::var("POSTWARM_TEST_RECIPIENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000)
+}
+
+async fn site(sink: &Sink) -> Site {
+    Site::with_organization(&format!(
+        "[[smtp]]\nname = \"sink\"\nplugin = \"smtp\"\nsettings = {{ host = \"127.0.0.1\", port = {}, tls = \"none\" }}\nlimits = {{ connections = 10 }}\n",
+        sink.addr.port()
+    ))
+}
+
+/// How often the sink accepted mail for each recipient.
+fn accepted(sink: &Sink) -> HashMap<String, usize> {
+    let mut found = HashMap::new();
+    for recipient in sink.journal().accepted() {
+        *found.entry(recipient).or_insert(0) += 1;
+    }
+    found
+}
+
+async fn half_way(postwarm: &Postwarm, email: i64, count: usize) {
+    until("the first messages", async || {
+        let (_, body) = postwarm.get(&format!("/emails/{email}")).await;
+        ((body["counts"]["sent"].as_u64().unwrap() as usize > count / 10).then_some(()), body)
+    })
+    .await;
+}
+
+async fn listed(postwarm: &Postwarm, email: i64, state: &str) -> Vec<String> {
+    let (status, rows) = postwarm.get(&format!("/emails/{email}/deliveries?state={state}")).await;
+    assert_eq!(status, 200);
+    rows.as_array().unwrap().iter().map(|row| row["recipient"].as_str().unwrap().to_owned()).collect()
+}
+
+fn is_over(counts: &Value) -> bool {
+    ["queued", "sending", "deferred"].iter().all(|state| counts[state] == 0)
+}
+
+#[tokio::test]
+async fn after_sigterm_the_broadcast_goes_on_and_nobody_is_written_to_twice() {
+    let sink = Sink::start(Script::default()).await;
+    let site = site(&sink).await;
+    let count = recipients();
+    let postwarm = site.serve();
+    postwarm.import(count, "x.example").await;
+    let email = postwarm.send("Hello").await;
+    half_way(&postwarm, email, count).await;
+    assert_eq!(postwarm.terminate(), Some(0));
+    let postwarm = site.serve();
+    let counts = postwarm.counts_when(email, is_over).await;
+    assert_eq!((counts["sent"].as_u64(), counts["unknown"].as_u64()), (Some(count as u64), Some(0)), "{counts}");
+    let accepted = accepted(&sink);
+    assert_eq!(accepted.len(), count, "nobody is lost");
+    assert!(accepted.values().all(|times| *times == 1), "nobody twice");
+}
+
+#[tokio::test]
+async fn after_kill_9_nothing_is_lost_nothing_falsely_accepted_and_every_doubt_is_listed() {
+    let sink = Sink::start(Script::default()).await;
+    let site = site(&sink).await;
+    let count = recipients();
+    let postwarm = site.serve();
+    postwarm.import(count, "x.example").await;
+    let email = postwarm.send("Hello").await;
+    half_way(&postwarm, email, count).await;
+    postwarm.kill();
+    let postwarm = site.serve();
+    let counts = postwarm.counts_when(email, is_over).await;
+    let accepted = accepted(&sink);
+    let unknown = listed(&postwarm, email, "unknown").await;
+    assert_eq!(unknown.len() as u64, counts["unknown"].as_u64().unwrap());
+    assert!(unknown.len() <= 128, "{} rows are in doubt", unknown.len());
+    for recipient in listed(&postwarm, email, "sent").await {
+        assert_eq!(accepted.get(&recipient), Some(&1), "{recipient} is shown as sent");
+    }
+    assert_eq!(counts["sent"].as_u64().unwrap() + counts["unknown"].as_u64().unwrap(), count as u64, "{counts}");
+    let missing = (0..count).map(|n| format!("user{n}@x.example")).filter(|r| !accepted.contains_key(r));
+    for recipient in missing {
+        assert!(unknown.contains(&recipient), "{recipient} was not accepted and is not listed");
+    }
+}
