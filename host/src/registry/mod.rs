@@ -50,6 +50,8 @@ pub enum State {
     Available,
     /// An organization named it, and it runs.
     Loaded,
+    /// Its file has not been still for long enough to be read.
+    Settling,
     /// `problem` says why it cannot be used.
     Rejected,
 }
@@ -78,10 +80,13 @@ pub struct Registry {
     builtins: Vec<Builtin>,
     files: Mutex<BTreeMap<String, Dropped>>,
     /// By sha256: a content is loaded once, and what failed is not tried again.
-    loaded: Mutex<HashMap<String, Arc<OnceLock<Result<Arc<Loaded>, String>>>>>,
+    loaded: Mutex<HashMap<String, Arc<Loading>>>,
     /// Held by the one scan that runs.
     scanning: Mutex<()>,
 }
+
+/// A content that is loaded once, or that it is known why it is not.
+type Loading = OnceLock<Result<Arc<Loaded>, String>>;
 
 /// A file of the directory.
 #[derive(Debug, Clone)]
@@ -287,8 +292,8 @@ impl Registry {
                 problem: file.problem.clone(),
             };
             let Some(verified) = &file.current else {
-                let waits = || "it is still being written".to_owned();
-                list.push(PluginStatus { problem: Some(status.problem.unwrap_or_else(waits)), ..status });
+                let state = if status.problem.is_some() { State::Rejected } else { State::Settling };
+                list.push(PluginStatus { state, ..status });
                 continue;
             };
             for note in &verified.notes {

@@ -46,10 +46,10 @@ async fn a_message_whose_deadline_has_passed_never_reaches_the_plugin() {
 async fn a_plugin_that_blocks_stalls_itself_alone_and_only_what_it_holds_is_unknown() {
     let (place, other) = (Place::new(), Place::new());
     let blocked = client(&place, &["BLOCKS"]);
-    let deadline = Instant::now() + Duration::from_millis(100);
+    let elsewhere = client(&other, &["VERSION=\"2\""]);
+    let deadline = Instant::now() + Duration::from_secs(1);
     let held = blocked.send(message("one@example.com"), deadline);
     let waiting = blocked.send(message("two@example.com"), deadline);
-    let elsewhere = client(&other, &["VERSION=\"2\""]);
     let beside = elsewhere.send(message("to@example.com"), soon());
     // The order of polling is the order of handing over.
     let (held, waiting, beside) = futures_util::join!(held, waiting, beside);
