@@ -7,7 +7,7 @@ use crate::config::settings::Settings;
 use crate::http::probes::Probes;
 use crate::http::serve::{Limits, serve};
 use crate::model::name::{EmailNumber, OrgId};
-use crate::warmup::api::{ApiState, Progress, ProgressNow};
+use crate::warmup::api::state::{ApiState, Progress, ProgressNow};
 use crate::warmup::engine::{Engine, Feeder, Looked, Parts, ProviderLookup, View};
 use crate::warmup::mailbox_provider::dns::DnsLookup;
 use crate::warmup::mailbox_provider::{Directory, Found, MxLookup};

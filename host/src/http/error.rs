@@ -3,6 +3,7 @@
 //! Invariant: the only file that names a status code. Causes stay in the log; a client gets a code, a sentence and the
 //! request id.
 
+use crate::http::serve::BODY_OCTETS_MAX;
 use axum::Json;
 use axum::http::header::{ALLOW, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -15,6 +16,8 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The most field errors that one problem lists.
 pub const FIELD_ERRORS_MAX: usize = 100;
+/// The longest text of a problem in characters: a client's own text in it must not make an answer large.
+pub const TEXT_CHARS_MAX: usize = 500;
 
 tokio::task_local! {
     /// The id of the request that this task answers; set by `layers`.
@@ -131,7 +134,7 @@ pub struct ApiError {
     /// `Retry-After`, in seconds.
     pub retry_after_secs: Option<u64>,
     /// `Allow`, as the router gave it.
-    allow: Option<HeaderValue>,
+    pub allow: Option<HeaderValue>,
 }
 
 /// A problem (RFC 9457) as it is sent.
@@ -206,11 +209,17 @@ impl IntoResponse for ApiError {
         let status = self.code.status();
         let mut errors = self.errors;
         errors.truncate(FIELD_ERRORS_MAX);
+        for error in &mut errors {
+            shorten(&mut error.detail);
+            error.pointer.iter_mut().chain(&mut error.parameter).for_each(shorten);
+        }
+        let mut detail = self.detail;
+        shorten(&mut detail);
         let problem = Problem {
             kind: "about:blank",
             title: self.code.title(),
             status: status.as_u16(),
-            detail: self.detail,
+            detail,
             code: self.code.as_str(),
             errors,
             request_id: REQUEST_ID.try_with(Clone::clone).ok(),
@@ -231,14 +240,23 @@ impl IntoResponse for ApiError {
     }
 }
 
+fn shorten(text: &mut String) {
+    if let Some((end, _)) = text.char_indices().nth(TEXT_CHARS_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
 /// A body over the limit, as axum reports it, and other ways in which a body ends early.
 pub fn body_error(rejection: &axum::extract::rejection::BytesRejection) -> ApiError {
     match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            ApiError::new(Code::BodyTooLarge, format!("the body may have at most {} octets", crate::http::serve::BODY_OCTETS_MAX))
-        }
+        StatusCode::PAYLOAD_TOO_LARGE => body_too_large(),
         _ => ApiError::new(Code::BodyIncomplete, "the connection ended before the body did"),
     }
+}
+
+pub fn body_too_large() -> ApiError {
+    ApiError::new(Code::BodyTooLarge, format!("the body may have at most {BODY_OCTETS_MAX} octets"))
 }
 
 /// `201 Created` with where it is.
@@ -274,6 +292,14 @@ mod tests {
     #[test]
     fn a_pointer_escapes_slash_and_tilde() {
         assert_eq!(pointer(&["headers", "a/b~c"]), "/headers/a~1b~0c");
+    }
+
+    #[tokio::test]
+    async fn a_clients_own_text_does_not_make_a_problem_large() {
+        let field = FieldError::field(&[&"ü".repeat(100_000)], "x".repeat(100_000));
+        let body = ApiError::fields(vec![field; 200]).into_response().into_body();
+        let octets = axum::body::to_bytes(body, usize::MAX).await.expect("the body of a test");
+        assert!(octets.len() < FIELD_ERRORS_MAX * 4 * TEXT_CHARS_MAX, "{}", octets.len());
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //! Invariant: a body is at most `BODY_OCTETS_MAX` octets, nests at most 128 deep, and has no unknown and no double
 //! field (types that are read say `deny_unknown_fields`).
 
-use crate::http::error::{ApiError, Code, FieldError, body_error, pointer};
+use crate::http::error::{ApiError, Code, FieldError, body_error, body_too_large, pointer};
 use crate::http::params::unknown_name;
+use crate::http::serve::BODY_OCTETS_MAX;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ORIGIN};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
@@ -23,13 +24,20 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<JsonBody<T>, ApiError> {
-        // Only a type that no HTML form can send: a page on another site must not write to a service on loopback.
-        if !is_json(media_type(request.headers())) {
+        if !may_be_json(request.headers()) {
             return Err(ApiError::new(Code::UnsupportedMediaType, "send JSON with the header `Content-Type: application/json`"));
+        }
+        if announced(request.headers()).is_some_and(|octets| octets > BODY_OCTETS_MAX as u64) {
+            return Err(body_too_large());
         }
         let raw = Bytes::from_request(request, state).await.map_err(|e| body_error(&e))?;
         Ok(JsonBody { value: read(&raw)?, raw })
     }
+}
+
+/// The length that the client announces, so that nobody has to wait for a body that is refused anyway.
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The media type without its parameters, in lower case; empty where there is none.
@@ -38,8 +46,15 @@ pub fn media_type(headers: &HeaderMap) -> String {
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-fn is_json(media_type: String) -> bool {
-    media_type == "application/json" || (media_type.starts_with("application/") && media_type.ends_with("+json"))
+/// Tells whether a body is said to be JSON. What `curl -d` says, and saying nothing, is taken too, but never from a
+/// browser: a page on another site must not write to a service on loopback, and JSON is what no form can send.
+fn may_be_json(headers: &HeaderMap) -> bool {
+    let browser = headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site");
+    match media_type(headers).as_str() {
+        "application/json" => true,
+        "" | "application/x-www-form-urlencoded" => !browser,
+        other => other.starts_with("application/") && other.ends_with("+json"),
+    }
 }
 
 /// Reads JSON. Errors of syntax are `malformed_json`, errors of shape are `invalid_fields` with a pointer.
@@ -87,6 +102,8 @@ fn refuse(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
             path.push(name.to_owned());
             "stands twice; give it once".to_owned()
         }
+        "unknown variant" => format!("must be {}", rest.strip_prefix("one of ").unwrap_or(rest)),
+        _ if text.starts_with("must ") => text,
         _ => format!("has the wrong type: {}", text.strip_prefix("invalid type: ").unwrap_or(&text)),
     };
     let path: Vec<&str> = path.iter().map(String::as_str).collect();

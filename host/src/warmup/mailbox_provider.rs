@@ -3,7 +3,7 @@
 //! Invariant: nothing here knows a provider by name, and DNS that fails never stops sending: a domain that could not be looked
 //! up is `other` for now, and after repeated failures nobody asks for a while.
 
-mod dns;
+pub mod dns;
 #[cfg(test)]
 mod tests;
 

@@ -2,14 +2,7 @@
 //!
 //! Invariant: it knows health only as a reader of the event log, and a provider only as a plugin.
 
-pub mod backoff;
-pub mod engine;
-pub mod limits;
-pub mod mailbox_provider;
-pub mod render;
-pub mod route;
-pub mod sign;
-pub mod sqlite;
+pub mod api;
 pub mod store;
 
 #[cfg(test)]

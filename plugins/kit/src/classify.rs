@@ -64,6 +64,10 @@ pub fn classify(reply: &Reply, phase: Phase) -> (Fault, Option<Duration>) {
 }
 
 fn general_fault(reply: &Reply, text: &str, phase: Phase) -> Fault {
+    // Authentication (RFC 4954), whatever else the reply says.
+    if matches!(reply.code, 530 | 534 | 535 | 538) {
+        return Fault::Account;
+    }
     if let Some(fault) = reply.enhanced.and_then(|code| enhanced_fault(code, phase)) {
         return fault;
     }
@@ -142,7 +146,6 @@ const TEXTS: &[(&str, Fault)] = &[
 
 fn basic_fault(code: u16, phase: Phase) -> Fault {
     match (code, phase) {
-        (530 | 534 | 535 | 538, _) => Fault::Account,
         (521 | 556, Phase::Rcpt) => Fault::Recipient,
         (421 | 430..=447 | 451 | 454 | 458..=499, _) => Fault::Network,
         (450 | 550 | 551 | 553, Phase::Rcpt) | (452 | 552, Phase::Rcpt) => Fault::Recipient,
@@ -172,4 +175,79 @@ fn named_wait(text: &str) -> Option<Duration> {
         behind_in = matches!(word, "in" | "after" | "least") || (behind_in && word == "at");
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reply::ReplyParser;
+    use expect_test::expect;
+
+    const REPLIES: &[(&str, Phase)] = &[
+        ("550 5.1.1 <a@y.example>: Recipient address rejected: User unknown in local recipient table", Phase::Rcpt),
+        ("550 No such user here", Phase::Rcpt),
+        ("550 no", Phase::Rcpt),
+        ("553 5.1.7 bad sender", Phase::Mail),
+        ("550 5.1.8 <a@x.example>: Sender address rejected: Domain not found", Phase::Mail),
+        ("554 5.7.1 <a@y.example>: Relay access denied", Phase::Rcpt),
+        ("450 4.2.0 <a@y.example>: Recipient address rejected: Greylisted, try again in 300 seconds", Phase::Rcpt),
+        ("451 4.7.1 Greylisting in action, please come back in 5 minutes", Phase::Rcpt),
+        ("452 4.2.2 Mailbox full", Phase::Rcpt),
+        ("452 4.3.1 Insufficient system storage", Phase::Mail),
+        ("552 5.3.4 Message size exceeds fixed limit", Phase::Mail),
+        ("554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org", Phase::Rcpt),
+        ("550 5.7.1 Message rejected as spam by Content Filtering.", Phase::EndOfData),
+        ("550 5.7.1 Rejected for policy reasons", Phase::EndOfData),
+        ("550 5.7.26 authentication failed", Phase::EndOfData),
+        ("554 5.6.0 malformed message", Phase::EndOfData),
+        ("554 transaction failed", Phase::EndOfData),
+        ("535 5.7.8 wrong", Phase::Authenticate),
+        ("421 4.7.0 Too many connections from your host", Phase::Mail),
+        ("451 4.3.0 Temporary lookup failure", Phase::Rcpt),
+        ("556 5.1.10 null MX", Phase::Rcpt),
+    ];
+
+    #[test]
+    fn a_reply_of_any_server_blames_the_right_one() {
+        let mut table = String::new();
+        for &(line, phase) in REPLIES {
+            let mut parser = ReplyParser::default();
+            parser.feed(format!("{line}\r\n").as_bytes()).unwrap();
+            let (fault, retry_after) = classify(&parser.reply(), phase);
+            let wait = retry_after.map_or_else(String::new, |wait| format!(" after {} s", wait.as_secs()));
+            table.push_str(&format!("{fault:?}{wait}: {phase:?} {line}\n"));
+        }
+        expect![[r#"
+            Recipient: Rcpt 550 5.1.1 <a@y.example>: Recipient address rejected: User unknown in local recipient table
+            Recipient: Rcpt 550 No such user here
+            Recipient: Rcpt 550 no
+            Account: Mail 553 5.1.7 bad sender
+            Domain: Mail 550 5.1.8 <a@x.example>: Sender address rejected: Domain not found
+            Account: Rcpt 554 5.7.1 <a@y.example>: Relay access denied
+            Network after 300 s: Rcpt 450 4.2.0 <a@y.example>: Recipient address rejected: Greylisted, try again in 300 seconds
+            Network after 300 s: Rcpt 451 4.7.1 Greylisting in action, please come back in 5 minutes
+            Recipient: Rcpt 452 4.2.2 Mailbox full
+            Network: Mail 452 4.3.1 Insufficient system storage
+            Content: Mail 552 5.3.4 Message size exceeds fixed limit
+            Domain: Rcpt 554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org
+            Content: EndOfData 550 5.7.1 Message rejected as spam by Content Filtering.
+            Domain: EndOfData 550 5.7.1 Rejected for policy reasons
+            Domain: EndOfData 550 5.7.26 authentication failed
+            Content: EndOfData 554 5.6.0 malformed message
+            Content: EndOfData 554 transaction failed
+            Account: Authenticate 535 5.7.8 wrong
+            Network: Mail 421 4.7.0 Too many connections from your host
+            Network: Rcpt 451 4.3.0 Temporary lookup failure
+            Recipient: Rcpt 556 5.1.10 null MX
+        "#]]
+        .assert_eq(&table);
+    }
+
+    #[test]
+    fn a_provider_rule_comes_before_the_general_ones() {
+        let rules = [Rule::text("user unknown", Fault::Network).after_secs(60)];
+        let reply = Reply { code: 550, enhanced: Some(EnhancedCode(5, 1, 1)), text: "User Unknown".into() };
+        assert_eq!(classify_by(&rules, &reply, Phase::Rcpt), (Fault::Network, Some(Duration::from_secs(60))));
+        assert_eq!(classify(&reply, Phase::Rcpt), (Fault::Recipient, None));
+    }
 }

@@ -7,7 +7,6 @@
 //! nothing awaits ends the connection.
 //! Invariant: when the connection breaks, at most one message is unknown: the one whose end of data went unanswered.
 
-use crate::classify::Classify;
 use crate::handshake::{Session, quit};
 use crate::job::Job;
 use crate::pool::{Pool, Wake};
@@ -16,8 +15,9 @@ use crate::session::Capabilities;
 use crate::settings::Deadlines;
 use crate::stuff::Stuffer;
 use crate::transaction::{Cleanup, Progress, Transaction};
-use crate::wire::{Wire, WireError};
-use postwarm_plugin_api::{Cause, Outcome, Phase, Reply};
+use crate::verdict::{Broken, phase_deadline, phase_name, refused};
+use crate::wire::Wire;
+use postwarm_plugin_api::{Cause, Fault, Outcome, Phase};
 use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
@@ -41,33 +41,13 @@ pub struct Connection<'a> {
     envelope: Option<(Job, Transaction)>,
     /// The message whose content the server waits for.
     ready: Option<Job>,
+    /// A message was answered on this connection.
+    served: bool,
     cleanup: Cleanup,
     /// The reply to a clean-up command is awaited.
     swallowing: bool,
     /// Since when the next reply is awaited.
     awaited_since: Option<Instant>,
-}
-
-/// Why the connection ends before its time.
-struct Broken {
-    cause: Cause,
-    detail: String,
-}
-
-impl Broken {
-    fn session(detail: impl Into<String>) -> Broken {
-        Broken { cause: Cause::Session, detail: detail.into() }
-    }
-}
-
-impl From<WireError> for Broken {
-    fn from(error: WireError) -> Broken {
-        let cause = match error {
-            WireError::Closed | WireError::Io(_) => Cause::Disconnected,
-            WireError::Deadline | WireError::Reply(_) => Cause::Session,
-        };
-        Broken { cause, detail: error.to_string() }
-    }
 }
 
 impl<'a> Connection<'a> {
@@ -83,6 +63,7 @@ impl<'a> Connection<'a> {
             content: None,
             envelope: None,
             ready: None,
+            served: false,
             cleanup: Cleanup::Nothing,
             swallowing: false,
             awaited_since: None,
@@ -303,13 +284,10 @@ impl<'a> Connection<'a> {
             }
             Progress::Refused { phase, reply, cleanup } => {
                 self.cleanup = cleanup;
+                self.served = true;
                 job.resolve(refused(self.pool.classify, reply, phase));
             }
-            Progress::Ended => {
-                let phase = transaction.awaited();
-                self.envelope = Some((job, transaction));
-                return Err(self.ended(phase_name(phase)));
-            }
+            Progress::Ended => return Err(self.end_at_envelope(job, transaction.awaited())),
             Progress::Nonsense => {
                 self.envelope = Some((job, transaction));
                 return Err(Broken::session(format!("the server's reply makes no sense there: {}", self.wire.parser().reply())));
@@ -321,6 +299,7 @@ impl<'a> Connection<'a> {
     /// Takes the reply to the end of data, the only one that makes a message accepted.
     fn on_end_of_data(&mut self, job: Job, code: u16) -> Result<bool, Broken> {
         let reply = self.wire.parser().reply();
+        self.served = true;
         match code {
             200..=299 => job.resolve(Outcome::Accepted(reply)),
             400..=599 => job.resolve(refused(self.pool.classify, reply, Phase::EndOfData)),
@@ -335,6 +314,20 @@ impl<'a> Connection<'a> {
             return Err(Broken { cause: Cause::Disconnected, ..self.ended("the end of data of the message before") });
         }
         Ok(false)
+    }
+
+    /// Takes a 421 to the envelope. One that blames somebody is the message's answer; any other only ends the session,
+    /// which blames the client unless the session has served before: servers end long sessions so.
+    fn end_at_envelope(&mut self, job: Job, phase: Phase) -> Broken {
+        let mut broken = self.ended(phase_name(phase));
+        if self.served {
+            broken.cause = Cause::Disconnected;
+        }
+        match refused(self.pool.classify, self.wire.parser().reply(), phase) {
+            Outcome::Deferred { fault: Fault::Network, .. } => job.resolve_broken(broken.cause, broken.detail.clone()),
+            outcome => job.resolve(outcome),
+        }
+        broken
     }
 
     fn ended(&self, place: &str) -> Broken {
@@ -387,31 +380,5 @@ impl<'a> Connection<'a> {
 
     fn deadlines(&self) -> Deadlines {
         self.pool.settings.deadlines
-    }
-}
-
-/// Turns a 4yz or 5yz reply into an outcome.
-fn refused(classify: Classify, reply: Reply, phase: Phase) -> Outcome {
-    let (fault, retry_after) = classify(&reply, phase);
-    match reply.code {
-        400..=499 => Outcome::Deferred { reply, fault, retry_after },
-        _ => Outcome::Rejected { reply, fault },
-    }
-}
-
-fn phase_deadline(deadlines: &Deadlines, phase: Phase) -> Duration {
-    match phase {
-        Phase::Rcpt => deadlines.rcpt,
-        Phase::Data => deadlines.data,
-        _ => deadlines.mail,
-    }
-}
-
-fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Rcpt => "RCPT",
-        Phase::Data => "DATA",
-        Phase::EndOfData => "the end of data",
-        _ => "MAIL",
     }
 }

@@ -146,7 +146,7 @@ impl<'a> Fields<'a> {
 
 #[cfg(test)]
 mod tests {
-    use crate::settings::{Defaults, ServerSettings};
+    use crate::settings::{Defaults, ServerSettings, Tls};
     use expect_test::{Expect, expect};
     use postwarm_plugin_api::{Instance, Secret};
     use std::time::Duration;
@@ -182,6 +182,13 @@ mod tests {
         let settings = ServerSettings::parse(&instance(given, &[]), presets).unwrap();
         assert_eq!((settings.host.as_str(), settings.port), ("smtp.example", 26));
         assert_eq!(settings.deadlines.mail, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn another_tls_mode_brings_its_own_port() {
+        let presets = Defaults { host: Some("smtp.example"), port: Some(465), tls: Some(Tls::Implicit), ..Defaults::default() };
+        let settings = ServerSettings::parse(&instance(serde_json::json!({ "tls": "starttls" }), &[]), presets).unwrap();
+        assert_eq!(settings.port, 587);
     }
 
     #[test]

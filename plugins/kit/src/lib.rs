@@ -21,6 +21,7 @@ mod job;
 mod pool;
 mod tls;
 mod transaction;
+mod verdict;
 mod wire;
 
 #[cfg(test)]

@@ -107,10 +107,12 @@ impl ServerSettings {
             .choice("tls", &[("implicit", Tls::Implicit), ("starttls", Tls::StartTls), ("none", Tls::None)])
             .or(defaults.tls)
             .unwrap_or(Tls::StartTls);
+        // A preset port belongs to the preset's TLS mode.
+        let preset_port = defaults.port.filter(|_| defaults.tls.is_none_or(|preset| preset == tls));
         let auth = fields.choice("auth", &AUTH_NAMES).unwrap_or(Auth::Auto);
         let settings = ServerSettings {
             host: required_host(&mut fields, defaults.host),
-            port: fields.port("port").or(defaults.port).unwrap_or(default_port(tls)),
+            port: fields.port("port").or(preset_port).unwrap_or(default_port(tls)),
             tls,
             auth,
             username: fields.text("username").map(str::to_owned),

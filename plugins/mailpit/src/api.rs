@@ -1,7 +1,7 @@
 //! Mailpit's HTTP API, as far as the loop needs it: the list of messages, page by page.
 //!
 //! Invariant: it only ever asks for lists. `GET /api/v1/message/{ID}` marks the message as read, so a loop that used it
-//! would make its facts up. No error text holds the address of the server's credentials.
+//! would make its facts up. No error text holds the server's address or credentials.
 
 use postwarm_plugin_api::{PollError, Secret};
 use serde::Deserialize;

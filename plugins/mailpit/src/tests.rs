@@ -8,6 +8,8 @@ use postwarm_plugin_api::{
     BoxFuture, Fact, FactKind, FactSink, FeedbackFactory, Instance, Message, Outcome, Poll, PollError, Report, Secret, SmtpFactory,
     WatchList, Watched,
 };
+use postwarm_plugin_testkit::conformance::feedback::{Source, feedback_loop};
+use postwarm_plugin_testkit::conformance::smtp::{Pointed, smtp_client};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -234,4 +236,34 @@ async fn nothing_is_asked_where_nothing_is_watched() {
     let mut sink = Sink { room: 1, facts: Vec::new() };
     let poll = Poll { cursor: "12", watch: &Watching(0), deadline: Instant::now() + LONG };
     assert_eq!(feedback.poll(poll, &mut sink).await, Ok("12".into()));
+}
+
+#[tokio::test]
+async fn the_client_keeps_the_contract() {
+    let settings = |settings: Value| Instance {
+        settings: settings.as_object().expect("a table").clone(),
+        connections_max: 3,
+        ..instance(free_address(), None)
+    };
+    let at = |address: SocketAddr| settings(json!({ "host": address.ip().to_string(), "port": address.port() }));
+    let with_secret = |address: SocketAddr, secret| {
+        let mut instance = at(address);
+        instance.settings.insert("username".into(), "user".into());
+        instance.settings.insert("allow_insecure_auth".into(), true.into());
+        instance.secrets.insert("password".into(), secret);
+        instance
+    };
+    smtp_client(Pointed { factory: &MailpitSmtp, at: &at, with_secret: Some(&with_secret) }).await.assert_passed();
+}
+
+#[tokio::test]
+async fn the_loop_keeps_the_contract() {
+    let Some(mailpit) = Mailpit::start(&[]).await else { return };
+    mailpit.deliver(0, 30).await;
+    mailpit.put("/api/v1/messages", json!({ "IDs": [mailpit.id_of("m3@x").await], "Read": true })).await;
+    mailpit.put("/api/v1/tags", json!({ "IDs": [mailpit.id_of("m3@x").await], "Tags": ["spam"] })).await;
+    let watch = Watching(30).page(0, 30).await;
+    let failing = (instance(free_address(), Some("any")), String::new());
+    let source = Source { factory: &MailpitFeedback, instance: instance(mailpit.http, None), watch, failing };
+    feedback_loop(&source).await.assert_passed();
 }

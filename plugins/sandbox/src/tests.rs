@@ -1,25 +1,31 @@
 //! The client, the server, the file and the loop together, over real SMTP.
 
 use crate::client::SandboxSmtp;
+use crate::feedback::SandboxFeedback;
 use crate::server::file_path;
 use crate::session::Record;
 use bytes::Bytes;
 use postwarm_plugin_api::{Cause, Fault, Instance, Message, Outcome, SmtpClient, SmtpFactory};
+use postwarm_plugin_testkit::conformance::feedback::{Source, feedback_loop};
+use postwarm_plugin_testkit::conformance::smtp::smtp_client_with_own_server;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn client(dir: &Path, settings: Value) -> Arc<dyn SmtpClient> {
-    let instance = Instance {
+    SandboxSmtp.create(instance(dir, settings)).expect("right settings")
+}
+
+fn instance(dir: &Path, settings: Value) -> Instance {
+    Instance {
         organization: "demo".into(),
         name: "sandbox".into(),
         settings: settings.as_object().expect("a table").clone(),
         secrets: Default::default(),
         connections_max: 4,
         data_dir: dir.to_owned(),
-    };
-    SandboxSmtp.create(instance).expect("right settings")
+    }
 }
 
 fn message(n: usize, to: &str) -> Message {
@@ -133,4 +139,21 @@ async fn clients_of_one_folder_write_whole_lines_side_by_side() {
     let addresses = |from: usize| (from..from + 500).map(|n| format!("u{n}@example.com")).collect();
     tokio::join!(send_all(&one, addresses(0)), send_all(&two, addresses(500)));
     assert_eq!(records(dir.path()).len(), 1_000);
+}
+
+#[tokio::test]
+async fn the_client_keeps_the_contract() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let recipient = |n: usize| format!("u{n}@example.com");
+    smtp_client_with_own_server(&SandboxSmtp, instance(dir.path(), json!({ "reject_percent": 0 })), &recipient).await.assert_passed();
+}
+
+#[tokio::test]
+async fn the_loop_keeps_the_contract() {
+    let (dir, empty) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let client = client(dir.path(), json!({ "bounce_percent": 10, "spam_percent": 20 }));
+    send_all(&client, (0..300).map(|n| format!("u{n}@example.com")).collect()).await;
+    let failing = (instance(empty.path(), json!({})), "10".to_owned());
+    let source = Source { factory: &SandboxFeedback, instance: instance(dir.path(), json!({})), watch: Vec::new(), failing };
+    feedback_loop(&source).await.assert_passed();
 }

@@ -1,3 +1,4 @@
 //! For tests: a scripted SMTP server with a journal, and the conformance suite of the plugin contract.
 
+pub mod conformance;
 pub mod sink;

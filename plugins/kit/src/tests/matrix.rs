@@ -2,7 +2,7 @@
 
 use super::*;
 use expect_test::expect;
-use postwarm_plugin_testkit::sink::script::{Action, Script, Step};
+use postwarm_plugin_testkit::sink::script::{Action, Script, Step, Tls};
 
 /// Half a reply, then the end.
 fn half() -> Action {
@@ -26,18 +26,23 @@ fn faults() -> [(&'static str, Action); 9] {
 async fn row(step: Step, pipelining: bool) -> String {
     let mut cells = Vec::new();
     for (name, action) in faults() {
-        let sink = Sink::start(Script::default().on(step, action)).await;
+        let tls = if step == Step::StartTls { Tls::StartTls } else { Tls::None };
+        let script = Script { tls, credentials: Some(("user".into(), "secret".into())), ..Script::default() };
+        let sink = Sink::start(script.on(step, action)).await;
         // Only a stall is ended by a deadline; the others must not meet one on a busy machine.
         let limit = if name == "stall" { "150ms" } else { "30s" };
         let deadlines = json!({ "greeting": limit, "mail": limit, "rcpt": limit, "data": limit, "end_of_data": limit });
-        let client = client_with(&sink, 1, json!({ "deadlines": deadlines, "pipelining": pipelining }));
+        let tls = if step == Step::StartTls { "starttls" } else { "none" };
+        let more = json!({ "deadlines": deadlines, "pipelining": pipelining, "tls": tls, "allow_insecure_auth": true });
+        let settings = settings_with(&sink, more, &[("username", "user"), ("password", "secret")]);
+        let client = Client::new(settings, 1, classify);
         let outcome = client.send(message("a@y.example"), far()).await;
         cells.push(format!("  {name}: {}\n", words(&outcome)));
     }
     format!("{step:?}\n{}", cells.concat())
 }
 
-const STEPS: [Step; 6] = [Step::Greeting, Step::Ehlo, Step::Mail, Step::Rcpt, Step::Data, Step::EndOfData];
+const STEPS: [Step; 8] = [Step::Greeting, Step::Ehlo, Step::StartTls, Step::Auth, Step::Mail, Step::Rcpt, Step::Data, Step::EndOfData];
 
 async fn matrix(pipelining: bool) -> String {
     let rows: Vec<_> = STEPS.into_iter().map(|step| tokio::spawn(row(step, pipelining))).collect();
@@ -64,6 +69,26 @@ async fn every_fault_in_every_phase_has_its_outcome() {
         Ehlo
           4yz: NotAttempted Session
           5yz: NotAttempted Session
+          421: NotAttempted Session
+          close: NotAttempted Session
+          half: NotAttempted Session
+          stall: NotAttempted Session
+          garbage: NotAttempted Session
+          999: NotAttempted Session
+          endless: NotAttempted Session
+        StartTls
+          4yz: NotAttempted Tls
+          5yz: NotAttempted Tls
+          421: NotAttempted Session
+          close: NotAttempted Session
+          half: NotAttempted Session
+          stall: NotAttempted Session
+          garbage: NotAttempted Session
+          999: NotAttempted Session
+          endless: NotAttempted Session
+        Auth
+          4yz: NotAttempted Authenticate
+          5yz: NotAttempted Authenticate
           421: NotAttempted Session
           close: NotAttempted Session
           half: NotAttempted Session

@@ -139,6 +139,25 @@ async fn a_421_at_the_end_of_data_defers_that_message_and_leaves_the_next_unsent
 }
 
 #[tokio::test]
+async fn a_421_to_a_later_envelope_ends_the_connection_and_blames_nobody() {
+    let closing = Rule::new(Step::Mail, Action::ReplyThenClose("421 4.5.1 enough messages in this session".into())).skip(1).times(1);
+    let sink = Sink::start(Script::default().rule(closing)).await;
+    let client = client(&sink, 1);
+    let mut outcomes = Vec::new();
+    for name in ["a@y.example", "b@y.example", "c@y.example"] {
+        outcomes.push(words(&send(&client, name).await.unwrap()));
+    }
+    assert_eq!(outcomes, ["Accepted", "NotAttempted Disconnected", "Accepted"]);
+}
+
+#[tokio::test]
+async fn a_421_that_blames_the_domain_is_the_answer_to_its_message() {
+    let slow = Action::ReplyThenClose("421 4.7.28 unusual rate, sender reputation".into());
+    let sink = Sink::start(Script::default().on(Step::Mail, slow)).await;
+    assert_eq!(words(&send(&client(&sink, 1), "a@y.example").await.unwrap()), "Deferred Domain");
+}
+
+#[tokio::test]
 async fn a_connection_is_replaced_after_its_share_of_messages() {
     let sink = Sink::start(Script::default()).await;
     let client = client_with(&sink, 1, json!({ "messages_per_connection_max": 3 }));

@@ -151,3 +151,23 @@ async fn a_message_whose_deadline_passes_in_the_queue_is_unsent() {
     assert_eq!(words(&outcome), "NotAttempted Disconnected");
     first.abort();
 }
+
+#[tokio::test]
+async fn a_deadline_on_the_wire_is_unknown_only_after_the_dot() {
+    for (step, expected) in [(Step::Mail, "NotAttempted Session"), (Step::EndOfData, "Unknown EndOfData")] {
+        let sink = Sink::start(Script::default().on(step, Action::Stall)).await;
+        let client = client(&sink, 1);
+        client.verify(far()).await.unwrap();
+        let outcome = client.send(message("a@y.example"), Instant::now() + Duration::from_secs(1)).await;
+        assert_eq!(words(&outcome), expected);
+    }
+}
+
+#[tokio::test]
+async fn the_journal_file_holds_what_was_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.ndjson");
+    let sink = Sink::start(Script { journal_file: Some(path.clone()), ..Script::default() }).await;
+    assert_eq!(words(&send(&client(&sink, 1), "a@y.example").await.unwrap()), "Accepted");
+    assert!(std::fs::read_to_string(path).unwrap().contains(r#"{"accepted":{"to":["a@y.example"]}}"#));
+}

@@ -1,0 +1,88 @@
+//! Real replies and what they are taken for.
+
+use super::*;
+use expect_test::expect;
+use postwarm_plugin_api::Secret;
+use postwarm_plugin_kit::reply::ReplyParser;
+use serde_json::json;
+
+const REPLIES: &[(&str, Phase)] = &[
+    ("421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred due to unexpected volume or user complaints - 4.16.55.1", Phase::Mail),
+    ("421 4.7.0 [TSS05] Messages from 192.0.2.1 temporarily deferred", Phase::Mail),
+    ("421 4.7.0 [TS01] Messages from 192.0.2.1 temporarily deferred due to user complaints", Phase::Mail),
+    ("421 4.7.1 [TS03] All messages from 192.0.2.1 will be permanently deferred; Retrying will NOT succeed.", Phase::Mail),
+    ("421 [IPTS04] Messages from 192.0.2.1 temporarily deferred", Phase::Mail),
+    ("553 5.7.2 [TSS09] All messages from 192.0.2.1 will be permanently deferred; Retrying will NOT succeed.", Phase::Mail),
+    ("553 5.7.1 [BL21] Connections will not be accepted from 192.0.2.1, because the ip is in Spamhaus's list", Phase::Mail),
+    ("554 Message not allowed - [PH01] Email not accepted for policy reasons.", Phase::EndOfData),
+    ("554 5.7.9 Message not accepted for policy reasons.", Phase::EndOfData),
+    (
+        "550 5.7.9 This mail has been blocked because the sender is unauthenticated. Yahoo requires all senders to authenticate with either SPF or DKIM.",
+        Phase::EndOfData,
+    ),
+    ("451 Message temporarily deferred due to unresolvable RFC.5321 from domain.", Phase::EndOfData),
+    ("450 User is receiving mail too quickly", Phase::Rcpt),
+    ("421 Max message per connection reached, closing transmission channel", Phase::Mail),
+    ("552 1 Requested mail action aborted, mailbox not found", Phase::EndOfData),
+    ("554 delivery error: dd This user doesn't have a yahoo.com account (a@yahoo.com)", Phase::EndOfData),
+    ("554 30 Sorry, your message to a@yahoo.com cannot be delivered. This mailbox is disabled (554.30).", Phase::EndOfData),
+    ("535 5.7.0 (#AUTH005) Too many bad auth attempts.", Phase::Mail),
+];
+
+#[test]
+fn every_published_reply_blames_the_right_one() {
+    let mut table = String::new();
+    for &(line, phase) in REPLIES {
+        let mut parser = ReplyParser::default();
+        parser.feed(format!("{line}\r\n").as_bytes()).unwrap();
+        let reply = parser.reply();
+        let (fault, retry_after) = classify(&reply, phase);
+        let wait = retry_after.map_or_else(String::new, |wait| format!(" after {} s", wait.as_secs()));
+        table.push_str(&format!("{fault:?}{wait}: {reply}\n"));
+    }
+    expect![[r#"
+        Domain after 7200 s: 421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred due to unexpected volume or user complaints - 4.16.55.1
+        Domain after 14400 s: 421 4.7.0 [TSS05] Messages from 192.0.2.1 temporarily deferred
+        Domain after 7200 s: 421 4.7.0 [TS01] Messages from 192.0.2.1 temporarily deferred due to user complaints
+        Domain after 86400 s: 421 4.7.1 [TS03] All messages from 192.0.2.1 will be permanently deferred; Retrying will NOT succeed.
+        Domain after 7200 s: 421 [IPTS04] Messages from 192.0.2.1 temporarily deferred
+        Domain: 553 5.7.2 [TSS09] All messages from 192.0.2.1 will be permanently deferred; Retrying will NOT succeed.
+        Domain: 553 5.7.1 [BL21] Connections will not be accepted from 192.0.2.1, because the ip is in Spamhaus's list
+        Content: 554 Message not allowed - [PH01] Email not accepted for policy reasons.
+        Content: 554 5.7.9 Message not accepted for policy reasons.
+        Domain: 550 5.7.9 This mail has been blocked because the sender is unauthenticated. Yahoo requires all senders to authenticate with either SPF or DKIM.
+        Domain: 451 Message temporarily deferred due to unresolvable RFC.5321 from domain.
+        Network after 1800 s: 450 User is receiving mail too quickly
+        Network after 1 s: 421 Max message per connection reached, closing transmission channel
+        Recipient: 552 1 Requested mail action aborted, mailbox not found
+        Recipient: 554 delivery error: dd This user doesn't have a yahoo.com account (a@yahoo.com)
+        Recipient: 554 30 Sorry, your message to a@yahoo.com cannot be delivered. This mailbox is disabled (554.30).
+        Account: 535 5.7.0 (#AUTH005) Too many bad auth attempts.
+    "#]].assert_eq(&table);
+}
+
+fn instance(settings: serde_json::Value) -> Instance {
+    Instance {
+        organization: "acme".into(),
+        name: "yahoo".into(),
+        settings: settings.as_object().unwrap().clone(),
+        secrets: [("password".to_owned(), Secret::new("secret"))].into_iter().collect(),
+        connections_max: 2,
+        data_dir: "unused".into(),
+    }
+}
+
+#[test]
+fn a_user_name_and_a_password_are_enough() {
+    let client = Factory.create(instance(json!({ "username": "me@acme.example" }))).unwrap();
+    assert_eq!(client.in_flight_max(), 6);
+    let settings = ServerSettings::parse(&instance(json!({ "username": "me@acme.example" })), DEFAULTS).unwrap();
+    assert_eq!((settings.host.as_str(), settings.port), ("smtp.mail.yahoo.com", 465));
+}
+
+#[test]
+fn the_toml_overrides_the_presets() {
+    let given = json!({ "username": "u", "host": "127.0.0.1", "port": 2525, "tls": "none" });
+    let settings = ServerSettings::parse(&instance(given), DEFAULTS).unwrap();
+    assert_eq!((settings.host.as_str(), settings.port, settings.tls), ("127.0.0.1", 2525, Tls::None));
+}
