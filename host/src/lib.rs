@@ -7,7 +7,6 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod db;
-pub mod http;
 pub mod health;
 pub mod http;
 pub mod model;

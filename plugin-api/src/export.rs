@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 
 /// Exports the one plugin of a `cdylib`, or one of each kind.
 ///
-/// ```ignore
+/// ```text
 /// export_plugin!(smtp: MyFactory, id: "my-relay", schema: SCHEMA);
 /// export_plugin!(feedback: MyLoopFactory, id: "my-loop", schema: SCHEMA);
 /// ```
@@ -265,3 +265,7 @@ impl Running {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;

@@ -50,7 +50,10 @@ fn open(path: &Path, notes: &[Note]) -> Result<Tables, String> {
     use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
     // SAFETY: the file is our own copy, its ELF structure was checked, and an operator named the plugin in TOML. What its
     // constructors do cannot be vouched for; that is what naming it means.
-    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| format!("it does not load: {error}"))?;
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        format!("it does not load: {error}{}", cause.unwrap_or_default())
+    })?;
     // SAFETY: the type is that of the header.
     let entry = unsafe { library.get::<abi::EntryFn>(abi::ENTRY_SYMBOL.to_bytes_with_nul()) }.map(|symbol| *symbol);
     // Its code may have started threads; unmapping it could never be right.

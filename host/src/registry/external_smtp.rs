@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 /// How long after its deadline a call is waited for.
-pub(super) const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 
 /// Makes SMTP clients of a loaded library.
 pub(super) struct ExternalSmtpFactory {

@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -51,10 +51,7 @@ impl Lane {
     pub(super) fn ask<T: Send + 'static>(&self, patience: Duration, call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (answer, answered) = sync_channel(1);
         self.run(move || drop(answer.send(call())));
-        match answered.recv_timeout(patience) {
-            Ok(answer) => Some(answer),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        answered.recv_timeout(patience).ok()
     }
 }
 

@@ -19,12 +19,14 @@ use external::Loaded;
 use external_feedback::ExternalFeedbackFactory;
 use external_smtp::ExternalSmtpFactory;
 use files::{Fingerprint, NotTaken, Verified, directory_problem, take};
+// Named so that the linker keeps what registers in it.
 use postwarm_plugin_api::{Builtin, Descriptor, FeedbackFactory, Kind, SmtpFactory};
+use postwarm_plugin_builtin as _;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long a file must stay as it is before it is read.
@@ -48,6 +50,8 @@ pub enum State {
     Available,
     /// An organization named it, and it runs.
     Loaded,
+    /// Its file has not been still for long enough to be read.
+    Settling,
     /// `problem` says why it cannot be used.
     Rejected,
 }
@@ -76,10 +80,13 @@ pub struct Registry {
     builtins: Vec<Builtin>,
     files: Mutex<BTreeMap<String, Dropped>>,
     /// By sha256: a content is loaded once, and what failed is not tried again.
-    loaded: Mutex<HashMap<String, Result<Arc<Loaded>, String>>>,
+    loaded: Mutex<HashMap<String, Arc<Loading>>>,
     /// Held by the one scan that runs.
     scanning: Mutex<()>,
 }
+
+/// A content that is loaded once, or that it is known why it is not.
+type Loading = OnceLock<Result<Arc<Loaded>, String>>;
 
 /// A file of the directory.
 #[derive(Debug, Clone)]
@@ -285,12 +292,12 @@ impl Registry {
                 problem: file.problem.clone(),
             };
             let Some(verified) = &file.current else {
-                let waits = || "it is still being written".to_owned();
-                list.push(PluginStatus { problem: Some(status.problem.unwrap_or_else(waits)), ..status });
+                let state = if status.problem.is_some() { State::Rejected } else { State::Settling };
+                list.push(PluginStatus { state, ..status });
                 continue;
             };
             for note in &verified.notes {
-                let (state, problem) = match loaded.get(&verified.sha256) {
+                let (state, problem) = match loaded.get(&verified.sha256).and_then(|loaded| loaded.get()) {
                     None => (State::Available, status.problem.clone()),
                     Some(Ok(_)) => (State::Loaded, status.problem.clone()),
                     Some(Err(words)) => (State::Rejected, Some(words.clone())),
@@ -317,17 +324,17 @@ impl Registry {
 
     fn load(&self, kind: Kind, id: &str) -> Result<Arc<Loaded>, String> {
         let verified = self.provider(kind, id).ok_or_else(|| no_plugin(id))?;
-        let mut loaded = lock(&self.loaded);
-        if let Some(known) = loaded.get(&verified.sha256) {
-            return known.clone();
-        }
-        let fresh = Loaded::load(&verified.path, &verified.notes).map(Arc::new);
-        match &fresh {
-            Ok(_) => tracing::info!(plugin.id = id, plugin.sha256 = verified.sha256, "plugin loaded"),
-            Err(words) => tracing::error!(plugin.id = id, plugin.sha256 = verified.sha256, "plugin not loaded: {words}"),
-        }
-        loaded.insert(verified.sha256.clone(), fresh.clone());
-        fresh
+        // The map is not held while a library loads, so that a slow one delays nobody else.
+        let place = lock(&self.loaded).entry(verified.sha256.clone()).or_default().clone();
+        let load = || {
+            let fresh = Loaded::load(&verified.path, &verified.notes).map(Arc::new);
+            match &fresh {
+                Ok(_) => tracing::info!(plugin.id = id, plugin.sha256 = verified.sha256, "plugin loaded"),
+                Err(words) => tracing::error!(plugin.id = id, plugin.sha256 = verified.sha256, "plugin not loaded: {words}"),
+            }
+            fresh
+        };
+        place.get_or_init(load).clone()
     }
 }
 

@@ -146,7 +146,8 @@ impl Postwarm {
     }
 
     pub async fn get(&self, path: &str) -> (u16, Value) {
-        let base = if ["/mail_stats", "/all_mail_stats", "/domains"].iter().any(|p| path.starts_with(p)) { &self.health } else { &self.warmup };
+        let base =
+            if ["/mail_stats", "/all_mail_stats", "/domains"].iter().any(|p| path.starts_with(p)) { &self.health } else { &self.warmup };
         answer(self.client.get(format!("{base}{path}"))).await
     }
 

@@ -3,4 +3,5 @@
 mod calls;
 mod dropped;
 mod examples;
+mod polls;
 mod support;
