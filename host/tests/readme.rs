@@ -9,8 +9,8 @@ fn root() -> PathBuf {
 
 fn blocks(language: &str) -> Vec<String> {
     let text = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let mut parts = text.split(&format!("```{language}\n")).skip(1);
-    std::iter::from_fn(move || Some(parts.next()?.split("```").next().unwrap().to_owned())).collect()
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).map(|part| part.split("```").next().unwrap().to_owned()).collect()
 }
 
 #[tokio::test]

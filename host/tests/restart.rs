@@ -1,7 +1,8 @@
 //! A stop and a kill in the middle of a broadcast: nothing is lost, nothing falsely accepted, every doubt is listed.
 
 use crate::harness::{Postwarm, Site, until};
-use postwarm_plugin_testkit::sink::{Script, Sink};
+use postwarm_plugin_testkit::sink::Sink;
+use postwarm_plugin_testkit::sink::script::Script;
 use serde_json::Value;
 use std::collections::HashMap;
 

@@ -12,6 +12,7 @@ mod warmup;
 
 use crate::bus::EventLog;
 use crate::bus::embedded::EmbeddedLog;
+use crate::bus::kafka::{KafkaLog, TopicOptions};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::files::Files;
@@ -171,7 +172,7 @@ async fn event_log(options: &Options, settings: &Settings, clock: &Arc<dyn Clock
             }
             Ok(Arc::new(EmbeddedLog::open(&options.data, *retention, clock.clone()).map_err(|e| unavailable(&e))?))
         }
-        Events::Kafka(_) => Err(unavailable(&"kafka is being built")),
+        Events::Kafka(kafka) => Ok(Arc::new(KafkaLog::open(kafka.clone(), TopicOptions::default()).map_err(|e| unavailable(&e))?)),
     }
 }
 

@@ -15,8 +15,13 @@ impl Readiness for Ready {
     fn checks(&self) -> Vec<Check> {
         let problems = &self.live.now().status.problems;
         let broken = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        let rejected: Vec<String> =
-            self.registry.list().into_iter().filter(|p| p.state == State::Rejected).filter_map(|p| Some(format!("{}: {}", p.file?, p.problem?))).collect();
+        let rejected: Vec<String> = self
+            .registry
+            .list()
+            .into_iter()
+            .filter(|p| p.state == State::Rejected)
+            .filter_map(|p| Some(format!("{}: {}", p.file?, p.problem?)))
+            .collect();
         vec![check("configuration", broken), check("plugins", rejected.join("\n"))]
     }
 }

@@ -32,7 +32,9 @@ pub fn print(shared: &Shared, snapshot: &Snapshot, [warmup, health]: [Option<Soc
     let from = development.from_domains.first().map_or("example.com", String::as_str);
     let (Some(warmup), Some(health)) = (warmup, health) else { return };
     println!("try:");
-    println!("  curl http://{warmup}/register -H 'content-type: application/json' -d '{{\"name\": \"Alice\", \"email_id\": \"alice@example.com\"}}'");
+    println!(
+        "  curl http://{warmup}/register -H 'content-type: application/json' -d '{{\"name\": \"Alice\", \"email_id\": \"alice@example.com\"}}'"
+    );
     println!(
         "  curl http://{warmup}/send -H 'content-type: application/json' -d '{{\"from\": \"noreply@{from}\", \"subject\": \"Welcome!\", \"body\": \"Hello, welcome to our warmup system.\"}}'"
     );

@@ -1,6 +1,7 @@
 //! Starts the warmup service.
 
 use crate::app::readiness::Ready;
+use crate::app::signers::DkimSigners;
 use crate::app::{LiveKeys, Shared, StartError};
 use crate::bus::relay::Relay;
 use crate::config::settings::Settings;
@@ -12,7 +13,6 @@ use crate::warmup::engine::{Engine, Feeder, Looked, Parts, ProviderLookup, View}
 use crate::warmup::mailbox_provider::dns::DnsLookup;
 use crate::warmup::mailbox_provider::{Directory, Found, MxLookup};
 use crate::warmup::render;
-use crate::app::signers::DkimSigners;
 use crate::warmup::sqlite::SqliteStore;
 use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
@@ -87,7 +87,9 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
 /// Binds a service's port.
 pub async fn listen(service: &str, address: std::net::SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|e| {
-        StartError::Unavailable(format!("{service} cannot listen on {address}: {e}; stop what uses it, or set `[{service}] listen` or PORT"))
+        StartError::Unavailable(format!(
+            "{service} cannot listen on {address}: {e}; stop what uses it, or set `[{service}] listen` or PORT"
+        ))
     })
 }
 

@@ -162,7 +162,7 @@ fn headers(record: &Record) -> OwnedHeaders {
         ("ce_specversion", "1.0"),
         ("ce_id", &record.id),
         ("ce_source", &source),
-        ("ce_type", record.kind),
+        ("ce_type", &record.kind),
         ("ce_time", &time),
         ("content-type", "application/json"),
     ];

@@ -16,7 +16,9 @@ pub fn list(registry: &Registry, json: bool, out: &mut dyn Write) -> std::io::Re
 }
 
 fn line(plugin: &PluginStatus, out: &mut dyn Write) -> std::io::Result<()> {
-    let word = |value: serde_json::Result<serde_json::Value>| value.ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_else(|| "-".to_owned());
+    let word = |value: serde_json::Result<serde_json::Value>| {
+        value.ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_else(|| "-".to_owned())
+    };
     let kind = word(serde_json::to_value(plugin.kind));
     let (state, source) = (word(serde_json::to_value(plugin.state)), word(serde_json::to_value(plugin.source)));
     let (id, version) = (plugin.id.as_deref().unwrap_or("-"), plugin.version.as_deref().unwrap_or("-"));
