@@ -281,17 +281,24 @@ impl Engine {
         let grace = self.settings.borrow().process.drain_max;
         let closing = self.organizations.close(grace);
         let clock = self.clock.clone();
+        let until = clock.now().boot_ms + grace.as_millis() as i64;
         let deadline = clock.sleep(grace);
         tokio::pin!(deadline, closing);
         let mut closed = false;
-        while self.sending > 0 {
-            tokio::select! {
-                done = self.done.recv() => if let Some(done) = done { self.take_in(done) },
-                () = &mut closing, if !closed => closed = true,
-                () = &mut deadline => break,
+        let mut waiting = true;
+        while waiting && (self.sending > 0 || !self.recorded.is_empty()) {
+            if self.recorded.is_empty() {
+                tokio::select! {
+                    done = self.done.recv() => if let Some(done) = done { self.take_in(done) },
+                    () = &mut closing, if !closed => closed = true,
+                    () = &mut deadline => waiting = false,
+                }
             }
             self.gather();
-            self.turn(Vec::new()).await;
+            if !self.recorded.is_empty() {
+                self.turn(Vec::new()).await;
+                waiting &= self.clock.now().boot_ms < until;
+            }
         }
         if self.sending > 0 {
             let now = self.clock.now().wall_ms;
