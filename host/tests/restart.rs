@@ -45,7 +45,7 @@ fn is_over(counts: &Value) -> bool {
     ["queued", "sending", "deferred"].iter().all(|state| counts[state] == 0)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn after_sigterm_the_broadcast_goes_on_and_nobody_is_written_to_twice() {
     let sink = Sink::start(Script::default()).await;
     let site = site(&sink).await;
@@ -63,7 +63,7 @@ async fn after_sigterm_the_broadcast_goes_on_and_nobody_is_written_to_twice() {
     assert!(accepted.values().all(|times| *times == 1), "nobody twice");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn after_kill_9_nothing_is_lost_nothing_falsely_accepted_and_every_doubt_is_listed() {
     let sink = Sink::start(Script::default()).await;
     let site = site(&sink).await;
