@@ -104,7 +104,10 @@ impl Relay {
         if self.closing.load(Ordering::Acquire) {
             return Outcome::NotAttempted { cause: Cause::Stopping, detail: "the client is closing".into() };
         }
-        let late = |what: &str| Failure::unsent(Cause::Connect, format!("the deadline passed while {what}"));
+        let late = |what: &str| match self.closing.load(Ordering::Acquire) {
+            true => Failure::unsent(Cause::Stopping, "the client is closing"),
+            false => Failure::unsent(Cause::Connect, format!("the deadline passed while {what}")),
+        };
         let Ok(Ok(_permit)) = timeout_at(deadline.into(), self.connections.acquire()).await else {
             return late("it waited for a connection").into();
         };
