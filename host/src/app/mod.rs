@@ -80,7 +80,6 @@ pub fn registry(config: &Path, data: &Path, serving: Serving, env: &SharedEnv) -
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
-
 pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<(), StartError> {
     postwarm_plugin_builtin::self_check().map_err(StartError::Configuration)?;
     let registry = registry(&options.config, &options.data, options.serving, &env);

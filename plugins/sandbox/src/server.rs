@@ -161,6 +161,7 @@ fn append(mut file: &File, lines: &[u8]) -> io::Result<()> {
     if lines.is_empty() { Ok(()) } else { file.write_all(lines) }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the server stamps its verdicts with the wall clock, as a mailbox provider would")]
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -84,7 +84,7 @@ fn from_queue(
             client,
             now,
         ])?;
-        let from_domain = context.from_domain(connection, claim.org, row.email)?;
+        let from_domain = context.sender_domain(connection, claim.org, row.email)?;
         claimed.push(Claimed {
             delivery,
             org_name: org_name.clone(),

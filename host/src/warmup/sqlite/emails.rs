@@ -93,7 +93,7 @@ pub fn tell(connection: &Connection, context: &mut Context, org: OrgId, number: 
         org: context.org_name(connection, org)?,
         email: EmailNumber(number),
         progress,
-        from_domain: context.from_domain(connection, org, number)?.to_string(),
+        from_domain: context.sender_domain(connection, org, number)?.to_string(),
         recipients,
         at: now,
     });

@@ -91,7 +91,7 @@ pub fn tell_suppressed(
              LEFT JOIN deliveries v ON v.org = u.org AND v.email = ?3 AND v.user = u.number WHERE u.org = ?1 AND u.number = ?2",
         )?
         .query_row([delivery.org.0, delivery.user.0, delivery.email.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    let from_domain = context.from_domain(connection, delivery.org, delivery.email.0)?;
+    let from_domain = context.sender_domain(connection, delivery.org, delivery.email.0)?;
     let event = Event::Recipient(RecipientChanged {
         org: context.org_name(connection, delivery.org)?,
         email: delivery.email,

@@ -48,7 +48,7 @@ impl Doubt {
     }
 
     fn tell(&self, connection: &Connection, context: &mut Context, state: State, detail: &str, now: i64) -> Result<(), DbError> {
-        let from_domain = context.from_domain(connection, self.delivery.org, self.delivery.email.0)?;
+        let from_domain = context.sender_domain(connection, self.delivery.org, self.delivery.email.0)?;
         let event = Event::Recipient(RecipientChanged {
             org: context.org_name(connection, self.delivery.org)?,
             email: self.delivery.email,

@@ -98,7 +98,7 @@ impl Context {
     }
 
     /// The domain of an email's From address.
-    pub fn from_domain(&mut self, connection: &Connection, org: OrgId, email: i64) -> Result<Arc<str>, DbError> {
+    pub fn sender_domain(&mut self, connection: &Connection, org: OrgId, email: i64) -> Result<Arc<str>, DbError> {
         if let Some(domain) = self.from_domains.get(&(org, email)) {
             return Ok(domain.clone());
         }
