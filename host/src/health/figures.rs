@@ -28,7 +28,7 @@ pub struct Figures {
 
 /// The figures of a whole email and of each provider's part. Recipients that the log has not told about yet are pending
 /// in the whole and in no part, for their provider is not known.
-pub fn figures<'a>(counts: &'a EmailCounts, can: impl Fn(&str) -> Option<Capabilities>) -> (Figures, BTreeMap<&'a str, Figures>) {
+pub fn figures(counts: &EmailCounts, can: impl Fn(&str) -> Option<Capabilities>) -> (Figures, BTreeMap<&str, Figures>) {
     let mut whole = Figures::default();
     let mut seen = Tally::default();
     let mut by_provider: BTreeMap<&str, Figures> = BTreeMap::new();
