@@ -15,12 +15,12 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tokio::sync::{OnceCell, oneshot};
 
 /// How long a record may take to be acknowledged.
 const PUBLISH_MAX: Duration = Duration::from_secs(30);
-/// How long to wait for room in the producer's queue before trying again.
+/// How long to serve reports when the producer's queue is full before trying again.
 const ROOM_WAIT: Duration = Duration::from_millis(5);
 
 /// How topics are made where they are missing.
@@ -138,19 +138,19 @@ impl ProducerContext for Reports {
     reason = "the producer tells nobody when there is room; this is a thread of its own, and the wait is bounded"
 )]
 fn hand_over(producer: &ThreadedProducer<Reports>, kafka: &Kafka, records: &[Record], batch: &Arc<Batch>) {
-    let mut waits_left = PUBLISH_MAX.as_millis() / ROOM_WAIT.as_millis();
+    let deadline = Instant::now() + PUBLISH_MAX;
     for (index, record) in records.iter().enumerate() {
         let mut message = BaseRecord::with_opaque_to(topic_name(kafka, record.topic), batch.clone())
             .key(&record.key)
             .payload(&record.payload)
             .headers(headers(record));
         while let Err((error, returned)) = producer.send(message) {
-            if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) || waits_left == 0 {
+            if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) || Instant::now() >= deadline {
                 batch.settle(records.len() - index + 1, Some(error.to_string()));
                 return;
             }
-            waits_left -= 1;
-            std::thread::sleep(ROOM_WAIT);
+            // Serves delivery reports, which make room.
+            producer.poll(ROOM_WAIT);
             message = returned;
         }
     }

@@ -10,8 +10,9 @@ use crate::db::DbError;
 use crate::health::charge::{Charge, LoopHandle, RunningLoop};
 use crate::health::projector::Applied;
 use crate::health::sink::Sink;
-use crate::health::store::{DomainFilter, Ledger, LoopState};
+use crate::health::store::{DomainFilter, Ledger, LoopState, WatchedDelivery};
 use crate::model::event::{Event, FactsReported};
+use crate::model::name::OrgName;
 use futures_util::FutureExt;
 use postwarm_plugin_api::{BoxFuture, Poll, PollError, WatchList, Watched};
 use std::collections::HashMap;
@@ -269,7 +270,7 @@ async fn ask(
 /// The watch list of one loop, read from the ledger page by page.
 struct LedgerWatch {
     ledger: Arc<dyn Ledger>,
-    org: crate::model::name::OrgName,
+    org: OrgName,
     chosen: DomainFilter,
     failed: AtomicBool,
 }
@@ -286,12 +287,8 @@ impl WatchList for LedgerWatch {
                 self.failed.store(true, Ordering::Relaxed);
                 Vec::new()
             });
-            let watched = |w: crate::health::store::WatchedDelivery| Watched {
-                position: w.position,
-                message_id: w.message_id,
-                domain: w.domain,
-                sent_at_ms: w.sent_at,
-            };
+            let watched =
+                |w: WatchedDelivery| Watched { position: w.position, message_id: w.message_id, domain: w.domain, sent_at_ms: w.sent_at };
             found.into_iter().map(watched).collect()
         })
     }

@@ -21,6 +21,8 @@ const BATCH_MAX: usize = 2000;
 const EXPIRE_MAX: usize = 2000;
 /// How long a poll waits for a record; the watch list is swept in between.
 const POLL_WAIT: Duration = Duration::from_secs(1);
+/// Polls in a row that were not full: the end of the log is near, even if it grows all the time.
+const SHORT_POLLS: u32 = 20;
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
@@ -29,7 +31,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 pub struct Applied {
     /// Commits since the start.
     pub commits: u64,
-    /// Nothing was left to read at least once since the start.
+    /// The projector came (near) to the end of the log at least once since the start.
     pub caught_up: bool,
 }
 
@@ -92,13 +94,19 @@ impl Projector {
     async fn follow(&self) -> Result<(), ProjectorError> {
         let positions = self.ledger.positions().await?;
         let mut consumer = self.log.consume(&[Topic::Emails, Topic::Recipients, Topic::Facts], &positions).await?;
+        let mut short = 0;
         loop {
-            self.step(&mut *consumer).await?;
+            let count = self.step(&mut *consumer).await?;
+            short = if count < BATCH_MAX { short + 1 } else { 0 };
+            if count == 0 || short >= SHORT_POLLS {
+                self.applied.send_if_modified(|applied| !std::mem::replace(&mut applied.caught_up, true));
+            }
             self.set_error(None);
         }
     }
 
-    async fn step(&self, consumer: &mut dyn Consumer) -> Result<(), ProjectorError> {
+    /// Applies one batch; answers how many records it had.
+    async fn step(&self, consumer: &mut dyn Consumer) -> Result<usize, ProjectorError> {
         let records = consumer.poll(BATCH_MAX, POLL_WAIT).await?;
         let count = records.len();
         if count > 0 {
@@ -109,12 +117,10 @@ impl Projector {
         let sent_before = self.clock.now().wall_ms - self.watch_for.as_millis() as i64;
         let expired = self.ledger.expire(sent_before, EXPIRE_MAX).await?;
         self.applied.send_if_modified(|applied| {
-            let before = *applied;
             applied.commits += u64::from(count > 0) + u64::from(expired > 0);
-            applied.caught_up |= count == 0;
-            *applied != before
+            count > 0 || expired > 0
         });
-        Ok(())
+        Ok(count)
     }
 
     fn set_error(&self, error: Option<String>) {

@@ -40,6 +40,26 @@ async fn the_kafka_log_passes_the_contract_over_a_real_broker() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_a_real_broker_no_longer_keeps_are_gone() {
+    let Ok(brokers) = std::env::var("POSTWARM_TEST_KAFKA") else {
+        eprintln!("skipped: records_that_a_real_broker_no_longer_keeps_are_gone, because POSTWARM_TEST_KAFKA=host:port is not set");
+        return;
+    };
+    let kafka = settings(&brokers, &format!("{}-{}-gone", std::process::id(), fastrand::u64(..)));
+    let log = KafkaLog::open(kafka.clone(), TopicOptions::default()).unwrap();
+    log.publish((0..10).map(|n| contract::record(Topic::Facts, "a", n)).collect()).await.unwrap();
+    let admin: rdkafka::admin::AdminClient<_> = client_config(&kafka).create().unwrap();
+    let mut until = rdkafka::TopicPartitionList::new();
+    until.add_partition_offset(&kafka.facts, 0, rdkafka::Offset::Offset(5)).unwrap();
+    admin.delete_records(&until, &rdkafka::admin::AdminOptions::new()).await.unwrap();
+    let at = |next_offset| [Position { topic: Topic::Facts, partition: 0, next_offset }];
+    let refused = log.consume(&[Topic::Facts], &at(3)).await;
+    assert!(matches!(refused, Err(LogError::Gone { wanted: 3, oldest: 5, .. })), "{:?}", refused.err());
+    let mut rest = log.consume(&[Topic::Facts], &at(5)).await.unwrap();
+    assert_eq!(rest.poll(10, PUBLISH_MAX).await.unwrap()[0].offset, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_away_delays_a_publish_and_loses_nothing() {
     let (cluster, kafka) = mock("away");
     let log = Arc::new(KafkaLog::open(kafka, TopicOptions::default()).unwrap());

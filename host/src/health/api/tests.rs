@@ -151,8 +151,13 @@ async fn another_organization_sees_nothing_and_a_stranger_is_refused() {
 }
 
 #[tokio::test]
-async fn the_document_is_the_one_that_is_checked_in() {
+async fn the_document_is_the_one_that_is_checked_in_and_every_route_is_in_api_md() {
     let folder = tempfile::tempdir().unwrap();
     let (_, document) = health(folder.path()).await;
-    crate::http::openapi::check("openapi-health.json", &crate::http::openapi::write(&document));
+    let document = openapi::write(&document);
+    openapi::check("openapi-health.json", &document);
+    let text = include_str!("../../../../docs/API.md");
+    for route in openapi::routes(&document) {
+        assert!(text.contains(&format!("`{route}")), "docs/API.md lacks `{route}`");
+    }
 }

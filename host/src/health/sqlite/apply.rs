@@ -35,11 +35,12 @@ impl<'a> Batch<'a> {
     }
 
     pub fn apply(&mut self, event: &Event) -> Result<(), DbError> {
-        Ok(match event {
-            Event::Email(e) => self.apply_email(e)?,
-            Event::Recipient(e) => self.apply_recipient(e)?,
-            Event::Facts(e) => self.apply_facts(e)?,
-        })
+        let applied = match event {
+            Event::Email(e) => self.apply_email(e),
+            Event::Recipient(e) => self.apply_recipient(e),
+            Event::Facts(e) => self.apply_facts(e),
+        };
+        applied.map_err(DbError::from)
     }
 
     /// Writes what was summed up over the batch.
