@@ -3,5 +3,6 @@
 mod first_mail;
 mod harness;
 mod readme;
+mod real_servers;
 mod restart;
 mod tidy;
