@@ -4,5 +4,6 @@
 mod first_mail;
 mod harness;
 mod readme;
+mod real_servers;
 mod restart;
 mod tidy;

@@ -2,6 +2,9 @@
 //!
 //! Every test has its own folders and ports; nothing waits for a fixed time: `until` asks again until a bound.
 
+pub mod kafka;
+pub mod mailpit;
+
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
