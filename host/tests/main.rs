@@ -2,6 +2,7 @@
 
 mod first_mail;
 mod harness;
+mod organizations;
 mod readme;
 mod restart;
 mod tidy;
