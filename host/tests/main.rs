@@ -3,6 +3,7 @@
 
 mod first_mail;
 mod harness;
+mod organizations;
 mod readme;
 mod real_servers;
 mod restart;

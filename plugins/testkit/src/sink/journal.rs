@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long [`Journal::wait_for`] waits before it gives up and fails the test.
@@ -21,6 +21,9 @@ pub struct Entry {
     pub connection: usize,
     /// The number of the read, within the connection, that completed it.
     pub read: usize,
+    /// When it happened: microseconds since the sink started.
+    #[serde(default)]
+    pub at_us: u64,
     pub fact: Fact,
 }
 
@@ -62,6 +65,7 @@ pub enum Fact {
 /// The entries of one sink.
 #[derive(Debug)]
 pub struct Journal {
+    started: Instant,
     entries: Mutex<Vec<Entry>>,
     file: Option<Mutex<File>>,
     changed: Notify,
@@ -72,11 +76,12 @@ impl Journal {
         let open = |path: &Path| {
             File::options().create(true).append(true).open(path).unwrap_or_else(|error| panic!("cannot open {}: {error}", path.display()))
         };
-        Journal { entries: Mutex::default(), file: file.map(open).map(Mutex::new), changed: Notify::new() }
+        Journal { started: Instant::now(), entries: Mutex::default(), file: file.map(open).map(Mutex::new), changed: Notify::new() }
     }
 
     pub(crate) fn push(&self, connection: usize, read: usize, fact: Fact) {
-        let entry = Entry { connection, read, fact };
+        let at_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let entry = Entry { connection, read, at_us, fact };
         if let Some(file) = &self.file {
             let mut line = serde_json::to_vec(&entry).expect("an entry is plain data");
             line.push(b'\n');
@@ -107,6 +112,16 @@ impl Journal {
         let entries = self.lock();
         let accepted = entries.iter().filter_map(|entry| match &entry.fact {
             Fact::Accepted { to } => Some(to.clone()),
+            _ => None,
+        });
+        accepted.flatten().collect()
+    }
+
+    /// When a message was accepted for each recipient, in order: microseconds since the sink started.
+    pub fn accepted_at_us(&self) -> Vec<(u64, String)> {
+        let entries = self.lock();
+        let accepted = entries.iter().filter_map(|entry| match &entry.fact {
+            Fact::Accepted { to } => Some(to.iter().map(|recipient| (entry.at_us, recipient.clone()))),
             _ => None,
         });
         accepted.flatten().collect()
