@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 const ASK_MAX: Duration = Duration::from_secs(10);
+/// How long to wait before a partition without a leader is asked for again.
+const LEADER_WAIT: Duration = Duration::from_millis(50);
 /// How long the thread waits for a record before it looks whether it is still wanted.
 const THREAD_WAIT: Duration = Duration::from_millis(100);
 /// How often new partitions are looked for.
@@ -141,10 +143,8 @@ impl Reader {
     fn all_partitions(&self, wanted: &Next) -> Result<Next, LogError> {
         let mut next = Next::new();
         for (name, topic) in &self.names {
-            let metadata = self.consumer.fetch_metadata(Some(name), ASK_MAX).map_err(unavailable)?;
-            for partition in metadata.topics().iter().flat_map(|t| t.partitions()) {
-                let id = partition.id();
-                let (oldest, end) = self.consumer.fetch_watermarks(name, id, ASK_MAX).map_err(unavailable)?;
+            for id in with_leaders(|| self.partitions(name))? {
+                let (oldest, end) = with_leaders(|| self.consumer.fetch_watermarks(name, id, ASK_MAX))?;
                 let offset = wanted.get(&(*topic, id)).copied().unwrap_or(oldest);
                 if !(oldest..=end).contains(&offset) {
                     return Err(LogError::Gone { topic: name.clone(), partition: id, wanted: offset, oldest });
@@ -156,6 +156,15 @@ impl Reader {
         match lost {
             Some((topic, partition)) => Err(LogError::Unavailable(format!("{topic:?} partition {partition} does not exist any more"))),
             None => Ok(next),
+        }
+    }
+
+    fn partitions(&self, name: &str) -> Result<Vec<i32>, KafkaError> {
+        let metadata = self.consumer.fetch_metadata(Some(name), ASK_MAX)?;
+        let ids: Vec<i32> = metadata.topics().iter().flat_map(|t| t.partitions()).map(|p| p.id()).collect();
+        match ids.is_empty() {
+            true => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)),
+            false => Ok(ids),
         }
     }
 
@@ -176,6 +185,24 @@ impl Reader {
         }
         self.consumer.assign(&list).map_err(unavailable)
     }
+}
+
+/// Asks again while brokers do not know a topic or its leaders yet, as just after it was made, or while a leader moves.
+#[expect(clippy::disallowed_methods, reason = "the client tells nobody when a leader is known; this blocks a thread of its own")]
+fn with_leaders<T>(ask: impl Fn() -> Result<T, KafkaError>) -> Result<T, LogError> {
+    let start = Instant::now();
+    loop {
+        match ask() {
+            Err(error) if lacks_leader(&error) && start.elapsed() < ASK_MAX => std::thread::sleep(LEADER_WAIT),
+            answer => return answer.map_err(unavailable),
+        }
+    }
+}
+
+fn lacks_leader(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition, UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(LeaderNotAvailable | NotLeaderForPartition | UnknownPartition | UnknownTopic | UnknownTopicOrPartition))
 }
 
 fn consumed(names: &[(String, Topic)], message: &BorrowedMessage<'_>) -> Result<Consumed, LogError> {

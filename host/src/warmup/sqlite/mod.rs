@@ -51,6 +51,15 @@ pub struct SqliteStore {
     outgoing: Arc<Notify>,
 }
 
+/// Wakes the relay when it is dropped. The writer drops a job's answer, or hands it over, only after the commit.
+struct WakeRelay(Arc<Notify>);
+
+impl Drop for WakeRelay {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
 impl SqliteStore {
     /// Opens the database, makes it where it is absent, and brings its tables up to date.
     pub fn open(path: &Path) -> anyhow::Result<SqliteStore> {
@@ -58,7 +67,7 @@ impl SqliteStore {
         sqlite::migrate(&mut connection, MIGRATIONS)?;
         let tokens = Arc::new(Tokens::new(&secret(&connection)?));
         let outgoing = Arc::new(Notify::new());
-        let context = Arc::new(Mutex::new(Context::new(tokens.clone(), outgoing.clone())));
+        let context = Arc::new(Mutex::new(Context::new(tokens.clone())));
         let writer = Writer::start("warmup-writer", connection)?;
         Ok(SqliteStore { writer, context, readers: Readers::new(path, READERS), tokens, outgoing })
     }
@@ -68,12 +77,14 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection, &mut Context) -> std::result::Result<T, DbError> + Send + 'static,
     {
-        let context = self.context.clone();
+        let (context, outgoing) = (self.context.clone(), self.outgoing.clone());
         let result = self.writer.write(move |connection| {
             let mut context = context.lock().map_err(|_| DbError::Unavailable("an earlier change panicked".into()))?;
-            job(connection, &mut context)
+            let value = job(connection, &mut context);
+            let wake = context.take_outgoing().then(|| WakeRelay(outgoing));
+            value.map(|value| (value, wake))
         });
-        let result = result.await;
+        let result = result.await.map(|(value, _wake)| value);
         if result.is_err() {
             self.context.lock().map_err(|_| DbError::Unavailable("an earlier change panicked".into()))?.rolled_back();
         }

@@ -7,7 +7,8 @@ use rusqlite::{Connection, params};
 
 const TOPICS: [Topic; 3] = [Topic::Emails, Topic::Recipients, Topic::Facts];
 
-pub fn add(connection: &Connection, context: &Context, record: Record) -> Result<(), DbError> {
+/// Adds a record; the relay is woken once the job that runs is committed.
+pub fn add(connection: &Connection, context: &mut Context, record: Record) -> Result<(), DbError> {
     connection
         .prepare_cached("INSERT INTO outbox (topic, key, id, kind, org, at, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
         .execute(params![record.topic as i64, record.key, record.id, record.kind, record.org, record.at, record.payload])?;
@@ -41,4 +42,38 @@ pub fn pending(connection: &Connection, max: usize) -> Result<Vec<Outgoing>, DbE
 pub fn published(connection: &Connection, number: i64) -> Result<(), DbError> {
     connection.prepare_cached("DELETE FROM outbox WHERE number <= ?1")?.execute([number])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::{Outbox, contract};
+    use crate::warmup::sqlite::SqliteStore;
+    use futures_util::FutureExt;
+    use std::sync::Arc;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_relay_is_woken_after_the_commit_though_the_caller_has_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&folder.path().join("warmup.db")).unwrap());
+        let (added, is_added) = tokio::sync::oneshot::channel();
+        let (commit, may_commit) = std::sync::mpsc::channel();
+        let writing = store.clone();
+        let writing = tokio::spawn(async move {
+            let job = move |connection: &Connection, context: &mut Context| {
+                add(connection, context, contract::record(Topic::Recipients, "a", 1))?;
+                added.send(()).unwrap();
+                may_commit.recv().unwrap();
+                Ok(())
+            };
+            writing.write(job).await
+        });
+        is_added.await.unwrap();
+        writing.abort();
+        assert!(writing.await.unwrap_err().is_cancelled());
+        assert!(store.wait().now_or_never().is_none(), "the relay would find nothing and sleep on");
+        commit.send(()).unwrap();
+        store.wait().await;
+        assert_eq!(store.pending(10).await.unwrap().len(), 1);
+    }
 }

@@ -10,7 +10,6 @@ use postwarm_plugin_api::{EnhancedCode, Fault, Reply};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::HashMap;
 use std::sync::Arc;
-use tokio::sync::Notify;
 
 /// The most names kept in memory; beyond it the cache starts anew.
 const CACHED_MAX: usize = 10_000;
@@ -18,7 +17,8 @@ const CACHED_MAX: usize = 10_000;
 /// What the writing thread remembers between jobs.
 pub struct Context {
     pub tokens: Arc<Tokens>,
-    outgoing: Arc<Notify>,
+    /// The running job added to the outbox.
+    outgoing: bool,
     orgs: HashMap<OrgId, OrgName>,
     names: HashMap<String, i64>,
     texts: HashMap<i64, Arc<str>>,
@@ -27,10 +27,10 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(tokens: Arc<Tokens>, outgoing: Arc<Notify>) -> Context {
+    pub fn new(tokens: Arc<Tokens>) -> Context {
         Context {
             tokens,
-            outgoing,
+            outgoing: false,
             orgs: HashMap::new(),
             names: HashMap::new(),
             texts: HashMap::new(),
@@ -39,9 +39,14 @@ impl Context {
         }
     }
 
-    /// Tells the relay that there is something to publish.
-    pub fn outgoing(&self) {
-        self.outgoing.notify_one();
+    /// Notes that the relay has something to publish once the running job is committed.
+    pub fn outgoing(&mut self) {
+        self.outgoing = true;
+    }
+
+    /// Tells whether the job that has run gave the relay something.
+    pub fn take_outgoing(&mut self) -> bool {
+        std::mem::take(&mut self.outgoing)
     }
 
     pub fn org_id(&mut self, connection: &Connection, name: &OrgName) -> Result<OrgId, DbError> {
