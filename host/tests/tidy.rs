@@ -14,17 +14,17 @@ const PROVIDER_NAMES: [&str; 9] = ["gmail", "googlemail", "yahoo", "aol", "outlo
 /// Plugin folders whose names are words of the domain.
 const PLUGINS_WITHOUT_PROVIDER: [&str; 5] = ["kit", "testkit", "builtin", "examples", "smtp"];
 
-struct Source {
+pub struct Source {
     /// Relative to the repository, with `/`.
-    path: String,
-    text: String,
+    pub path: String,
+    pub text: String,
 }
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the host lies in the repository").to_owned()
 }
 
-fn sources(folder: &str) -> Vec<Source> {
+pub fn sources(folder: &str) -> Vec<Source> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {

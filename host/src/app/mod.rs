@@ -113,8 +113,10 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
         true => Some(health::start(&shared).await?),
         false => None,
     };
+    // Whoever reads the summary may send a signal at once: it is listened for before.
+    let stopped = stopped()?;
     summary::print(&shared, &first, [warmup.as_ref().map(|w| w.address), health.as_ref().map(|h| h.address)]);
-    stopped().await;
+    stopped.await;
     tracing::info!("stopping: running requests and messages end first");
     stop.cancel();
     if let Some(warmup) = warmup {
@@ -126,21 +128,17 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
     Ok(())
 }
 
-/// Resolves at SIGTERM or SIGINT.
-async fn stopped() {
+/// Listens for SIGTERM and SIGINT from now on; what it returns resolves at the first.
+fn stopped() -> Result<impl Future<Output = ()>, StartError> {
     use tokio::signal::unix::{SignalKind, signal};
-    let terminate = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(_) => std::future::pending().await,
+    let listen = |kind| signal(kind).map_err(|e| StartError::Unavailable(format!("signals cannot be listened for: {e}")));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-    };
-    tokio::select! {
-        () = terminate => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
+    })
 }
 
 /// Makes the data folder and locks it for the services that this process serves.

@@ -1,0 +1,207 @@
+//! External plugins, dropped into the plugins directory of a running service: they are used once an organization names
+//! them, and what is no good is said in words and harms nothing.
+
+use crate::harness::{Postwarm, Site, until};
+use postwarm_plugin_testkit::sink::Sink;
+use postwarm_plugin_testkit::sink::script::Script;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Compiles C beside the one header that it may need, and with nothing else in reach.
+fn c_library(source: &Path, defines: &[&str]) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(root().join("plugin-api/include/postwarm_plugin.h"), folder.path().join("postwarm_plugin.h")).unwrap();
+    std::fs::copy(source, folder.path().join("plugin.c")).unwrap();
+    let mut compiler = Command::new(std::env::var("CC").unwrap_or_else(|_| "cc".into()));
+    compiler.args([
+        "-std=gnu11",
+        "-shared",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-Wl,-z,defs",
+        "-I.",
+        "-o",
+        "plugin.so",
+        "plugin.c",
+        "-pthread",
+    ]);
+    compiler.args(defines.iter().map(|define| format!("-D{define}")));
+    let built = compiler.current_dir(folder.path()).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    std::fs::read(folder.path().join("plugin.so")).unwrap()
+}
+
+fn c_example() -> Vec<u8> {
+    c_library(&root().join("plugins/examples/smtp-c/postwarm_example_c.c"), &[])
+}
+
+/// A Rust example, built by the Cargo of this test run into the same target directory.
+fn rust_example(package: &str) -> Vec<u8> {
+    let test = std::env::current_exe().unwrap();
+    let target = test.ancestors().nth(3).unwrap();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--offline", "-p", package, "--target-dir"]).arg(target).current_dir(root());
+    let built = cargo.output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    std::fs::read(target.join("debug").join(format!("lib{}.so", package.replace('-', "_")))).unwrap()
+}
+
+/// As a careful operator does it: a file beside the directory, then `mv`.
+fn move_into_place(site: &Site, name: &str, octets: &[u8]) {
+    let part = site.folder.path().join(name);
+    std::fs::write(&part, octets).unwrap();
+    std::fs::rename(part, site.plugins().join(name)).unwrap();
+}
+
+async fn listed_as(site: &Site, file: &str, words: &str) {
+    until(&format!("{file} to be listed as {words}"), async || {
+        let output = site.command(&["plugin", "list"]).arg("--data").arg(site.data()).output().unwrap();
+        let list = String::from_utf8(output.stdout).unwrap();
+        let found = list.lines().any(|line| line.contains(file) && line.contains(words));
+        (found.then_some(()), Value::String(list))
+    })
+    .await;
+}
+
+/// Waits until the running service says of its plugins what is wanted.
+async fn ready_says(postwarm: &Postwarm, is_wanted: impl Fn(&str) -> bool) {
+    until("the plugins in /readyz", async || {
+        let (status, body) = postwarm.get("/readyz?verbose").await;
+        assert_eq!(status, 200, "a plugin never makes the service fail: {body}");
+        let checks = body["checks"].as_array().unwrap();
+        let plugins = checks.iter().find(|check| check["name"] == "plugins").unwrap();
+        let detail = plugins["detail"].as_str().unwrap_or_default().to_owned();
+        (is_wanted(&detail).then_some(()), body)
+    })
+    .await;
+}
+
+/// Changes the organization's file. Its second domain is the sign by which `broadcast` sees that it was taken up.
+fn edit(site: &Site, sign: &str, text: &str) {
+    site.organization("demo", &format!("from_domains = [\"acme.example\", \"{sign}.example\"]\ndevelopment = true\n{text}"));
+}
+
+fn client(name: &str, plugin: &str, sink: &Sink) -> String {
+    let tls = if plugin == "smtp" { ", tls = \"none\"" } else { "" };
+    let port = sink.addr.port();
+    format!("[[smtp]]\nname = \"{name}\"\nplugin = \"{plugin}\"\nsettings = {{ host = \"127.0.0.1\", port = {port}{tls} }}\n")
+}
+
+/// Sends as soon as the edit with this client is taken up, and sees that it alone carried everything.
+async fn broadcast(postwarm: &Postwarm, recipients: i64, client: &str) -> i64 {
+    let email = until("the edit to be taken up", async || {
+        let mail = json!({"from": format!("news@{client}.example"), "subject": "Hello", "body": "Hello"});
+        let (status, body) = postwarm.post("/send", mail).await;
+        assert!(status == 202 || body["code"] == "from_domain_not_allowed", "{status} {body}");
+        (body["email_id"].as_i64(), body)
+    })
+    .await;
+    postwarm.counts_when(email, |counts| counts["sent"].as_i64() == Some(recipients)).await;
+    let (_, rows) = postwarm.get(&format!("/emails/{email}/deliveries")).await;
+    assert!(rows.as_array().unwrap().iter().all(|row| row["client"] == client), "{rows}");
+    email
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn examples_in_rust_and_c_dropped_into_a_running_service_carry_the_next_broadcast() {
+    let [built_in, rust, c] = [(); 3].map(|()| Sink::start(Script::default()));
+    let (built_in, rust, c) = (built_in.await, rust.await, c.await);
+    let taken = || [&built_in, &rust, &c].map(|sink| sink.journal().accepted().len());
+    let site = Site::new();
+    edit(&site, "first", &client("first", "smtp", &built_in));
+    let postwarm = site.serve();
+    postwarm.import(20, "x.example").await;
+    broadcast(&postwarm, 20, "first").await;
+
+    move_into_place(&site, "relay.so", &rust_example("postwarm-plugin-example-smtp-rust"));
+    listed_as(&site, "relay.so", "available").await;
+    edit(&site, "second", &client("second", "example-relay", &rust));
+    broadcast(&postwarm, 20, "second").await;
+    assert_eq!(taken(), [20, 20, 0]);
+
+    // A copy that stands still half-way is told as cut off, and the whole file behind it is taken.
+    let octets = c_example();
+    let mut copy = std::fs::File::create(site.plugins().join("c.so")).unwrap();
+    copy.write_all(&octets[..octets.len() / 2]).unwrap();
+    ready_says(&postwarm, |detail| detail.contains("c.so") && detail.contains("cut off")).await;
+    copy.write_all(&octets[octets.len() / 2..]).unwrap();
+    drop(copy);
+    ready_says(&postwarm, str::is_empty).await;
+    edit(&site, "third", &client("third", "example-c", &c));
+    broadcast(&postwarm, 20, "third").await;
+    assert_eq!(taken(), [20, 20, 20]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_facts_of_a_csv_file_appear_in_the_figures() {
+    let sink = Sink::start(Script::default()).await;
+    let site = Site::new();
+    edit(&site, "before", &client("relay", "smtp", &sink));
+    let facts = site.folder.path().join("facts.csv");
+    std::fs::write(&facts, "message_id,kind,at\n").unwrap();
+    let postwarm = site.serve();
+    move_into_place(&site, "csv.so", &rust_example("postwarm-plugin-example-csv-loop"));
+    listed_as(&site, "csv.so", "available").await;
+    let feedback = format!(
+        "[[feedback]]\nplugin = \"example-csv\"\ndomains = [\"*\"]\ninterval = \"1s\"\nsettings = {{ path = \"{}\" }}\n",
+        facts.display()
+    );
+    edit(&site, "relay", &(client("relay", "smtp", &sink) + &feedback));
+    postwarm.import(12, "x.example").await;
+    let email = broadcast(&postwarm, 12, "relay").await;
+
+    let (_, rows) = postwarm.get(&format!("/emails/{email}/deliveries")).await;
+    let kinds = ["delivered", "delivered", "delivered", "delivered", "spam", "opened", "opened", "read", "bounced"];
+    let mut text = String::new();
+    for (row, kind) in rows.as_array().unwrap().iter().zip(kinds) {
+        writeln!(text, "{},{kind},", row["message_id"].as_str().unwrap()).unwrap();
+    }
+    std::fs::OpenOptions::new().append(true).open(&facts).unwrap().write_all(text.as_bytes()).unwrap();
+    let stats = postwarm.stats_when(email, |stats| stats["bounced"] == 1).await;
+    let figures = ["recipients", "delivered", "spam", "opened", "read", "bounced", "suppressed"].map(|key| stats[key].as_i64());
+    assert_eq!(figures, [12, 8, 1, 2, 1, 1, 0].map(Some), "{stats}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_plugin_is_said_in_words_and_harms_nothing() {
+    let sink = Sink::start(Script::default()).await;
+    let site = Site::new();
+    edit(&site, "relay", &client("relay", "smtp", &sink));
+    let postwarm = site.serve();
+    postwarm.import(5, "x.example").await;
+    let whole = c_example();
+    let other_abi = c_library(&root().join("host/src/registry/tests/probe.c"), &["NOTE_ABI=7"]);
+    move_into_place(&site, "truncated.so", &whole[..whole.len() / 3]);
+    move_into_place(&site, "text.so", b"this is no plugin\n");
+    move_into_place(&site, "library.so", &c_library(&root().join("host/src/registry/tests/probe.c"), &["NO_NOTE"]));
+    move_into_place(&site, "abi.so", &other_abi);
+    let wanted = [
+        ("truncated.so", "cut off"),
+        ("text.so", "no ELF library"),
+        ("library.so", "no Postwarm plugin"),
+        ("abi.so", "it is built for ABI 7, this host speaks 0: rebuild it"),
+    ];
+    ready_says(&postwarm, |detail| {
+        wanted.iter().all(|(file, words)| detail.lines().any(|line| line.starts_with(file) && line.contains(words)))
+    })
+    .await;
+    for (file, words) in wanted {
+        listed_as(&site, file, words).await;
+    }
+    let list = site.command(&["plugin", "list"]).arg("--data").arg(site.data()).output().unwrap();
+    assert_eq!(list.status.code(), Some(1), "a rejected file is a finding");
+    broadcast(&postwarm, 5, "relay").await;
+    assert_eq!(sink.journal().accepted().len(), 5);
+    for (file, _) in wanted {
+        std::fs::remove_file(site.plugins().join(file)).unwrap();
+    }
+    ready_says(&postwarm, str::is_empty).await;
+    assert_eq!(postwarm.terminate(), Some(0));
+}
