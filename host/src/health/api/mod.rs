@@ -74,13 +74,14 @@ pub fn router(state: ApiState, probes: Probes) -> Router {
 fn parts(state: ApiState, probes: Probes) -> (Router, OpenApi) {
     let auth = Arc::new(Auth::new(state.keys, state.settings, state.clock));
     let api = Api { ledger: state.ledger, charge: state.charge, auth };
-    OpenApiRouter::with_openapi(openapi::document("Postwarm health", "Tells what became of every email."))
+    let (router, document) = OpenApiRouter::with_openapi(openapi::document("Postwarm health", "Tells what became of every email."))
         .routes(routes!(mail_stats::show_mail_stats))
         .routes(routes!(mail_stats::list_all_mail_stats))
         .routes(routes!(domains::list_domains))
         .with_state(api)
         .merge(probes::router(probes))
-        .split_for_parts()
+        .split_for_parts();
+    (router, openapi::finish(document))
 }
 
 impl From<DbError> for ApiError {
