@@ -87,7 +87,7 @@ fn email(field: &str, text: &str) -> Value {
 
 /// What the field is in the message as a reader decodes it; `None` for a field that is only counted.
 fn decoded(field: &str, content: &[u8]) -> Option<String> {
-    let message = MessageParser::default().parse(content).unwrap();
+    let message = MessageParser::default().default_header_text().parse(content).unwrap();
     match field {
         "/subject" => Some(message.subject().unwrap_or_default().to_owned()),
         "/body" => Some(message.body_text(0).unwrap_or_default().into_owned()),
