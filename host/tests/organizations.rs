@@ -2,6 +2,7 @@
 
 use crate::harness::{Postwarm, Site, until};
 use postwarm_plugin_testkit::sink::Sink;
+use postwarm_plugin_testkit::sink::journal::{Entry, Fact};
 use postwarm_plugin_testkit::sink::script::Script;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -118,7 +119,8 @@ async fn the_first_client_gets_all_mail_and_the_second_takes_over_within_a_secon
     drop(first);
     let email = two.acme().send("acme.example", "Two").await;
     let sent_at = Instant::now();
-    second.journal().wait_for(|_| !second.journal().accepted().is_empty()).await;
+    let arrived = |entries: &[Entry]| entries.iter().any(|entry| matches!(entry.fact, Fact::Accepted { .. }));
+    second.journal().wait_for(arrived).await;
     assert!(sent_at.elapsed() < Duration::from_secs(1), "the second client took over after {:?}", sent_at.elapsed());
     two.acme().sent(email, 30).await;
     let mut accepted = second.journal().accepted();

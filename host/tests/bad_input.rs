@@ -1,0 +1,249 @@
+//! Hostile texts in every string field: refused with the field named, or stored and sent as they are.
+
+use crate::harness::{Postwarm, Site, skip, until};
+use futures_util::StreamExt;
+use mail_parser::{HeaderValue, MessageParser};
+use postwarm_plugin_testkit::sink::Sink;
+use postwarm_plugin_testkit::sink::journal::Fact;
+use postwarm_plugin_testkit::sink::script::Script;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+fn shared(file: &str) -> Option<String> {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+    let shared = std::env::var_os("POSTWARM_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    let text = std::fs::read_to_string(shared.join("corpora").join(file)).ok();
+    if text.is_none() {
+        skip(file, "it is not in POSTWARM_SHARED");
+    }
+    text
+}
+
+/// What ends a header line or hides text, and the reference strings.
+fn strings() -> Vec<String> {
+    let ends = ["\r", "\n", "\0", "\r\n", "\r\n\r\n", "\n.\n", "\u{7f}", "\u{85}", "\u{2028}", "\u{202e}"];
+    let mut all: Vec<String> = ends.iter().map(|end| format!("a{end}Bcc: x@y.example")).collect();
+    all.extend(shared("text/naughty-strings.json").iter().flat_map(|text| serde_json::from_str::<Vec<String>>(text).unwrap()));
+    all
+}
+
+async fn site(sink: &Sink) -> Site {
+    let port = sink.addr.port();
+    let settings = format!("settings = {{ host = \"127.0.0.1\", port = {port}, tls = \"none\" }}\n");
+    Site::with_organization(&format!("[[smtp]]\nname = \"sink\"\nplugin = \"smtp\"\n{settings}limits = {{ connections = 8 }}\n"))
+}
+
+/// A refusal names the field.
+fn assert_refused(status: u16, body: &Value, field: &str, given: &str) {
+    assert_eq!(status, 422, "{field}: {given:?}: {body}");
+    let errors = body["errors"].as_array().unwrap();
+    let named = |error: &Value| error["pointer"].as_str().is_some_and(|p| p.starts_with(field)) && error["detail"] != "";
+    assert!(!errors.is_empty() && errors.iter().all(named), "{field}: {given:?}: {body}");
+}
+
+/// The contents that the sink accepted, by email.
+fn received(sink: &Sink) -> HashMap<i64, Vec<u8>> {
+    let mut found = HashMap::new();
+    for entry in sink.journal().entries() {
+        if let Fact::Content { bytes, .. } = entry.fact {
+            let id = MessageParser::new().parse(&bytes).unwrap().message_id().unwrap().to_owned();
+            let email = id.split('.').next().unwrap().parse().unwrap();
+            assert!(found.insert(email, bytes).is_none(), "each once");
+        }
+    }
+    found
+}
+
+/// The names of all header lines, sorted.
+fn header_names(content: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(content);
+    let header = text.split("\r\n\r\n").next().unwrap();
+    let own = header.split("\r\n").filter(|line| !line.starts_with([' ', '\t']));
+    let mut names: Vec<String> = own.map(|line| line.split(':').next().unwrap().to_ascii_lowercase()).collect();
+    names.sort();
+    names
+}
+
+/// Line ends are what a mail cannot keep apart.
+fn as_lines(text: &str) -> String {
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    text.strip_suffix('\n').unwrap_or(&text).to_owned()
+}
+
+const FIELDS: [&str; 7] = ["/subject", "/body", "/html", "/headers/X-A", "/headers", "/from", "/reply_to"];
+
+fn email(field: &str, text: &str) -> Value {
+    let mut body = json!({"from": "news@acme.example", "subject": "S", "body": "B"});
+    match field {
+        "/headers/X-A" => body["headers"] = json!({"X-A": text}),
+        "/headers" => body["headers"] = json!({text: "x"}),
+        "/from" => body["from"] = json!(format!("{text} <news@acme.example>")),
+        "/reply_to" => body["reply_to"] = json!(format!("{text} <answers@acme.example>")),
+        field => body[&field[1..]] = json!(text),
+    }
+    body
+}
+
+/// What the field is in the message as a reader decodes it; `None` for a field that is only counted.
+fn decoded(field: &str, content: &[u8]) -> Option<String> {
+    let message = MessageParser::default().default_header_text().parse(content).unwrap();
+    match field {
+        "/subject" => Some(message.subject().unwrap_or_default().to_owned()),
+        "/body" => Some(message.body_text(0).unwrap_or_default().into_owned()),
+        "/html" => Some(message.body_html(0).unwrap_or_default().into_owned()),
+        "/headers/X-A" => match message.header("X-A") {
+            Some(HeaderValue::Text(text)) => Some(text.to_string()),
+            other => panic!("X-A is {other:?}"),
+        },
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn send_refuses_each_text_by_its_field_or_sends_it_as_it_is() {
+    let sink = Sink::start(Script::default()).await;
+    let site = site(&sink).await;
+    let postwarm = site.serve();
+    postwarm.register("somebody@x.example").await;
+    let texts = strings();
+    let plain = "plain".to_owned();
+    let cases = FIELDS.iter().flat_map(|field| std::iter::once(&plain).chain(&texts).map(move |text| (*field, text)));
+    let asked = futures_util::stream::iter(cases.map(|(field, text)| {
+        let postwarm = &postwarm;
+        async move { (field, text, postwarm.post("/send", email(field, text)).await) }
+    }));
+    let answers: Vec<_> = asked.buffer_unordered(32).collect().await;
+    let mut sent = Vec::new();
+    for (field, text, (status, body)) in answers {
+        if status == 202 {
+            sent.push((field, text, body["email_id"].as_i64().unwrap()));
+        } else {
+            assert_refused(status, &body, field, text);
+        }
+    }
+    until("all mail to arrive", async || {
+        let count = sink.journal().accepted().len();
+        ((count >= sent.len()).then_some(()), json!(format!("{count} of {}", sent.len())))
+    })
+    .await;
+    let received = received(&sink);
+    let usual: HashMap<&str, Vec<String>> =
+        sent.iter().filter(|(_, text, _)| **text == plain).map(|(field, _, email)| (*field, header_names(&received[email]))).collect();
+    let mut wrong = Vec::new();
+    for (field, text, email) in &sent {
+        let content = &received[email];
+        let names = header_names(content);
+        let is_own = *field == "/headers";
+        if !is_own && names != usual[field] || names.len() != usual[field].len() {
+            wrong.push(format!("{field}: {text:?}: has {names:?}"));
+        }
+        // A template is run, not sent.
+        let is_template = ["/body", "/html", "/subject"].contains(field) && ["{{", "{%", "{#"].iter().any(|sign| text.contains(sign));
+        let found = decoded(field, content).filter(|_| !is_template);
+        if found.as_ref().is_some_and(|found| as_lines(found) != as_lines(text)) {
+            wrong.push(format!("{field}: {text:?}: arrived as {found:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), sent.len(), wrong.join("\n"));
+    assert!(!site.log().contains("panicked"), "{}", site.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn register_and_import_refuse_each_text_by_its_field_or_store_and_greet_with_it() {
+    let sink = Sink::start(Script::default()).await;
+    let site = site(&sink).await;
+    let postwarm = site.serve();
+    let texts = strings();
+    let mut named = HashMap::new();
+    for (number, text) in texts.iter().enumerate() {
+        let address = format!("n{number}@x.example");
+        let (status, body) = postwarm.post("/register", json!({"name": text, "email_id": address})).await;
+        match status {
+            201 => drop(named.insert(address, text.clone())),
+            _ => assert_refused(status, &body, "/name", text),
+        }
+        let (status, body) = postwarm.post("/register", json!({"name": "A", "email_id": text})).await;
+        assert_refused(status, &body, "/email_id", text);
+    }
+    let rows: String =
+        texts.iter().enumerate().map(|(n, text)| format!("{}\n", json!({"name": text, "email_id": format!("i{n}@x.example")}))).collect();
+    let request = postwarm.client.post(format!("{}/users/import", postwarm.warmup)).header("content-type", "application/x-ndjson");
+    let answer: Value = serde_json::from_str(&request.body(rows).send().await.unwrap().text().await.unwrap()).unwrap();
+    assert_eq!(
+        (answer["created"].as_u64(), answer["invalid"].as_u64()),
+        (Some(named.len() as u64), Some((texts.len() - named.len()) as u64))
+    );
+    assert!(answer["errors"].as_array().unwrap().iter().all(|error| error["code"] == "name_invalid" && error["detail"] != ""), "{answer}");
+    let imported: Vec<_> = named.iter().map(|(address, text)| (address.replacen('n', "i", 1), text.clone())).collect();
+    named.extend(imported);
+    let (_, users) = postwarm.get("/users?limit=10000").await;
+    let stored: HashMap<String, String> = users
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|u| (u["email_id"].as_str().unwrap().to_owned(), u["name"].as_str().unwrap().to_owned()))
+        .collect();
+    assert_eq!(stored, named, "stored as given");
+
+    let (status, body) = postwarm.post("/send", json!({"from": "news@acme.example", "subject": "S", "body": "{{ name }}"})).await;
+    assert_eq!(status, 202, "{body}");
+    postwarm.counts_when(body["email_id"].as_i64().unwrap(), |counts| counts["sent"] == named.len()).await;
+    let mut usual: Option<Vec<String>> = None;
+    for entry in sink.journal().entries() {
+        let Fact::Content { to, bytes } = entry.fact else { continue };
+        let name = &named[to[0].trim_matches(['<', '>'])];
+        assert_eq!(as_lines(&decoded("/body", &bytes).unwrap()), as_lines(name));
+        let names = header_names(&bytes);
+        assert_eq!(*usual.get_or_insert_with(|| names.clone()), names, "{name:?}");
+    }
+    assert!(!site.log().contains("panicked"), "{}", site.log());
+}
+
+/// Resolves entities, then the pictures that the corpus has in place of control characters.
+fn unescape(text: &str) -> String {
+    let mut parts = text.split('&');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (entity, rest) = part.split_once(';').expect("an entity");
+        let number = entity.strip_prefix("#x").map(|hex| u32::from_str_radix(hex, 16)).or(entity.strip_prefix('#').map(str::parse));
+        out.push(match (entity, number) {
+            ("amp", _) => '&',
+            ("lt", _) => '<',
+            ("gt", _) => '>',
+            ("quot", _) => '"',
+            ("apos", _) => '\'',
+            (_, number) => char::from_u32(number.expect("a number").expect("digits")).expect("a character"),
+        });
+        out.push_str(rest);
+    }
+    out.chars().map(|c| if ('\u{2400}'..='\u{241f}').contains(&c) { char::from_u32(c as u32 - 0x2400).unwrap() } else { c }).collect()
+}
+
+async fn refuse(postwarm: &Postwarm, address: &str) {
+    let (status, body) = postwarm.post("/register", json!({"name": "A", "email_id": address})).await;
+    assert_refused(status, &body, "/email_id", address);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_invalid_addresses_of_the_corpus_are_refused_with_a_reason() {
+    let Some(xml) = shared("addresses/isemail-tests.xml") else { return };
+    let site = Site::with_organization("");
+    let postwarm = site.serve();
+    let inner = |test: &str, tag: &str| {
+        let from = test.split_once(&format!("<{tag}>"))?.1;
+        Some(from.split_once(&format!("</{tag}>"))?.0.to_owned())
+    };
+    let invalid: Vec<String> = xml
+        .split("<test ")
+        .skip(1)
+        .filter(|test| inner(test, "category").as_deref() == Some("ISEMAIL_ERR"))
+        .map(|test| unescape(&inner(test, "address").unwrap_or_default()))
+        .collect();
+    assert_eq!(invalid.len(), 66);
+    for address in &invalid {
+        refuse(&postwarm, address).await;
+    }
+    assert_eq!(postwarm.get("/users").await.1, json!([]));
+    assert!(!site.log().contains("panicked"), "{}", site.log());
+}
