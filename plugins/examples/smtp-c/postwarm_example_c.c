@@ -12,6 +12,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,9 +56,11 @@ struct relay {
   pthread_mutex_t lock;
   pthread_cond_t changed;
   struct job *first, **last;
-  uint32_t workers, waiting, busy;
+  struct session *sessions; /* of the workers */
+  uint32_t workers, waiting;
   int closing;
-  int gone; /* destroyed: the last worker frees it */
+  atomic_int cut; /* the grace of closing is over: nothing waits any more */
+  int gone;       /* destroyed: the last worker frees it */
 };
 
 static uint64_t now_ms(void) {
@@ -69,7 +72,9 @@ static uint64_t now_ms(void) {
 /* ---- One SMTP session ---------------------------------------------------------------------------------------------------- */
 
 struct session {
-  int fd; /* -1: none */
+  struct relay *relay;
+  struct session *next;
+  int fd; /* -1: none; changed under the relay's lock, so that closing can shut it down */
   int eight_bit;
   size_t from, to;
   char buffer[4096];
@@ -82,15 +87,17 @@ struct reply {
 };
 
 static void session_end(struct session *session) {
+  pthread_mutex_lock(&session->relay->lock);
   if (session->fd >= 0) close(session->fd);
   session->fd = -1;
+  pthread_mutex_unlock(&session->relay->lock);
   session->from = session->to = 0;
 }
 
 /* Lets the socket's next wait end at the deadline. Returns 0 when it has passed. */
 static int until(struct session *session, uint64_t deadline_ms) {
   uint64_t now = now_ms();
-  if (now >= deadline_ms) return 0;
+  if (now >= deadline_ms || atomic_load(&session->relay->cut)) return 0;
   uint64_t left = deadline_ms - now;
   if (left > 86400000) left = 86400000;
   struct timeval wait = {.tv_sec = (time_t)(left / 1000), .tv_usec = (suseconds_t)(left % 1000 * 1000)};
@@ -177,12 +184,15 @@ static struct reply command(struct session *session, const char *line, uint64_t 
   return read_reply(session, deadline_ms);
 }
 
-/* Waits for a connection that is being made, until the deadline. */
-static int connected(int fd, const struct addrinfo *to, uint64_t deadline_ms) {
-  struct session session = {.fd = fd};
-  /* SO_SNDTIMEO bounds connect(2) as well. */
-  if (!until(&session, deadline_ms)) return 0;
-  return connect(fd, to->ai_addr, to->ai_addrlen) == 0;
+/* Connects, until the deadline: SO_SNDTIMEO bounds connect(2) as well. */
+static int connected(struct session *session, const struct addrinfo *to, uint64_t deadline_ms) {
+  int fd = socket(to->ai_family, to->ai_socktype | SOCK_CLOEXEC, to->ai_protocol);
+  if (fd < 0) return 0;
+  pthread_mutex_lock(&session->relay->lock);
+  session->fd = fd;
+  pthread_mutex_unlock(&session->relay->lock);
+  errno = ETIMEDOUT;
+  return until(session, deadline_ms) && connect(fd, to->ai_addr, to->ai_addrlen) == 0;
 }
 
 /* Opens a session; returns 0 with the cause and the words in `reply` when there is none. */
@@ -194,18 +204,16 @@ static int session_open(struct session *session, const struct relay *relay, uint
     snprintf(reply->text, sizeof reply->text, "%s: %s", relay->host, gai_strerror(failed));
     return 0;
   }
-  for (struct addrinfo *to = found; to != NULL && session->fd < 0; to = to->ai_next) {
-    int fd = socket(to->ai_family, to->ai_socktype | SOCK_CLOEXEC, to->ai_protocol);
-    if (fd < 0) continue;
-    if (connected(fd, to, deadline_ms)) {
-      session->fd = fd;
-    } else {
+  int open = 0;
+  for (struct addrinfo *to = found; to != NULL && !open; to = to->ai_next) {
+    open = connected(session, to, deadline_ms);
+    if (!open) {
       snprintf(reply->text, sizeof reply->text, "%s:%s: %s", relay->host, relay->port, strerror(errno));
-      close(fd);
+      session_end(session);
     }
   }
   freeaddrinfo(found);
-  if (session->fd < 0) return 0;
+  if (!open) return 0;
   int yes = 1;
   setsockopt(session->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
   *cause = PW_CAUSE_SESSION;
@@ -232,6 +240,11 @@ static void complete(const struct job *job, uint32_t status, uint32_t which, con
   if (status == PW_DEFERRED || status == PW_REJECTED) outcome.fault = which;
   outcome.text = (pw_slice){(const uint8_t *)reply->text, strlen(reply->text)};
   job->send_done(job->ctx, &outcome);
+}
+
+static void stopping(const struct job *job) {
+  struct reply reply = {.text = "the client is closing"};
+  complete(job, PW_NOT_ATTEMPTED, PW_CAUSE_STOPPING, &reply);
 }
 
 static uint32_t fault_of(uint32_t phase, const struct reply *reply) {
@@ -333,8 +346,10 @@ static void verify_one(struct relay *relay, struct session *session, const struc
 
 static void *worker(void *argument) {
   struct relay *relay = argument;
-  struct session session = {.fd = -1};
+  struct session session = {.relay = relay, .fd = -1};
   pthread_mutex_lock(&relay->lock);
+  session.next = relay->sessions;
+  relay->sessions = &session;
   for (;;) {
     while (relay->first == NULL && !relay->closing) {
       relay->waiting++;
@@ -345,22 +360,24 @@ static void *worker(void *argument) {
     if (job == NULL) break;
     relay->first = job->next;
     if (relay->first == NULL) relay->last = &relay->first;
-    relay->busy++;
     pthread_mutex_unlock(&relay->lock);
-    if (job->request != NULL) {
+    if (job->request != NULL && atomic_load(&relay->cut)) {
+      stopping(job);
+    } else if (job->request != NULL) {
       send_one(relay, &session, job);
     } else {
       verify_one(relay, &session, job);
     }
     free(job);
     pthread_mutex_lock(&relay->lock);
-    relay->busy--;
-    pthread_cond_broadcast(&relay->changed);
   }
   pthread_mutex_unlock(&relay->lock);
   if (session.fd >= 0) command(&session, "QUIT\r\n", now_ms() + 1000);
   session_end(&session);
   pthread_mutex_lock(&relay->lock);
+  struct session **link = &relay->sessions;
+  while (*link != &session) link = &(*link)->next;
+  *link = session.next;
   relay->workers--;
   int last = relay->gone && relay->workers == 0;
   pthread_cond_broadcast(&relay->changed);
@@ -490,8 +507,7 @@ static uint32_t send_message(void *instance, const pw_send_request *request, pw_
   struct job job = {.request = request, .send_done = done, .ctx = ctx};
   uint32_t status = enqueue(instance, job, request->timeout_ms);
   if (status != PW_ERROR_REFUSED) return status;
-  struct reply reply = {.text = "the client is closing"};
-  complete(&job, PW_NOT_ATTEMPTED, PW_CAUSE_STOPPING, &reply);
+  stopping(&job);
   return PW_OK;
 }
 
@@ -506,21 +522,32 @@ struct closing {
   void *ctx;
 };
 
-static void *close_slowly(void *argument) {
-  struct closing closing = *(struct closing *)argument;
-  free(argument);
-  struct relay *relay = closing.relay;
+/* Waits until all workers have ended, for so long at most. Called with the lock. */
+static void wait_for_workers(struct relay *relay, uint64_t wait_ms) {
   struct timespec until;
   clock_gettime(CLOCK_MONOTONIC, &until);
-  until.tv_sec += (time_t)(closing.grace_ms / 1000);
-  until.tv_nsec += (long)(closing.grace_ms % 1000) * 1000000;
+  until.tv_sec += (time_t)(wait_ms / 1000);
+  until.tv_nsec += (long)(wait_ms % 1000) * 1000000;
   if (until.tv_nsec >= 1000000000) {
     until.tv_sec++;
     until.tv_nsec -= 1000000000;
   }
-  pthread_mutex_lock(&relay->lock);
   while (relay->workers > 0 && pthread_cond_timedwait(&relay->changed, &relay->lock, &until) != ETIMEDOUT) {
   }
+}
+
+static void *close_slowly(void *argument) {
+  struct closing closing = *(struct closing *)argument;
+  free(argument);
+  struct relay *relay = closing.relay;
+  pthread_mutex_lock(&relay->lock);
+  wait_for_workers(relay, closing.grace_ms);
+  /* What still runs ends now, and says truly how far it had come. */
+  atomic_store(&relay->cut, 1);
+  for (struct session *session = relay->sessions; session != NULL; session = session->next) {
+    if (session->fd >= 0) shutdown(session->fd, SHUT_RDWR);
+  }
+  wait_for_workers(relay, 1000);
   pthread_mutex_unlock(&relay->lock);
   pw_result result = {.struct_size = sizeof result, .status = PW_OK};
   closing.done(closing.ctx, &result);

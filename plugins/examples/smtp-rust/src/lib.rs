@@ -9,11 +9,11 @@ mod session;
 use postwarm_plugin_api::{
     BoxFuture, Cause, Descriptor, Instance, Kind, Message, Outcome, SettingsProblem, SmtpClient, SmtpFactory, export_plugin,
 };
-use session::{Failure, Session};
+use session::{Failure, Limit, Session};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout_at;
 
 const SCHEMA: &str = r#"{
@@ -74,12 +74,15 @@ struct Relay {
     connections: Semaphore,
     idle: Mutex<Vec<Session>>,
     closing: AtomicBool,
+    /// Becomes true when the grace of closing is over: what still runs ends, and says how far it had come.
+    cut: watch::Sender<bool>,
 }
 
 impl Relay {
     fn new(host: String, port: u16, connections_max: usize) -> Relay {
         let connections = Semaphore::new(connections_max);
-        Relay { host, port, connections_max, connections, idle: Mutex::default(), closing: AtomicBool::new(false) }
+        let cut = watch::Sender::new(false);
+        Relay { host, port, connections_max, connections, idle: Mutex::default(), closing: AtomicBool::new(false), cut }
     }
 
     fn take_idle(&self) -> Option<Session> {
@@ -104,20 +107,21 @@ impl Relay {
         if self.closing.load(Ordering::Acquire) {
             return Outcome::NotAttempted { cause: Cause::Stopping, detail: "the client is closing".into() };
         }
+        let limit = Limit::new(deadline, self.cut.subscribe());
         let late = |what: &str| match self.closing.load(Ordering::Acquire) {
             true => Failure::unsent(Cause::Stopping, "the client is closing"),
             false => Failure::unsent(Cause::Connect, format!("the deadline passed while {what}")),
         };
-        let Ok(Ok(_permit)) = timeout_at(deadline.into(), self.connections.acquire()).await else {
+        let Some(Ok(_permit)) = limit.run(self.connections.acquire()).await else {
             return late("it waited for a connection").into();
         };
-        let mut session = match timeout_at(deadline.into(), self.session()).await {
-            Ok(Ok(session)) => session,
-            Ok(Err(failure)) => return failure.into(),
-            Err(_) => return late("it connected").into(),
+        let mut session = match limit.run(self.session()).await {
+            Some(Ok(session)) => session,
+            Some(Err(failure)) => return failure.into(),
+            None => return late("it connected").into(),
         };
         // From here on the session dies with this future, unless it ends well.
-        let outcome = session.send(message, deadline).await;
+        let outcome = session.send(message, &limit).await;
         if session.is_usable() {
             self.keep(session);
         }
@@ -150,13 +154,14 @@ impl SmtpClient for Relay {
     fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.closing.store(true, Ordering::Release);
-            // All permits are free when no message is under way. After the grace, what still runs ends by itself.
+            // All permits are free when no message is under way.
             let all = u32::try_from(self.connections_max).unwrap_or(u32::MAX);
-            let idle_soon = tokio::time::timeout(grace, self.connections.acquire_many(all)).await;
+            let idle = tokio::time::timeout(grace, self.connections.acquire_many(all)).await;
+            self.cut.send_replace(true);
             while let Some(mut session) = self.take_idle() {
                 session.quit().await;
             }
-            drop(idle_soon);
+            drop(idle);
         })
     }
 }

@@ -6,6 +6,7 @@ use postwarm_plugin_api::{Cause, EnhancedCode, Fault, Message, Outcome, Phase, R
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{timeout, timeout_at};
 
 const REPLY_LINE_OCTETS_MAX: u64 = 2048;
@@ -27,6 +28,28 @@ impl Failure {
 impl From<Failure> for Outcome {
     fn from(failure: Failure) -> Outcome {
         Outcome::NotAttempted { cause: failure.cause, detail: failure.detail }
+    }
+}
+
+/// Until when a message may take: its deadline, or the end of the client.
+pub struct Limit {
+    deadline: Instant,
+    cut: watch::Receiver<bool>,
+}
+
+impl Limit {
+    pub fn new(deadline: Instant, cut: watch::Receiver<bool>) -> Limit {
+        Limit { deadline, cut }
+    }
+
+    /// Runs a step; `None` when the limit came first.
+    pub async fn run<T>(&self, step: impl Future<Output = T>) -> Option<T> {
+        let mut cut = self.cut.clone();
+        tokio::select! {
+            biased;
+            done = timeout_at(self.deadline.into(), step) => done.ok(),
+            _ = cut.wait_for(|cut| *cut) => None,
+        }
     }
 }
 
@@ -75,7 +98,7 @@ impl Session {
     }
 
     /// Sends one message.
-    pub async fn send(&mut self, message: &Message, deadline: Instant) -> Outcome {
+    pub async fn send(&mut self, message: &Message, limit: &Limit) -> Outcome {
         // Set again only when the dialogue has come to its end.
         self.usable = false;
         let body = if message.eight_bit && self.eight_bit { " BODY=8BITMIME" } else { "" };
@@ -85,10 +108,10 @@ impl Session {
             (Phase::Data, "DATA\r\n".to_owned(), 354),
         ];
         for (phase, command, expected) in envelope {
-            let reply = match timeout_at(deadline.into(), self.command(&command)).await {
-                Ok(Ok(reply)) => reply,
-                Ok(Err(error)) => return Failure::unsent(Cause::Disconnected, error).into(),
-                Err(_) => return Failure::unsent(Cause::Connect, format!("the deadline passed at {phase:?}")).into(),
+            let reply = match limit.run(self.command(&command)).await {
+                Some(Ok(reply)) => reply,
+                Some(Err(error)) => return Failure::unsent(Cause::Disconnected, error).into(),
+                None => return Failure::unsent(Cause::Connect, format!("the deadline passed at {phase:?}")).into(),
             };
             if reply.code != expected && !(phase == Phase::Rcpt && reply.code == 251) {
                 return self.refused(reply, phase).await;
@@ -97,26 +120,26 @@ impl Session {
         let content = dot_stuffed(message);
         let (text, end) = content.split_at(content.len() - END_OF_DATA.len());
         // Without the end of data the server must throw the message away (RFC 5321 3.3).
-        match timeout_at(deadline.into(), self.stream.get_mut().write_all(text)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Failure::unsent(Cause::Disconnected, error.to_string()).into(),
-            Err(_) => return Failure::unsent(Cause::Connect, "the deadline passed within the content").into(),
+        match limit.run(self.stream.get_mut().write_all(text)).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Failure::unsent(Cause::Disconnected, error.to_string()).into(),
+            None => return Failure::unsent(Cause::Connect, "the deadline passed within the content").into(),
         }
         let ended = async {
             self.stream.get_mut().write_all(end).await.map_err(|error| error.to_string())?;
             self.reply().await
         };
-        match timeout_at(deadline.into(), ended).await {
-            Ok(Ok(reply)) if (200..300).contains(&reply.code) => {
+        match limit.run(ended).await {
+            Some(Ok(reply)) if (200..300).contains(&reply.code) => {
                 self.usable = true;
                 Outcome::Accepted(reply)
             }
-            Ok(Ok(reply)) => {
+            Some(Ok(reply)) => {
                 self.usable = reply.code != 421;
                 verdict(reply, Phase::EndOfData)
             }
-            Ok(Err(detail)) => Outcome::Unknown { phase: Phase::EndOfData, detail },
-            Err(_) => Outcome::Unknown { phase: Phase::EndOfData, detail: "the deadline passed before the reply".into() },
+            Some(Err(detail)) => Outcome::Unknown { phase: Phase::EndOfData, detail },
+            None => Outcome::Unknown { phase: Phase::EndOfData, detail: "the deadline passed before the reply".into() },
         }
     }
 
