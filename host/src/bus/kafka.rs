@@ -133,7 +133,6 @@ impl ProducerContext for Reports {
 }
 
 /// Puts the records into the producer's queue, waiting for room. Those behind a failure are not sent.
-#[expect(clippy::disallowed_methods, reason = "the producer tells nobody when there is room; this blocks a thread of its own")]
 fn hand_over(producer: &ThreadedProducer<Reports>, kafka: &Kafka, records: &[Record], batch: &Arc<Batch>) {
     let deadline = Instant::now() + PUBLISH_MAX;
     for (index, record) in records.iter().enumerate() {
