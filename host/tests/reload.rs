@@ -52,7 +52,7 @@ async fn a_new_smtp_provider_and_a_new_recipient_domain_need_toml_alone_and_no_r
 
 /// Broken files, each with the place and the words of its error, after `FILE:`.
 const BROKEN: [(&str, &str, &str); 10] = [
-    ("organizations/demo.toml", "from_domains = [\"acme.example\"\n", "2:1: no valid TOML: "),
+    ("organizations/demo.toml", "from_domains = [\"acme.example\"\n", "1:31: no valid TOML: unclosed array; expected `]`"),
     ("organizations/demo.toml", "from_domains = 7\ndevelopment = true\n", "1:16: `from_domains` is a number"),
     ("organizations/demo.toml", "developmnt = true\n", "1:1: `developmnt` is no key of the file; did you mean `development`?"),
     (
@@ -78,7 +78,7 @@ const BROKEN: [(&str, &str, &str); 10] = [
     (
         "providers.toml",
         "[provider.two]\ndomains = [\"a.example\"]\n[provider.three]\ndomains = [\"A.example\"]\n",
-        "4:12: `a.example` already belongs to [provider.two]; name it once",
+        "2:12: `a.example` already belongs to [provider.three]; name it once",
     ),
     ("postwarm.toml", "[warmup]\nlisen = \"127.0.0.1:0\"\n", "2:1: `lisen` is no key of [warmup]; did you mean `listen`?"),
     ("organizations/demo.keys", "nonsense\n", "1:1: is no line of a keys file; remove it, and make a key with `postwarm key new`"),

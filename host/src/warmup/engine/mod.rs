@@ -189,7 +189,10 @@ impl Engine {
         };
         match self.queue.turn(turn).await {
             Ok(claimed) => {
-                self.recorded.clear();
+                // Only now can the store find what came back as due.
+                for recorded in self.recorded.drain(..) {
+                    self.lanes.settled(&recorded.result, now);
+                }
                 self.lanes.claimed(&planned, &claimed, &mut self.organizations, &mut self.limits, self.clock.now());
                 self.dispatch(claimed).await;
             }
@@ -256,7 +259,6 @@ impl Engine {
             }
             None => settle::without_organization(&done),
         };
-        self.lanes.settled(&settled, done.at);
         self.view.settled(&done.claimed, &settled, done.at);
         self.recorded.push(Recorded { claimed: done.claimed, result: settled, at: done.at.wall_ms });
     }
@@ -268,7 +270,7 @@ impl Engine {
             done = self.done.recv() => done,
             () = self.wake.notified() => { self.lanes.look_again(); None }
             _ = self.settings.changed() => { self.settings.mark_changed(); None }
-            () = self.clock.sleep(Duration::from_millis(sleep as u64)) => None,
+            () = self.clock.sleep(Duration::from_millis(sleep as u64)) => { self.lanes.look_again(); None }
             () = stop.cancelled() => None,
         };
         if let Some(done) = done {
