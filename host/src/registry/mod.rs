@@ -125,7 +125,7 @@ impl Registry {
     }
 
     /// Looks at the directory again; to be called every half second. A file is read once it has been the same for
-    /// [`SETTLE`]. Idempotent. Reads and copies files: blocks.
+    /// `SETTLE`. Idempotent. Reads and copies files: blocks.
     pub fn rescan(&self, now: Instant) {
         self.scan(now, |_| false);
     }

@@ -79,7 +79,7 @@ impl Session {
     }
 
     /// Takes the octets that were read and returns how many of them are done with; the rest must be offered again with
-    /// more behind it, and is never longer than [`LINE_OCTETS_MAX`].
+    /// more behind it, and is never longer than `LINE_OCTETS_MAX`.
     pub fn advance(&mut self, input: &[u8], at_ms: i64, step: &mut Step) -> usize {
         let mut done = 0;
         while !step.quit {
