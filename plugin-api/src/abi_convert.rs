@@ -1,4 +1,4 @@
-//! Translates between the Rust types of the contract and the structs of [`abi`](crate::abi), for both sides.
+//! Translates between the Rust types of the contract and the structs of [`abi`], for both sides.
 //!
 //! Invariant: reading copies; nothing here keeps a pointer. A field behind the other side's `struct_size` reads as zero.
 //! Invariant: what contradicts itself becomes `Unknown`, never `Accepted`.
