@@ -131,13 +131,8 @@ CREATE TABLE usage (
     PRIMARY KEY (scope, per_ms, bucket_ms, boot_id)
 ) WITHOUT ROWID;
 
+-- A row is what one job told: a batch of records.
 CREATE TABLE outbox (
     number  INTEGER PRIMARY KEY AUTOINCREMENT,
-    topic   INTEGER NOT NULL,
-    key     TEXT NOT NULL,
-    id      TEXT NOT NULL,
-    kind    TEXT NOT NULL,
-    org     TEXT NOT NULL,
-    at      INTEGER NOT NULL,
-    payload BLOB NOT NULL
+    records BLOB NOT NULL
 );

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Records of one publish.
+/// Records of one publish, and those of a commit more.
 const BATCH_MAX: usize = 2000;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
@@ -59,16 +59,19 @@ impl Relay {
     }
 }
 
-/// Moves one batch; answers how many records it had.
+/// Moves one batch; answers how many rows it had.
 async fn step(outbox: &dyn Outbox, log: &dyn EventLog, clock: &dyn Clock) -> Result<usize, RelayError> {
     let pending = outbox.pending(BATCH_MAX).await?;
-    let lag_ms = pending.first().map_or(0, |oldest| (clock.now().wall_ms - oldest.record.at).max(0));
+    let oldest = pending.iter().flat_map(|row| &row.records).next();
+    let lag_ms = oldest.map_or(0, |oldest| (clock.now().wall_ms - oldest.at).max(0));
     metrics::gauge!("postwarm_relay_lag_seconds").set(lag_ms as f64 / 1000.0);
-    let (Some(last), count) = (pending.last().map(|o| o.number), pending.len()) else { return Ok(0) };
-    log.publish(pending.into_iter().map(|o| o.record).collect()).await?;
+    let Some(last) = pending.last().map(|row| row.number) else { return Ok(0) };
+    let (rows, records) = (pending.len(), pending.into_iter().flat_map(|row| row.records).collect::<Vec<_>>());
+    let count = records.len() as u64;
+    log.publish(records).await?;
     outbox.published(last).await?;
-    metrics::counter!("postwarm_events_published_total").increment(count as u64);
-    Ok(count)
+    metrics::counter!("postwarm_events_published_total").increment(count);
+    Ok(rows)
 }
 
 #[cfg(test)]
@@ -89,7 +92,7 @@ mod tests {
     #[async_trait::async_trait]
     impl Outbox for Rows {
         async fn pending(&self, max: usize) -> Result<Vec<Outgoing>, OutboxError> {
-            Ok(self.rows.lock().unwrap().iter().take(max).cloned().collect())
+            Ok(self.rows.lock().unwrap().iter().take(max.div_ceil(2)).cloned().collect())
         }
         async fn published(&self, number: i64) -> Result<(), OutboxError> {
             let mut rows = self.rows.lock().unwrap();
@@ -130,14 +133,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_log_that_is_away_keeps_the_rows_and_gets_them_all_in_order_later() {
-        let outgoing = (1..=5000).map(|number| Outgoing { number, record: contract::record(Topic::Recipients, "a", number) }).collect();
+        let two = |number: i64| [2 * number - 1, 2 * number].map(|n| contract::record(Topic::Recipients, "a", n)).to_vec();
+        let outgoing = (1..=2500).map(|number| Outgoing { number, records: two(number) }).collect();
         let outbox = Arc::new(Rows { rows: Mutex::new(outgoing), ..Rows::default() });
         let log = Arc::new(Flaky { fail: Mutex::new(2), failed: Notify::new(), got: Mutex::default() });
         let (clock, stop) = (Arc::new(ManualClock::at(0)), CancellationToken::new());
         let relay = tokio::spawn(Relay::run(outbox.clone(), log.clone(), clock.clone(), stop.clone()));
         for _ in 0..2 {
             log.failed.notified().await;
-            assert_eq!(outbox.rows.lock().unwrap().len(), 5000);
+            assert_eq!(outbox.rows.lock().unwrap().len(), 2500);
             tokio::task::yield_now().await;
             clock.advance(BACKOFF_MAX);
         }

@@ -16,7 +16,8 @@ const STATEMENTS_MAX: usize = 128;
 
 /// Opens a database for its one writer and makes it where it is missing.
 pub fn open_writer(path: &Path) -> Result<Connection, DbError> {
-    let db = Connection::open(path)?;
+    let create = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let db = Connection::open_with_flags(path, create | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     db.busy_timeout(std::time::Duration::from_secs(10))?;
     db.pragma_update(None, "journal_mode", "WAL")?;
@@ -84,10 +85,10 @@ impl Readers {
         let run = move || {
             let _permit = permit;
             let kept = idle.lock().expect("no thread panics while it holds this lock").pop();
-            let mut db = kept.map_or_else(|| open_reader(&path), Ok)?;
-            let moment = db.transaction()?;
-            let answer = read(&moment);
-            drop(moment);
+            let db = kept.map_or_else(|| open_reader(&path), Ok)?;
+            db.prepare_cached("BEGIN")?.execute([])?;
+            let answer = read(&db);
+            db.prepare_cached("COMMIT")?.execute([])?;
             idle.lock().expect("no thread panics while it holds this lock").push(db);
             answer
         };

@@ -18,7 +18,6 @@ use crate::model::name::OrgName;
 use postwarm_plugin_api::Report;
 use rusqlite::Connection;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/health/0001_ledger.sql")];
 /// Reads that run at a time.
@@ -26,9 +25,8 @@ const READERS_MAX: usize = 3;
 
 /// The ledger in one file.
 pub struct SqliteLedger {
-    writer: Writer,
+    writer: Writer<names::Names>,
     readers: Readers,
-    names: Arc<Mutex<names::Names>>,
 }
 
 impl SqliteLedger {
@@ -36,22 +34,8 @@ impl SqliteLedger {
     pub fn open(path: &Path) -> Result<SqliteLedger> {
         let mut db = open_writer(path)?;
         migrate(&mut db, MIGRATIONS)?;
-        let writer = Writer::start("health-writer", db).map_err(|e| DbError::Unavailable(e.to_string()))?;
-        Ok(SqliteLedger { writer, readers: Readers::new(path, READERS_MAX), names: Arc::default() })
-    }
-
-    /// Runs a batch in the writer's transaction; the names that a failed one learned are forgotten.
-    async fn batch<T, F>(&self, work: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Connection, &mut names::Names) -> Result<T> + Send + 'static,
-    {
-        let names = self.names.clone();
-        let done = self.writer.write(move |db| work(db, &mut names.lock().expect("a batch does not panic"))).await;
-        if done.is_err() {
-            *self.names.lock().expect("a batch does not panic") = names::Names::default();
-        }
-        done
+        let writer = Writer::start("health-writer", db, names::Names::default()).map_err(|e| DbError::Unavailable(e.to_string()))?;
+        Ok(SqliteLedger { writer, readers: Readers::new(path, READERS_MAX) })
     }
 }
 
@@ -67,7 +51,7 @@ impl Ledger for SqliteLedger {
             events.iter().try_for_each(|event| batch.apply(event))?;
             batch.finish(&positions)
         };
-        self.batch(work).await
+        self.writer.write(work).await
     }
 
     async fn expire(&self, sent_before: i64, max: usize) -> Result<usize> {
@@ -86,7 +70,7 @@ impl Ledger for SqliteLedger {
             batch.finish(&[])?;
             Ok(due.len())
         };
-        self.batch(work).await
+        self.writer.write(work).await
     }
 
     async fn loop_state(&self, org: &OrgName, name: &str) -> Result<LoopState> {

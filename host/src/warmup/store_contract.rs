@@ -87,12 +87,12 @@ impl Fixture {
 
     async fn events(&self) -> Vec<String> {
         let pending = self.store.pending(1_000).await.unwrap();
-        let text = |o: crate::bus::Outgoing| match wire::decode(o.record.topic, &o.record.payload).unwrap() {
+        let text = |record: crate::bus::Record| match wire::decode(record.topic, &record.payload).unwrap() {
             Event::Email(e) => format!("email {} {:?}", e.email.0, e.progress).to_lowercase(),
             Event::Recipient(r) => format!("{}.{} {} #{}", r.email.0, r.user.0, r.state.as_str(), r.attempt),
             Event::Facts(_) => "facts".to_owned(),
         };
-        pending.into_iter().map(text).collect()
+        pending.into_iter().flat_map(|row| row.records).map(text).collect()
     }
 }
 
@@ -343,6 +343,6 @@ async fn published_records_leave_the_outbox_in_order() {
     f.accept(NOW).await;
     f.accept(NOW).await;
     let pending = f.store.pending(2).await.unwrap();
-    f.store.published(pending[1].number).await.unwrap();
+    f.store.published(pending[0].number).await.unwrap();
     assert_eq!(f.events().await, ["email 2 accepted", "email 2 completed"]);
 }

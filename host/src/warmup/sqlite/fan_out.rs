@@ -106,5 +106,6 @@ pub fn tell_suppressed(
         said: Said::default(),
         at: now,
     });
-    outbox::add(connection, context, wire::encode(&event))
+    outbox::add(context, wire::encode(&event));
+    Ok(())
 }

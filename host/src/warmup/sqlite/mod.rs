@@ -33,7 +33,7 @@ use async_trait::async_trait;
 use rows::Context;
 use rusqlite::Connection;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use tokio::sync::Notify;
 
 const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/warmup/0001_main.sql")];
@@ -43,9 +43,7 @@ const READERS: usize = 2;
 
 /// `warmup.db`.
 pub struct SqliteStore {
-    writer: Writer,
-    /// Only the writing thread locks it for longer than a moment.
-    context: Arc<Mutex<Context>>,
+    writer: Writer<Context>,
     readers: Readers,
     tokens: Arc<Tokens>,
     outgoing: Arc<Notify>,
@@ -67,9 +65,8 @@ impl SqliteStore {
         sqlite::migrate(&mut connection, MIGRATIONS)?;
         let tokens = Arc::new(Tokens::new(&secret(&connection)?));
         let outgoing = Arc::new(Notify::new());
-        let context = Arc::new(Mutex::new(Context::new(tokens.clone())));
-        let writer = Writer::start("warmup-writer", connection)?;
-        Ok(SqliteStore { writer, context, readers: Readers::new(path, READERS), tokens, outgoing })
+        let writer = Writer::start("warmup-writer", connection, Context::new(tokens.clone()))?;
+        Ok(SqliteStore { writer, readers: Readers::new(path, READERS), tokens, outgoing })
     }
 
     async fn write<T, F>(&self, job: F) -> Result<T>
@@ -77,18 +74,13 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection, &mut Context) -> std::result::Result<T, DbError> + Send + 'static,
     {
-        let (context, outgoing) = (self.context.clone(), self.outgoing.clone());
-        let result = self.writer.write(move |connection| {
-            let mut context = context.lock().map_err(|_| DbError::Unavailable("an earlier change panicked".into()))?;
-            let value = job(connection, &mut context);
-            let wake = context.take_outgoing().then(|| WakeRelay(outgoing));
-            value.map(|value| (value, wake))
+        let outgoing = self.outgoing.clone();
+        let result = self.writer.write(move |connection, context| {
+            let value = job(connection, context)?;
+            let wake = outbox::write(connection, context)?.then(|| WakeRelay(outgoing));
+            Ok((value, wake))
         });
-        let result = result.await.map(|(value, _wake)| value);
-        if result.is_err() {
-            self.context.lock().map_err(|_| DbError::Unavailable("an earlier change panicked".into()))?.rolled_back();
-        }
-        Ok(result?)
+        Ok(result.await.map(|(value, _wake)| value)?)
     }
 
     async fn read<T, F>(&self, job: F) -> Result<T>
@@ -178,7 +170,7 @@ impl Outbox for SqliteStore {
     }
 
     async fn published(&self, number: i64) -> std::result::Result<(), OutboxError> {
-        self.writer.write(move |connection| outbox::published(connection, number)).await.map_err(|e| OutboxError(e.to_string()))
+        self.writer.write(move |connection, _| outbox::published(connection, number)).await.map_err(|e| OutboxError(e.to_string()))
     }
 
     async fn wait(&self) {

@@ -88,7 +88,8 @@ fn one(
             false => backfill::held(connection, key, pace, at)?,
         }
     }
-    outbox::add(connection, context, wire::encode(&Event::Recipient(changed(claimed, state, said, at))))
+    outbox::add(context, wire::encode(&Event::Recipient(changed(claimed, state, said, at))));
+    Ok(())
 }
 
 fn give_back(connection: &Connection, claimed: &Claimed, next_at: i64) -> Result<(), DbError> {

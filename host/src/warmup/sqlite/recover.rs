@@ -63,7 +63,8 @@ impl Doubt {
             said: Said { detail: Some(detail.to_owned()), ..Said::default() },
             at: now,
         });
-        outbox::add(connection, context, wire::encode(&event))
+        outbox::add(context, wire::encode(&event));
+        Ok(())
     }
 }
 

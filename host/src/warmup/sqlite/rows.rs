@@ -1,6 +1,8 @@
 //! What the other files share: cached numbers of names, and a delivery as a row.
 
+use crate::bus::Record;
 use crate::db::DbError;
+use crate::db::writer::Memory;
 use crate::model::address::Address;
 use crate::model::delivery::{Said, State};
 use crate::model::message_id::Tokens;
@@ -17,8 +19,8 @@ const CACHED_MAX: usize = 10_000;
 /// What the writing thread remembers between jobs.
 pub struct Context {
     pub tokens: Arc<Tokens>,
-    /// The running job added to the outbox.
-    outgoing: bool,
+    /// What the running job tells.
+    pub outgoing: Vec<Record>,
     orgs: HashMap<OrgId, OrgName>,
     names: HashMap<String, i64>,
     texts: HashMap<i64, Arc<str>>,
@@ -30,23 +32,13 @@ impl Context {
     pub fn new(tokens: Arc<Tokens>) -> Context {
         Context {
             tokens,
-            outgoing: false,
+            outgoing: Vec::new(),
             orgs: HashMap::new(),
             names: HashMap::new(),
             texts: HashMap::new(),
             domains: HashMap::new(),
             from_domains: HashMap::new(),
         }
-    }
-
-    /// Notes that the relay has something to publish once the running job is committed.
-    pub fn outgoing(&mut self) {
-        self.outgoing = true;
-    }
-
-    /// Tells whether the job that has run gave the relay something.
-    pub fn take_outgoing(&mut self) -> bool {
-        std::mem::take(&mut self.outgoing)
     }
 
     pub fn org_id(&mut self, connection: &Connection, name: &OrgName) -> Result<OrgId, DbError> {
@@ -116,9 +108,9 @@ impl Context {
     }
 }
 
-impl Context {
-    /// Forgets the numbers that a rollback may have taken back.
-    pub fn rolled_back(&mut self) {
+impl Memory for Context {
+    fn rolled_back(&mut self) {
+        self.outgoing.clear();
         self.orgs.clear();
         self.names.clear();
         self.texts.clear();
