@@ -6,7 +6,7 @@
 use crate::bus::{Consumed, Consumer, EventLog, LogError, POLL_OCTETS_MAX, Position, Record, Topic, batch};
 use crate::clock::Clock;
 use crate::db::DbError;
-use crate::db::sqlite::{Readers, migrate, open_writer};
+use crate::db::sqlite::{Durability, Readers, migrate, open_writer};
 use crate::db::writer::Writer;
 use rusqlite::{Connection, OptionalExtension};
 use std::fs::File;
@@ -58,7 +58,7 @@ impl EmbeddedLog {
             std::fs::TryLockError::Error(e) => OpenError::Io(e),
         })?;
         let path = folder.join("events.db");
-        let mut db = open_writer(&path)?;
+        let mut db = open_writer(&path, Durability::PowerLoss)?;
         migrate(&mut db, MIGRATIONS)?;
         let writer = Writer::start("events-writer", db, ())?;
         let readers = Readers::new(&path, READERS_MAX);

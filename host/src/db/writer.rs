@@ -134,7 +134,7 @@ fn run(db: &Connection, statement: &str) -> Result<(), DbError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::sqlite::{migrate, open_writer};
+    use crate::db::sqlite::{Durability, migrate, open_writer};
     use std::collections::BTreeSet;
 
     /// The numbers that the jobs have added.
@@ -148,7 +148,7 @@ mod tests {
     }
 
     fn writer(folder: &tempfile::TempDir) -> Writer<Added> {
-        let mut db = open_writer(&folder.path().join("a.db")).unwrap();
+        let mut db = open_writer(&folder.path().join("a.db"), Durability::PowerLoss).unwrap();
         migrate(&mut db, &["CREATE TABLE a (x INTEGER PRIMARY KEY CHECK (x < 100))"]).unwrap();
         Writer::start("test", db, Added::default()).unwrap()
     }

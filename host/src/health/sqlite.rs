@@ -8,7 +8,7 @@ mod read;
 
 use crate::bus::{Position, Topic};
 use crate::db::DbError;
-use crate::db::sqlite::{Readers, migrate, open_writer};
+use crate::db::sqlite::{Durability, Readers, migrate, open_writer};
 use crate::db::writer::Writer;
 use crate::health::store::{DomainFilter, EmailCounts, FoundDelivery, Ledger, LoopState, Result, WatchedDelivery};
 use crate::health::tally::{Delivery, Flags};
@@ -32,7 +32,8 @@ pub struct SqliteLedger {
 impl SqliteLedger {
     /// Opens the file and makes it where it is missing.
     pub fn open(path: &Path) -> Result<SqliteLedger> {
-        let mut db = open_writer(path)?;
+        // The log has what a power loss takes, and the positions go back with it.
+        let mut db = open_writer(path, Durability::Crash)?;
         migrate(&mut db, MIGRATIONS)?;
         let writer = Writer::start("health-writer", db, names::Names::default()).map_err(|e| DbError::Unavailable(e.to_string()))?;
         Ok(SqliteLedger { writer, readers: Readers::new(path, READERS_MAX) })

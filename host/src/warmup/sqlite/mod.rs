@@ -18,7 +18,7 @@ mod users;
 
 use crate::bus::{Outbox, OutboxError, Outgoing};
 use crate::db::DbError;
-use crate::db::sqlite::{self, Readers};
+use crate::db::sqlite::{self, Durability, Readers};
 use crate::db::writer::Writer;
 use crate::model::address::Address;
 use crate::model::email::{Email, EmailSummary, NewEmail};
@@ -61,7 +61,7 @@ impl Drop for WakeRelay {
 impl SqliteStore {
     /// Opens the database, makes it where it is absent, and brings its tables up to date.
     pub fn open(path: &Path) -> anyhow::Result<SqliteStore> {
-        let mut connection = sqlite::open_writer(path)?;
+        let mut connection = sqlite::open_writer(path, Durability::PowerLoss)?;
         sqlite::migrate(&mut connection, MIGRATIONS)?;
         let tokens = Arc::new(Tokens::new(&secret(&connection)?));
         let outgoing = Arc::new(Notify::new());
