@@ -14,7 +14,8 @@ use crate::model::user::{Backfill, BackfillState, NewUser, User};
 use crate::warmup::api::router;
 use crate::warmup::api::state::{ApiState, Progress, ProgressNow};
 use crate::warmup::store::{
-    Accepted, Action, DeliveryPage, DeliveryRow, Idempotency, Imported, Registered, Result, Store, StoreError, Which,
+    Accepted, Action, DeliveryPage, DeliveryRow, Idempotency, Imported, Registered, Result, Store, StoreError, WaitingLane,
+    Which,
 };
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -172,6 +173,10 @@ impl Store for FakeStore {
 
     async fn email(&self, org: OrgId, email: EmailNumber) -> Result<Option<EmailSummary>> {
         self.with(org, |o| o.summary(email.0))
+    }
+
+    async fn waiting(&self, _org: OrgId, _email: EmailNumber) -> Result<Vec<WaitingLane>> {
+        Ok(Vec::new())
     }
 
     async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Vec<DeliveryRow>> {
