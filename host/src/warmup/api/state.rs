@@ -7,7 +7,8 @@ use crate::config::settings::Settings;
 use crate::http::auth::{Auth, Caller, Keys};
 use crate::http::error::{ApiError, Code};
 use crate::model::email::NewEmail;
-use crate::model::name::{EmailNumber, OrgId};
+use crate::model::name::OrgId;
+use crate::warmup::progress::{EmailNow, Question};
 use crate::warmup::store::{Store, StoreError};
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
@@ -18,20 +19,9 @@ use tokio::sync::{Notify, watch};
 /// Seconds after which a client may try again when the database was not available.
 const STORE_RETRY_SECS: u64 = 5;
 
-/// How an email goes on, as the engine sees it.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct ProgressNow {
-    /// Messages a second, over the last minute; `None` where nothing is being sent.
-    pub rate_per_second: Option<f64>,
-    /// When the last recipient will be tried, in milliseconds since 1970 UTC, as far as it can be told.
-    pub eta: Option<i64>,
-    /// What the rest waits for, in words: ``client `gmail`, daily cap 500 reached, next at ...``.
-    pub waits_for: Option<String>,
-}
-
 /// Tells how emails go on. Must not block.
 pub trait Progress: Send + Sync + 'static {
-    fn of(&self, org: OrgId, email: EmailNumber) -> ProgressNow;
+    fn of(&self, question: &Question<'_>) -> EmailNow;
 }
 
 /// Tries an email's templates; `Err` has the JSON pointer and the message of each that does not render.

@@ -12,10 +12,10 @@ use crate::model::message_id::Tokens;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{Backfill, BackfillState, NewUser, User};
 use crate::warmup::api::router;
-use crate::warmup::api::state::{ApiState, Progress, ProgressNow};
+use crate::warmup::api::state::{ApiState, Progress};
+use crate::warmup::progress::{EmailNow, Question};
 use crate::warmup::store::{
-    Accepted, Action, DeliveryPage, DeliveryRow, Idempotency, Imported, Registered, Result, Store, StoreError, WaitingLane,
-    Which,
+    Accepted, Action, DeliveryPage, DeliveryRow, Idempotency, Imported, Registered, Result, Store, StoreError, WaitingLane, Which,
 };
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -216,8 +216,8 @@ impl Store for FakeStore {
 struct FixedProgress;
 
 impl Progress for FixedProgress {
-    fn of(&self, _org: OrgId, _email: EmailNumber) -> ProgressNow {
-        ProgressNow { rate_per_second: Some(2.5), eta: Some(NOW), waits_for: Some("client `gmail`, daily cap 500 reached".into()) }
+    fn of(&self, _question: &Question<'_>) -> EmailNow {
+        EmailNow { rate_per_second: Some(2.5), eta: Some(NOW), waits_for: Some("client `gmail`, daily cap 500 reached".into()) }
     }
 }
 
