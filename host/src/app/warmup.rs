@@ -13,7 +13,7 @@ use crate::warmup::limits::{Limits as SendLimits, Shared as SharedLimits};
 use crate::warmup::mailbox_provider::dns::DnsLookup;
 use crate::warmup::mailbox_provider::{Directory, Found, MxLookup};
 use crate::warmup::progress::{self, EmailNow, Question};
-use crate::warmup::render;
+use crate::warmup::render::{self, RenderSettings};
 use crate::warmup::sqlite::SqliteStore;
 use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
@@ -65,7 +65,7 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
         keys: Arc::new(LiveKeys(shared.live.clone())),
         clock: shared.clock.clone(),
         progress: Arc::new(ViewProgress { view, limits, shared: shared.clone() }),
-        check_template: Arc::new(render::check),
+        check_template: Arc::new(|email, organization| render::check(email, &RenderSettings::of(organization))),
         wake: feeder_wake,
     };
     let probes = Probes {

@@ -137,7 +137,8 @@ pub async fn send_email(
         })?),
     };
     let email = check(body.value, &member.caller.organization)?;
-    (api.check_template)(&email).map_err(|problems| ApiError::fields(problems.into_iter().map(template_error).collect()))?;
+    (api.check_template)(&email, &member.caller.organization)
+        .map_err(|problems| ApiError::fields(problems.into_iter().map(template_error).collect()))?;
     let domain = email.from.address.domain();
     let idempotency = key.map(|key| Idempotency { key: key.to_owned(), body_hash: hash(&body.raw) });
     let (email, recipients) = match api.store.accept(member.org, email, idempotency, api.now()).await? {

@@ -3,7 +3,7 @@
 //! Invariant: the API reaches the engine only by waking it and by asking for progress.
 
 use crate::clock::Clock;
-use crate::config::settings::Settings;
+use crate::config::settings::{Organization, Settings};
 use crate::http::auth::{Auth, Caller, Keys};
 use crate::http::error::{ApiError, Code};
 use crate::model::email::NewEmail;
@@ -24,8 +24,8 @@ pub trait Progress: Send + Sync + 'static {
     fn of(&self, question: &Question<'_>) -> EmailNow;
 }
 
-/// Tries an email's templates; `Err` has the JSON pointer and the message of each that does not render.
-pub type CheckTemplate = Arc<dyn Fn(&NewEmail) -> Result<(), Vec<(String, String)>> + Send + Sync>;
+/// Tries an email's templates with what its organization offers; `Err` has the JSON pointer and the message of each that does not render.
+pub type CheckTemplate = Arc<dyn Fn(&NewEmail, &Organization) -> Result<(), Vec<(String, String)>> + Send + Sync>;
 
 /// What the API needs.
 #[derive(Clone)]

@@ -385,3 +385,15 @@ async fn the_document_is_checked_in_and_every_route_and_code_is_in_api_md() {
         assert!(text.contains(&format!("| `{code}` |")), "docs/API.md lacks the code `{code}`");
     }
 }
+
+#[tokio::test]
+async fn an_unsubscribe_link_that_leads_nowhere_is_refused_with_the_remedy() {
+    let (router, store, _) = api();
+    let mut body = email("acme");
+    body["body"] = json!("Bye: {{ unsubscribe_url }}");
+    body["html"] = json!("<a href=\"{{ unsubscribe_url }}\">Bye</a>");
+    let answer = post(&router, "acme", "/send", &body).await;
+    assert_eq!(answer.problem(), "422 invalid_fields /body /html");
+    assert!(answer.body.contains("set public_url in config/organizations/acme.toml"), "{}", answer.body);
+    assert!(store.accepted(1).is_empty());
+}

@@ -232,10 +232,13 @@ impl Engine {
             };
             let tokens = self.organizations.tokens();
             match self.templates.get(&*self.queue, &job).await {
-                Ok(template) => dispatch::spawn(job, template, tokens, self.clock.clone(), self.finished.clone()),
-                Err(words) => {
-                    let outcome = Err(words);
-                    let _ = self.finished.send(Done { claimed: row, outcome, at: self.clock.now() });
+                Ok(Ok(template)) => dispatch::spawn(job, template, tokens, self.clock.clone(), self.finished.clone()),
+                Ok(Err(words)) => {
+                    let _ = self.finished.send(Done { claimed: row, outcome: Err(words), at: self.clock.now() });
+                }
+                Err(error) => {
+                    tracing::error!(%error, "an email could not be read; its messages are tried again");
+                    self.finish_unsent(row, "the email could not be read");
                 }
             }
         }

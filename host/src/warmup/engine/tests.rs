@@ -140,6 +140,11 @@ fn settings(clients: usize, change: impl FnOnce(&mut Organization)) -> Arc<Setti
     Arc::new(Settings { process: Arc::new(process), providers: Arc::default(), organizations: [(name, Arc::new(organization))].into() })
 }
 
+fn email(body: &str) -> NewEmail {
+    let from = Mailbox { name: None, address: Address::parse("a@acme.example").unwrap() };
+    NewEmail { from, reply_to: None, subject: "S".into(), body: body.into(), html: None, headers: Vec::new() }
+}
+
 struct Running {
     _folder: tempfile::TempDir,
     store: Arc<SqliteStore>,
@@ -155,15 +160,17 @@ struct Running {
 impl Running {
     /// Broadcasts one email to `users` users and lets the engine run.
     async fn start(users: usize, clients: Vec<Arc<FakeClient>>, settings: Arc<Settings>) -> Running {
+        Running::start_with("B", users, clients, settings).await
+    }
+
+    async fn start_with(body: &str, users: usize, clients: Vec<Arc<FakeClient>>, settings: Arc<Settings>) -> Running {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(&folder.path().join("warmup.db")).unwrap());
         let org = store.organization(&OrgName::parse("acme").unwrap()).await.unwrap();
         let user = |n: usize| NewUser { name: "N".into(), address: Address::parse(&format!("u{n}@x.example")).unwrap() };
         store.import(org, (0..users).map(user).collect(), false, 1).await.unwrap();
-        let from = Mailbox { name: None, address: Address::parse("a@acme.example").unwrap() };
-        let email = NewEmail { from, reply_to: None, subject: "S".into(), body: "B".into(), html: None, headers: Vec::new() };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        store.accept(org, email, None, clock.now().wall_ms).await.unwrap();
+        store.accept(org, email(body), None, clock.now().wall_ms).await.unwrap();
         let (wake, view, stop) = (Arc::new(Notify::new()), Arc::new(View::default()), CancellationToken::new());
         let limits = Shared::new(Limits::new(clock.boot_id()));
         let (settings, taken) = watch::channel(settings);
@@ -323,4 +330,25 @@ async fn a_client_that_fails_is_named_and_no_time_is_told() {
     let words = tokio::time::timeout(Duration::from_secs(30), named).await.expect("it is named");
     assert_eq!(words, "client `client0` is failing: refused");
     assert_eq!(running.now(running.email).await.eta, None);
+}
+
+#[tokio::test]
+async fn an_email_whose_link_was_taken_away_fails_with_the_reason_and_holds_up_no_other() {
+    let day = Window { messages: 2, per: Duration::from_secs(86_400) };
+    let with_url = |url: Option<&str>, limits: Vec<Window>| settings(1, |o| (o.public_url, o.limits) = (url.map(str::to_owned), limits));
+    let url = Some("https://mail.acme.example");
+    let running = Running::start_with("{{ unsubscribe_url }}", 9, vec![client(|_| accepted())], with_url(url, vec![day])).await;
+    running.until(|c| c.sent == 2).await;
+    running.settings.send_replace(with_url(None, Vec::new()));
+    assert_eq!(running.until(|c| c.failed == 7).await, Counts { sent: 2, failed: 7, ..Counts::default() });
+    let page = DeliveryPage { state: Some(State::Failed), after: UserNumber(0), limit: 1 };
+    let detail = running.store.deliveries(running.org, running.email, page).await.unwrap().remove(0).said.detail.unwrap();
+    assert!(detail.contains("/body names `unsubscribe_url`") && detail.contains("set public_url"), "{detail}");
+    running.store.accept(running.org, email("no link"), None, SystemClock.now().wall_ms).await.unwrap();
+    let next = async {
+        while running.store.email(running.org, EmailNumber(2)).await.unwrap().unwrap().counts.sent < 9 {
+            let _ = tokio::time::timeout(Duration::from_millis(50), running.store.wait()).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), next).await.expect("the next email is sent");
 }
