@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::config::settings::{Organization, Settings};
 use crate::http::auth::{Auth, Caller, Keys};
 use crate::http::error::{ApiError, Code};
+use crate::http::tries::Tries;
 use crate::model::email::NewEmail;
 use crate::model::name::OrgId;
 use crate::warmup::progress::{EmailNow, Question};
@@ -16,6 +17,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, watch};
 
+/// Unsubscribe tokens that name nobody which one remote address may try within a minute.
+pub const BAD_TOKENS_MAX: usize = 30;
 /// Seconds after which a client may try again when the database was not available.
 const STORE_RETRY_SECS: u64 = 5;
 
@@ -50,13 +53,16 @@ pub struct Api {
     pub wake: Arc<Notify>,
     pub running: Running,
     auth: Arc<Auth>,
+    /// Unsubscribe tokens that named nobody.
+    pub bad_tokens: Arc<Tries>,
 }
 
 impl Api {
     pub fn new(state: ApiState) -> Api {
+        let bad_tokens = Arc::new(Tries::new(BAD_TOKENS_MAX, state.clock.clone()));
         let auth = Arc::new(Auth::new(state.keys, state.settings, state.clock.clone()));
         let ApiState { store, clock, progress, check_template, wake, .. } = state;
-        Api { store, clock, progress, check_template, wake, running: Running::default(), auth }
+        Api { store, clock, progress, check_template, wake, running: Running::default(), auth, bad_tokens }
     }
 
     /// Milliseconds since 1970 UTC.
