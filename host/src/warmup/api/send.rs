@@ -28,7 +28,7 @@ pub const HEADERS_MAX: usize = 50;
 /// The longest name of a further header in characters.
 pub const HEADER_NAME_CHARS_MAX: usize = 64;
 /// The longest value of a further header in octets.
-pub const HEADER_VALUE_OCTETS_MAX: usize = 4_096;
+pub const HEADER_VALUE_OCTETS_MAX: usize = 998;
 /// The longest `Idempotency-Key` in characters.
 pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
