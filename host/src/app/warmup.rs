@@ -7,12 +7,13 @@ use crate::bus::relay::Relay;
 use crate::config::settings::Settings;
 use crate::http::probes::Probes;
 use crate::http::serve::{Limits, serve};
-use crate::model::name::{EmailNumber, OrgId};
-use crate::warmup::api::state::{ApiState, Progress, ProgressNow};
+use crate::warmup::api::state::{ApiState, Progress};
 use crate::warmup::engine::{Engine, Feeder, Looked, Parts, ProviderLookup, View};
+use crate::warmup::limits::{Limits as SendLimits, Shared as SharedLimits};
 use crate::warmup::mailbox_provider::dns::DnsLookup;
 use crate::warmup::mailbox_provider::{Directory, Found, MxLookup};
-use crate::warmup::render;
+use crate::warmup::progress::{self, EmailNow, Question};
+use crate::warmup::render::{self, RenderSettings};
 use crate::warmup::sqlite::SqliteStore;
 use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
@@ -37,6 +38,7 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
     let store = Arc::new(SqliteStore::open(&shared.options.data.join("warmup.db")).map_err(unavailable)?);
     let (wake, feeder_wake) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let view = Arc::new(View::default());
+    let limits = SharedLimits::new(SendLimits::new(shared.clock.boot_id()));
     let parts = Parts {
         queue: store.clone(),
         store: store.clone(),
@@ -45,6 +47,7 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
         make: shared.plugins.clone(),
         wake: wake.clone(),
         view: view.clone(),
+        limits: limits.clone(),
         signers: Arc::new(DkimSigners(shared.plugins.env.clone())),
         seed: shared.clock.now().wall_ms as u64,
     };
@@ -61,8 +64,8 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
         settings: shared.settings.clone(),
         keys: Arc::new(LiveKeys(shared.live.clone())),
         clock: shared.clock.clone(),
-        progress: Arc::new(ViewProgress { view, shared: shared.clone() }),
-        check_template: Arc::new(render::check),
+        progress: Arc::new(ViewProgress { view, limits, shared: shared.clone() }),
+        check_template: Arc::new(|email, organization| render::check(email, &RenderSettings::of(organization))),
         wake: feeder_wake,
     };
     let probes = Probes {
@@ -155,12 +158,12 @@ impl ProviderLookup for Lookup {
 
 struct ViewProgress {
     view: Arc<View>,
+    limits: SharedLimits,
     shared: Arc<Shared>,
 }
 
 impl Progress for ViewProgress {
-    fn of(&self, org: OrgId, email: EmailNumber) -> ProgressNow {
-        let now = self.view.of(org, email, self.shared.clock.now().boot_ms);
-        ProgressNow { rate_per_second: now.rate_per_second, waits_for: now.waits_for, ..ProgressNow::default() }
+    fn of(&self, question: &Question<'_>) -> EmailNow {
+        progress::now(question, &self.view, &self.limits, self.shared.clock.now())
     }
 }

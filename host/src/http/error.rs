@@ -80,6 +80,8 @@ codes! {
     EmailUnknown = "email_unknown", NOT_FOUND, "There is no such email";
     /// The unsubscribe token names nobody.
     TokenUnknown = "token_unknown", NOT_FOUND, "The link is not valid";
+    /// Too many unsubscribe tokens that name nobody came from this address.
+    TokenTriesExceeded = "token_tries_exceeded", TOO_MANY_REQUESTS, "Too many links that are not valid";
     /// The domain of `from` is none of the organization's.
     FromDomainNotAllowed = "from_domain_not_allowed", UNPROCESSABLE_ENTITY, "The sender's domain is not the organization's";
     /// The idempotency key came before with another body.

@@ -53,6 +53,9 @@ pub trait Store: Send + Sync + 'static {
     /// Emails behind `after`, in the order of their numbers.
     async fn emails(&self, org: OrgId, after: EmailNumber, limit: usize) -> Result<Vec<EmailSummary>>;
     async fn email(&self, org: OrgId, email: EmailNumber) -> Result<Option<EmailSummary>>;
+    /// The lanes in which recipients of the email wait; those that are not fanned out yet are in none. Costs a step a lane of
+    /// each open email up to this one, however many recipients wait.
+    async fn waiting(&self, org: OrgId, email: EmailNumber) -> Result<Vec<WaitingLane>>;
     /// The recipients of an email behind user `after`, those not fanned out yet included as queued.
     async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Vec<DeliveryRow>>;
     /// Settles unknown deliveries as a person says; answers how many it settled.
@@ -91,6 +94,18 @@ pub enum Accepted {
     },
     /// The same key came before with another body.
     OtherBody,
+}
+
+/// How much of an email waits for one mailbox provider; what a client has in hand does not count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingLane {
+    pub provider: String,
+    /// Recipients of the email that nothing was tried for.
+    pub queued: i64,
+    /// Recipients of the email that were refused for now.
+    pub deferred: i64,
+    /// Queued recipients of this email and of those accepted before it, in this lane.
+    pub ahead: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -85,6 +85,13 @@ impl Fixture {
         self.store.deliveries(self.org, email, page).await.unwrap().iter().map(|d| d.state.as_str()).collect()
     }
 
+    /// `provider queued+deferred of ahead`, by provider.
+    async fn waiting(&self, email: EmailNumber) -> String {
+        let lanes = self.store.waiting(self.org, email).await.unwrap();
+        let text = |l: &WaitingLane| format!("{} {}+{} of {}", l.provider, l.queued, l.deferred, l.ahead);
+        lanes.iter().map(text).collect::<Vec<_>>().join(", ")
+    }
+
     async fn events(&self) -> Vec<String> {
         let pending = self.store.pending(1_000).await.unwrap();
         let text = |record: crate::bus::Record| match wire::decode(record.topic, &record.payload).unwrap() {
@@ -153,6 +160,37 @@ async fn a_broadcast_reaches_who_was_registered_before_it_and_its_counts_add_up(
     assert_eq!(f.states(email).await, ["sent", "sent", "failed"]);
     let expected = ["email 1 accepted", "email 1 started", "1.1 sent #1", "1.2 sent #1", "1.3 failed #1", "email 1 completed"];
     assert_eq!(f.events().await, expected);
+}
+
+#[tokio::test]
+async fn what_waits_is_known_by_lane_with_what_stands_before_it() {
+    let f = Fixture::new().await;
+    for name in ["a@x.example", "b@x.example", "c@y.example"] {
+        f.register(name, NOW).await;
+    }
+    let (first, second) = (f.accept(NOW).await, f.accept(NOW + 1).await);
+    assert_eq!(f.waiting(first).await, "", "nothing is fanned out");
+    let y = vec![("y.example".to_owned(), "yahoo".to_owned())];
+    f.store.set_providers(y, NOW).await.unwrap();
+    f.fan_out().await;
+    assert_eq!(f.waiting(first).await, "other 2+0 of 2, yahoo 1+0 of 1");
+    assert_eq!(f.waiting(second).await, "other 2+0 of 4, yahoo 1+0 of 2");
+    let claimed = f.claim(2, NOW + 2).await;
+    assert_eq!(f.waiting(first).await, "yahoo 1+0 of 1", "what a client has in hand does not wait");
+    f.record(&claimed[..1], Settled::Deferred { said: said(451, "later"), next_at: NOW + 100 }, NOW + 2).await;
+    f.record(&claimed[1..], sent(), NOW + 2).await;
+    assert_eq!(f.waiting(first).await, "other 0+1 of 0, yahoo 1+0 of 1");
+    let retry = f.claim(1, NOW + 100).await;
+    assert_eq!(f.waiting(first).await, "yahoo 1+0 of 1");
+    f.record(&retry, Settled::Unknown { said: Said::default(), resend_at: None }, NOW + 100).await;
+    f.store.resolve(f.org, first, Which::All, Action::Resend, NOW + 101).await.unwrap();
+    assert_eq!(f.waiting(first).await, "other 1+0 of 1, yahoo 1+0 of 1");
+    f.store.unsubscribe(retry[0].delivery, NOW + 102).await.unwrap();
+    f.claim(1, NOW + 102).await;
+    assert_eq!(f.waiting(first).await, "yahoo 1+0 of 1", "who wants no mail waits for none");
+    f.register("new@x.example", NOW + 103).await;
+    f.store.backfill_step(10, NOW + 103).await.unwrap();
+    assert_eq!(f.waiting(first).await, "other 1+0 of 1, yahoo 1+0 of 1", "back-fill waits too");
 }
 
 #[tokio::test]

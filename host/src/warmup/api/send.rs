@@ -28,7 +28,7 @@ pub const HEADERS_MAX: usize = 50;
 /// The longest name of a further header in characters.
 pub const HEADER_NAME_CHARS_MAX: usize = 64;
 /// The longest value of a further header in octets.
-pub const HEADER_VALUE_OCTETS_MAX: usize = 4_096;
+pub const HEADER_VALUE_OCTETS_MAX: usize = 998;
 /// The longest `Idempotency-Key` in characters.
 pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
@@ -137,7 +137,8 @@ pub async fn send_email(
         })?),
     };
     let email = check(body.value, &member.caller.organization)?;
-    (api.check_template)(&email).map_err(|problems| ApiError::fields(problems.into_iter().map(template_error).collect()))?;
+    (api.check_template)(&email, &member.caller.organization)
+        .map_err(|problems| ApiError::fields(problems.into_iter().map(template_error).collect()))?;
     let domain = email.from.address.domain();
     let idempotency = key.map(|key| Idempotency { key: key.to_owned(), body_hash: hash(&body.raw) });
     let (email, recipients) = match api.store.accept(member.org, email, idempotency, api.now()).await? {

@@ -12,9 +12,11 @@ use crate::model::message_id::Tokens;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{Backfill, BackfillState, NewUser, User};
 use crate::warmup::api::router;
-use crate::warmup::api::state::{ApiState, Progress, ProgressNow};
+use crate::warmup::api::state::{ApiState, Progress};
+use crate::warmup::progress::{EmailNow, Question};
+use crate::warmup::render::{self, RenderSettings};
 use crate::warmup::store::{
-    Accepted, Action, DeliveryPage, DeliveryRow, Idempotency, Imported, Registered, Result, Store, StoreError, Which,
+    Accepted, Action, DeliveryPage, DeliveryRow, Idempotency, Imported, Registered, Result, Store, StoreError, WaitingLane, Which,
 };
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -174,6 +176,10 @@ impl Store for FakeStore {
         self.with(org, |o| o.summary(email.0))
     }
 
+    async fn waiting(&self, _org: OrgId, _email: EmailNumber) -> Result<Vec<WaitingLane>> {
+        Ok(Vec::new())
+    }
+
     async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Vec<DeliveryRow>> {
         self.with(org, |o| {
             let state = |u: &User| if o.unknown.contains(&(email.0, u.address.clone())) { State::Unknown } else { State::Queued };
@@ -211,8 +217,8 @@ impl Store for FakeStore {
 struct FixedProgress;
 
 impl Progress for FixedProgress {
-    fn of(&self, _org: OrgId, _email: EmailNumber) -> ProgressNow {
-        ProgressNow { rate_per_second: Some(2.5), eta: Some(NOW), waits_for: Some("client `gmail`, daily cap 500 reached".into()) }
+    fn of(&self, _question: &Question<'_>) -> EmailNow {
+        EmailNow { rate_per_second: Some(2.5), eta: Some(NOW), waits_for: Some("client `gmail`, daily cap 500 reached".into()) }
     }
 }
 
@@ -234,17 +240,13 @@ pub fn api() -> (axum::Router, Arc<FakeStore>, Arc<Notify>) {
         entered: Notify::new(),
     });
     let wake = Arc::new(Notify::new());
-    let refuse = |email: &NewEmail| match email.body.contains("{{ 1 +") {
-        true => Err(vec![("/body".to_owned(), "is no template: unexpected end".to_owned())]),
-        false => Ok(()),
-    };
     let state = ApiState {
         store: store.clone(),
         settings: watch::channel(settings(&[("acme", false), ("demo", false)], None)).1,
         keys: Arc::new(FakeKeys),
         clock: Arc::new(ManualClock::at(NOW)),
         progress: Arc::new(FixedProgress),
-        check_template: Arc::new(refuse),
+        check_template: Arc::new(|email, organization| render::check(email, &RenderSettings::of(organization))),
         wake: wake.clone(),
     };
     let probes = Probes {

@@ -4,10 +4,11 @@
 
 use crate::clock::{Clock, Now};
 use crate::config::settings::Organization;
+use crate::model::email::Email;
 use crate::model::message_id::Tokens;
 use crate::model::name::{EmailNumber, OrgId};
 use crate::warmup::render::{Recipient, RenderSettings, Template};
-use crate::warmup::store::{Claimed, Queue};
+use crate::warmup::store::{Claimed, Queue, StoreError};
 use bytes::{Bytes, BytesMut};
 use postwarm_plugin_api::{Message, Outcome, Phase, SmtpClient};
 use std::collections::HashMap;
@@ -60,32 +61,44 @@ pub struct Prepared {
     from_domain: String,
 }
 
-/// The compiled emails.
+/// The compiled emails, those that cannot be compiled included: what is wrong with one is found once.
 #[derive(Default)]
-pub struct Templates(HashMap<(OrgId, EmailNumber), Arc<Prepared>>);
+pub struct Templates(HashMap<(OrgId, EmailNumber), Compiled>);
+
+/// `Err` says why the email cannot be sent.
+pub type Compiled = Result<Arc<Prepared>, String>;
 
 impl Templates {
     pub fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// The email of a row, compiled once. `Err` says why it cannot be sent.
-    pub async fn get(&mut self, queue: &dyn Queue, job: &Job) -> Result<Arc<Prepared>, String> {
+    /// The email of a row, compiled once.
+    ///
+    /// # Errors
+    /// The database failed; that says nothing of the email.
+    pub async fn get(&mut self, queue: &dyn Queue, job: &Job) -> Result<Compiled, StoreError> {
         let key = (job.claimed.delivery.org, job.claimed.delivery.email);
         if let Some(prepared) = self.0.get(&key) {
             return Ok(prepared.clone());
         }
-        let email = queue.content(key.0, key.1).await.map_err(|e| e.to_string())?.ok_or("the email is gone")?;
-        let links = RenderSettings::of(&job.settings);
-        let template = Template::compile(&email, &links)
-            .map_err(|problems| problems.iter().map(|(at, what)| format!("{at} {what}")).collect::<Vec<_>>().join("; "))?;
-        let from = &email.content.from.address;
-        let prepared = Prepared { template, links, envelope_from: from.as_str().into(), from_domain: from.domain() };
+        let compiled = match queue.content(key.0, key.1).await? {
+            Some(email) => prepare(&email, &job.settings),
+            None => Err("the email is gone".to_owned()),
+        };
         if self.0.len() >= TEMPLATES_MAX {
             self.0.clear();
         }
-        Ok(self.0.entry(key).or_insert(Arc::new(prepared)).clone())
+        Ok(self.0.entry(key).or_insert(compiled).clone())
     }
+}
+
+fn prepare(email: &Email, settings: &Organization) -> Compiled {
+    let links = RenderSettings::of(settings);
+    let template = Template::compile(email, &links)
+        .map_err(|problems| problems.iter().map(|(at, what)| format!("{at} {what}")).collect::<Vec<_>>().join("; "))?;
+    let from = &email.content.from.address;
+    Ok(Arc::new(Prepared { template, links, envelope_from: from.as_str().into(), from_domain: from.domain() }))
 }
 
 /// Answers for a row even where its task panics.

@@ -5,7 +5,7 @@
 use crate::clock::Now;
 use crate::model::name::OrgId;
 use crate::warmup::engine::organizations::Organizations;
-use crate::warmup::engine::view::View;
+use crate::warmup::engine::view::{Held, View};
 use crate::warmup::limits::Limits;
 use crate::warmup::route::Choice;
 use crate::warmup::store::{Claim, Claimed, Lanes, Settled};
@@ -96,16 +96,17 @@ impl LaneBook {
             Choice::Use(index) => (index, false),
             Choice::Probe(index) => (index, true),
             Choice::Wait(at) => {
-                view.blocked(org, provider, organization.why_failing());
+                view.hold(org, provider, Held { words: organization.why_failing(), until_boot_ms: None });
                 self.wake_at(at.unwrap_or(now.boot_ms + 1_000));
                 return None;
             }
         };
         if let Some(until) = organization.paused_until(index, provider, now.boot_ms) {
-            view.blocked(org, provider, organization.why_paused(index, now, until));
+            view.hold(org, provider, Held { words: organization.why_paused(index, now, until), until_boot_ms: Some(until) });
             self.wake_at(until);
             return None;
         }
+        view.goes(org, provider, organization.client_name(index));
         let room = if probe { 1 } else { organization.room(index) };
         let want = part.min(room);
         if want == 0 {
@@ -114,7 +115,6 @@ impl LaneBook {
         let scopes = organization.scopes_of(index, provider);
         let names: Vec<&str> = scopes.iter().map(String::as_str).collect();
         let claimable = limits.claimable(&names, want as u64, now.boot_ms);
-        view.limited(org, provider, claimable.blocked_by.as_ref(), now);
         if let Some(at) = claimable.blocked_by.and_then(|b| b.next_at_boot_ms) {
             self.wake_at(at.max(now.boot_ms + 1));
         }
@@ -126,7 +126,7 @@ impl LaneBook {
             organization.begin_probe(index, now.boot_ms);
         }
         organization.reserve(index, claimable.n as usize);
-        let client = organization.client_name(index);
+        let client = organization.client_name(index).clone();
         Some(Lane { claim: Claim { org, provider: provider.to_owned(), client, rows_max: claimable.n as usize }, scopes, probe })
     }
 

@@ -19,7 +19,7 @@ mod view;
 use crate::clock::Clock;
 use crate::config::settings::{Organization, Settings, SmtpEntry};
 use crate::model::name::OrgId;
-use crate::warmup::limits::Limits;
+use crate::warmup::limits::Shared;
 use crate::warmup::store::{BackfillPace, Claimed, Queue, Recorded, Store, Turn};
 use dispatch::{Done, Templates};
 use lanes::{Lane, LaneBook};
@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use dispatch::{MakeSigner, Sign};
 pub use feeder::{Feeder, Looked, ProviderLookup};
-pub use view::{EmailNow, View};
+pub use view::{Held, View};
 
 /// How long the engine waits before it tries a failed commit again.
 const COMMIT_RETRY: Duration = Duration::from_millis(200);
@@ -60,6 +60,8 @@ pub struct Parts {
     /// Notified when rows may have become due.
     pub wake: Arc<Notify>,
     pub view: Arc<View>,
+    /// What an earlier process counted is not in them yet.
+    pub limits: Shared,
     pub signers: Arc<dyn MakeSigner>,
     /// Seeds the jitter.
     pub seed: u64,
@@ -73,7 +75,7 @@ pub struct Engine {
     wake: Arc<Notify>,
     view: Arc<View>,
     organizations: Organizations,
-    limits: Limits,
+    limits: Shared,
     lanes: LaneBook,
     templates: Templates,
     done: mpsc::UnboundedReceiver<Done>,
@@ -89,12 +91,12 @@ pub struct Engine {
 impl Engine {
     /// Recovers what an earlier process left and takes the settings.
     pub async fn start(parts: Parts) -> anyhow::Result<Engine> {
-        let mut limits = Limits::new(parts.clock.boot_id());
-        limits.restore(parts.queue.usage().await?, parts.clock.now());
+        let counted = parts.queue.usage().await?;
+        parts.limits.lock().restore(counted, parts.clock.now());
         let (finished, done) = mpsc::unbounded_channel();
         let mut engine = Engine {
             organizations: Organizations::new(parts.store, parts.make, parts.signers),
-            limits,
+            limits: parts.limits,
             lanes: LaneBook::default(),
             templates: Templates::default(),
             queue: parts.queue,
@@ -125,7 +127,7 @@ impl Engine {
             if let Some(org) = self.organizations.get(row.delivery.org) {
                 let scopes = org.scopes(&row.client, &row.provider);
                 let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
-                self.limits.count_recovered(&scopes, 1, now.boot_ms);
+                self.limits.lock().count_recovered(&scopes, 1, now.boot_ms);
             }
         }
         Ok(())
@@ -154,7 +156,10 @@ impl Engine {
     async fn take_settings(&mut self) -> anyhow::Result<()> {
         let settings = self.settings.borrow_and_update().clone();
         self.sending_rows_max = settings.process.sending_rows_max;
-        self.organizations.take(&settings, &mut self.limits, self.clock.now()).await?;
+        let taken = self.organizations.take(&settings).await;
+        // Whatever runs now has its limits, even where not all could be taken.
+        self.organizations.configure(&settings, &mut self.limits.lock(), self.clock.now());
+        taken?;
         self.paces = Arc::new(self.organizations.paces());
         self.templates.clear();
         self.lanes.look_again();
@@ -175,7 +180,7 @@ impl Engine {
     /// Decides what is claimed now and takes its slots.
     fn plan(&mut self) -> Vec<Lane> {
         let free = self.sending_rows_max.saturating_sub(self.sending);
-        self.lanes.plan(free, &mut self.organizations, &mut self.limits, &self.view, self.clock.now())
+        self.lanes.plan(free, &mut self.organizations, &mut self.limits.lock(), &self.view, self.clock.now())
     }
 
     async fn turn(&mut self, planned: Vec<Lane>) {
@@ -183,7 +188,7 @@ impl Engine {
         let turn = Turn {
             outcomes: self.recorded.clone(),
             claims: planned.iter().map(|lane| lane.claim.clone()).collect(),
-            usage: self.limits.dirty(now),
+            usage: self.limits.lock().dirty(now),
             paces: self.paces.clone(),
             now: now.wall_ms,
         };
@@ -193,12 +198,12 @@ impl Engine {
                 for recorded in self.recorded.drain(..) {
                     self.lanes.settled(&recorded.result, now);
                 }
-                self.lanes.claimed(&planned, &claimed, &mut self.organizations, &mut self.limits, self.clock.now());
+                self.lanes.claimed(&planned, &claimed, &mut self.organizations, &mut self.limits.lock(), self.clock.now());
                 self.dispatch(claimed).await;
             }
             Err(error) => {
                 tracing::error!(%error, "a turn could not be committed; nothing was sent, and it is tried again");
-                self.lanes.claimed(&planned, &[], &mut self.organizations, &mut self.limits, self.clock.now());
+                self.lanes.claimed(&planned, &[], &mut self.organizations, &mut self.limits.lock(), self.clock.now());
                 self.lanes.look_again();
                 self.clock.sleep(COMMIT_RETRY).await;
             }
@@ -227,10 +232,13 @@ impl Engine {
             };
             let tokens = self.organizations.tokens();
             match self.templates.get(&*self.queue, &job).await {
-                Ok(template) => dispatch::spawn(job, template, tokens, self.clock.clone(), self.finished.clone()),
-                Err(words) => {
-                    let outcome = Err(words);
-                    let _ = self.finished.send(Done { claimed: row, outcome, at: self.clock.now() });
+                Ok(Ok(template)) => dispatch::spawn(job, template, tokens, self.clock.clone(), self.finished.clone()),
+                Ok(Err(words)) => {
+                    let _ = self.finished.send(Done { claimed: row, outcome: Err(words), at: self.clock.now() });
+                }
+                Err(error) => {
+                    tracing::error!(%error, "an email could not be read; its messages are tried again");
+                    self.finish_unsent(row, "the email could not be read");
                 }
             }
         }
@@ -254,7 +262,7 @@ impl Engine {
         let settled = match self.organizations.get_mut(done.claimed.delivery.org) {
             Some(org) => {
                 let settled = settle::settle(&done, &org.settings, self.random.f64());
-                org.ended(&done, &mut self.limits);
+                org.ended(&done, &mut self.limits.lock());
                 settled
             }
             None => settle::without_organization(&done),

@@ -9,7 +9,8 @@ use crate::model::message_id::Tokens;
 use crate::model::name::{OrgId, OrgName};
 use crate::warmup::engine::MakeClient;
 use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign};
-use crate::warmup::limits::Limits;
+use crate::warmup::limits::{Limits, Scopes};
+use crate::warmup::progress;
 use crate::warmup::route::{self, Choice, ClientHealth, LanePause};
 use crate::warmup::store::{BackfillPace, Store};
 use postwarm_plugin_api::{Outcome, SmtpClient};
@@ -75,19 +76,23 @@ impl Organizations {
     }
 
     /// Takes new settings: makes what is new, keeps what did not change, closes what is gone.
-    pub async fn take(&mut self, settings: &Settings, limits: &mut Limits, now: Now) -> anyhow::Result<()> {
+    pub async fn take(&mut self, settings: &Settings) -> anyhow::Result<()> {
         let mut before = std::mem::take(&mut self.running);
         for organization in settings.organizations.values() {
             let org = self.store.organization(&organization.name).await?;
             let old = before.remove(&org);
             let running = self.one(organization.clone(), settings.providers.clone(), old);
-            running.configure(settings, limits, now);
             self.running.insert(org, running);
         }
         for gone in before.into_values() {
             gone.clients.into_iter().for_each(|c| retire(c.client));
         }
         Ok(())
+    }
+
+    /// Sets the limits of all that run.
+    pub fn configure(&self, settings: &Settings, limits: &mut Limits, now: Now) {
+        self.running.values().for_each(|running| running.configure(settings, limits, now));
     }
 
     fn one(&self, organization: Arc<Organization>, providers: Arc<Providers>, old: Option<Running>) -> Running {
@@ -173,13 +178,7 @@ impl Running {
     }
 
     pub fn why_paused(&self, index: usize, now: Now, until: i64) -> String {
-        let at = now.wall_ms + until - now.boot_ms;
-        let at = std::time::UNIX_EPOCH + Duration::from_millis(at.max(0) as u64);
-        format!(
-            "client `{}` was refused for its account or domain, next at {}",
-            self.clients[index].name,
-            humantime::format_rfc3339_seconds(at)
-        )
+        format!("client `{}` was refused for its account or domain, next at {}", self.clients[index].name, progress::instant(until, now))
     }
 
     pub fn paused_until(&self, index: usize, provider: &str, boot_ms: i64) -> Option<i64> {
@@ -198,15 +197,12 @@ impl Running {
 
     /// The limits that a message through this client to this provider belongs to.
     pub fn scopes(&self, client: &str, provider: &str) -> Vec<String> {
-        let name = &self.settings.name;
-        let mut scopes = vec![format!("org/{name}"), provider_scope(name, provider), client_scope(name, client)];
-        let share = self.settings.smtp.iter().find(|e| e.name == client).and_then(|e| e.share.as_ref());
-        scopes.extend(share.map(|share| format!("share/{share}")));
-        scopes
+        let Scopes { org, provider, client, share } = Scopes::of(&self.settings, client, provider);
+        [org, provider, client].into_iter().chain(share).collect()
     }
 
-    pub fn client_name(&self, index: usize) -> Arc<str> {
-        self.clients[index].name.clone()
+    pub fn client_name(&self, index: usize) -> &Arc<str> {
+        &self.clients[index].name
     }
 
     pub fn begin_probe(&mut self, index: usize, boot_ms: i64) {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: an email that passes can be compiled, and each problem names its field by JSON pointer.
 
+use super::RenderSettings;
 use super::text::Text;
 use crate::model::email::{Mailbox, NewEmail};
 
@@ -35,18 +36,23 @@ const RESERVED: [&str; 18] = [
 ];
 const RESERVED_PREFIXES: [&str; 3] = ["content-", "resent-", "arc-"];
 
-/// Checks an email as the API got it: all problems at once, each with the JSON pointer of its field.
-pub fn check(email: &NewEmail) -> Result<(), Vec<(String, String)>> {
+/// Checks an email as the API got it against what its organization offers: all problems at once, each with the JSON pointer of its
+/// field.
+pub fn check(email: &NewEmail, settings: &RenderSettings) -> Result<(), Vec<(String, String)>> {
     let mut problems = Vec::new();
     mailbox(&mut problems, "/from", &email.from);
     if let Some(reply_to) = &email.reply_to {
         mailbox(&mut problems, "/reply_to", reply_to);
     }
     field(&mut problems, "/subject", &email.subject);
-    for (pointer, compiled) in [("/subject", Text::plain(&email.subject)), ("/body", Text::plain(&email.body))] {
-        problems.extend(compiled.err().map(|message| (pointer.to_owned(), message)));
+    let texts = [
+        ("/subject", Some(Text::plain(&email.subject))),
+        ("/body", Some(Text::plain(&email.body))),
+        ("/html", email.html.as_deref().map(Text::html)),
+    ];
+    for (pointer, text) in texts {
+        problems.extend(text.and_then(|text| template(text, settings)).map(|message| (pointer.to_owned(), message)));
     }
-    problems.extend(email.html.as_ref().and_then(|html| Text::html(html).err()).map(|message| ("/html".to_owned(), message)));
     for (pointer, text) in [("/body", Some(&email.body)), ("/html", email.html.as_ref())] {
         if text.is_some_and(|text| text.contains('\0')) {
             problems.push((pointer.to_owned(), "contains NUL; remove it".to_owned()));
@@ -54,6 +60,21 @@ pub fn check(email: &NewEmail) -> Result<(), Vec<(String, String)>> {
     }
     headers(&mut problems, &email.headers);
     if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// What is wrong with a text.
+fn template(text: Result<Text, String>, settings: &RenderSettings) -> Option<String> {
+    let text = match text {
+        Ok(text) => text,
+        Err(message) => return Some(message),
+    };
+    (settings.public_url.is_none() && text.names("unsubscribe_url")).then(|| {
+        format!(
+            "names `unsubscribe_url`, but there is no address that it could point to; set public_url in config/organizations/{}.toml to \
+             where this service is reached from outside, or leave the link out",
+            settings.organization
+        )
+    })
 }
 
 fn headers(problems: &mut Vec<(String, String)>, headers: &[(String, String)]) {

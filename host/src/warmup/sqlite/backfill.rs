@@ -4,7 +4,7 @@ use crate::db::DbError;
 use crate::model::delivery::Source;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
 use crate::warmup::sqlite::rows::Context;
-use crate::warmup::sqlite::{emails, fan_out};
+use crate::warmup::sqlite::{emails, fan_out, waiting};
 use crate::warmup::store::{BackfillPace, BackfillStep};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -82,6 +82,7 @@ fn start(connection: &Connection, context: &mut Context, next: &Due, now: i64) -
             .execute([next.org.0, next.user, now])?;
         return emails::complete(connection, context, next.org, next.email, now);
     }
+    waiting::changed(connection, (next.org, next.email, next.provider), (1, 0))?;
     connection
         .prepare_cached(
             "UPDATE backfills SET waits_for = next_email, next_email = next_email + 1, next_at = NULL WHERE org = ?1 AND user = ?2",

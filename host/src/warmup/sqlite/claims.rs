@@ -74,7 +74,7 @@ fn from_queue(
         let delivery = DeliveryKey { org: claim.org, email: EmailNumber(row.email), user: UserNumber(row.user) };
         if row.suppressed {
             suppress(connection, context, delivery, &row, now)?;
-            deltas.moved(claim.org, row.email, row.was, State::Suppressed);
+            deltas.moved((claim.org, row.email), &provider, row.was, State::Suppressed);
             continue;
         }
         connection.prepare_cached("INSERT INTO sending (org, email, user, client, since) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute([

@@ -6,7 +6,7 @@ use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
 use crate::warmup::sqlite::rows::Context;
-use crate::warmup::sqlite::{emails, outbox};
+use crate::warmup::sqlite::{emails, outbox, waiting};
 use crate::warmup::store::FanOut;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -56,6 +56,7 @@ pub fn fan_out(
              WHERE u.org = ?1 AND u.number > ?3 AND u.number <= ?4 ORDER BY u.number",
         )?
         .execute([org.0, email.0, from, to, now])?;
+    waiting::fanned_out(connection, org, email, (from, to))?;
     let suppressed = suppressed(connection, org, from, to)?;
     for user in &suppressed {
         tell_suppressed(connection, context, DeliveryKey { org, email, user: UserNumber(*user) }, Source::Live, now)?;

@@ -15,6 +15,7 @@ mod outcomes;
 mod recover;
 mod rows;
 mod users;
+mod waiting;
 
 use crate::bus::{Outbox, OutboxError, Outgoing};
 use crate::db::DbError;
@@ -27,7 +28,7 @@ use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{Backfill, NewUser, User};
 use crate::warmup::store::{
     Accepted, Action, BackfillStep, Claimed, DeliveryPage, DeliveryRow, FanOut, Idempotency, Imported, Lanes, Queue, Recovered, Registered,
-    Result, Store, StoreError, Turn, Usage, Which,
+    Result, Store, StoreError, Turn, Usage, WaitingLane, Which,
 };
 use async_trait::async_trait;
 use rows::Context;
@@ -36,7 +37,8 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/warmup/0001_main.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../../../migrations/warmup/0001_main.sql"), include_str!("../../../migrations/warmup/0002_waiting.sql")];
 
 /// How many connections read at a time.
 const READERS: usize = 2;
@@ -152,6 +154,10 @@ impl Store for SqliteStore {
     async fn email(&self, org: OrgId, email: EmailNumber) -> Result<Option<EmailSummary>> {
         self.read(move |connection| Ok(emails::list(connection, org, EmailNumber(email.0 - 1), 1)?.into_iter().find(|e| e.number == email)))
             .await
+    }
+
+    async fn waiting(&self, org: OrgId, email: EmailNumber) -> Result<Vec<WaitingLane>> {
+        self.read(move |connection| waiting::of(connection, org, email)).await
     }
 
     async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Vec<DeliveryRow>> {

@@ -98,7 +98,7 @@ pub fn recover(connection: &Connection, context: &mut Context, resend: &[OrgName
                 CRASHED,
                 (!again).then_some(now)
             ])?;
-        deltas.moved(key.org, key.email.0, doubt.was, State::Unknown);
+        deltas.moved((key.org, key.email.0), &doubt.provider, doubt.was, State::Unknown);
         doubt.tell(connection, context, State::Unknown, CRASHED, now)?;
         let client = doubt.client.as_deref().unwrap_or_default().to_owned();
         recovered.push(Recovered { delivery: key, provider: doubt.provider.to_string(), client });
@@ -147,7 +147,7 @@ pub fn resolve(
         for doubt in doubts(connection, UNKNOWN, params![org.0, email.0, address])? {
             settle(connection, context, &doubt, action, now)?;
             let to = if action == Action::Resend { State::Queued } else { State::Failed };
-            deltas.moved(org, email.0, State::Unknown, to);
+            deltas.moved((org, email.0), &doubt.provider, State::Unknown, to);
             settled += 1;
         }
     }
