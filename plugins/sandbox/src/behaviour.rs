@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Whose mailbox it is, which decides how it words a refusal and what its loop tells.
+/// Whose mailbox it is, which decides how it words a refusal; or whose loop one plays, which decides what it can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Provider {

@@ -33,7 +33,7 @@ pub const LOOP_SCHEMA: &str = r#"{
       "type": "string",
       "enum": ["gmail", "yahoo", "outlook", "apple", "open"],
       "default": "open",
-      "description": "whose mailboxes it reports, and so what it can tell"
+      "description": "whose mailboxes it plays, and so what it can tell of its domains"
     }
   }
 }"#;
