@@ -1,6 +1,6 @@
 //! The loop against a real Mailpit, and against a server that fails in ways that Mailpit does not.
 
-use crate::client::MailpitSmtp;
+use crate::client::MAILPIT;
 use crate::feedback::MailpitFeedback;
 use axum::Router;
 use axum::routing::get;
@@ -53,7 +53,7 @@ impl Mailpit {
     async fn deliver(&self, from: usize, to: usize) {
         let settings = json!({ "host": self.smtp.ip().to_string(), "port": self.smtp.port() });
         let settings = settings.as_object().expect("a table").clone();
-        let client = MailpitSmtp.create(Instance { settings, ..instance(self.http, None) }).expect("right settings");
+        let client = MAILPIT.create(Instance { settings, ..instance(self.http, None) }).expect("right settings");
         for n in from..to {
             let message = Message {
                 delivery: n.to_string().into(),
@@ -253,7 +253,7 @@ async fn the_client_keeps_the_contract() {
         instance.secrets.insert("password".into(), secret);
         instance
     };
-    smtp_client(Pointed { factory: &MailpitSmtp, at: &at, with_secret: Some(&with_secret) }).await.assert_passed();
+    smtp_client(Pointed { factory: &MAILPIT, at: &at, with_secret: Some(&with_secret) }).await.assert_passed();
 }
 
 #[tokio::test]
