@@ -30,18 +30,6 @@ impl Provider {
             _ => Provider::Open,
         }
     }
-
-    /// Finds a provider by the name that the settings use.
-    pub fn by_name(name: &str) -> Option<Provider> {
-        match name {
-            "gmail" => Some(Provider::Gmail),
-            "yahoo" => Some(Provider::Yahoo),
-            "outlook" => Some(Provider::Outlook),
-            "apple" => Some(Provider::Apple),
-            "open" => Some(Provider::Open),
-            _ => None,
-        }
-    }
 }
 
 /// Tells whether the rest of a domain behind the provider's label is `com`, `de`, `co.uk`, `com.br` or alike.
