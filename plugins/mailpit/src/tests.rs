@@ -10,6 +10,7 @@ use postwarm_plugin_api::{
 };
 use postwarm_plugin_testkit::conformance::feedback::{Source, feedback_loop};
 use postwarm_plugin_testkit::conformance::smtp::{Pointed, smtp_client};
+use postwarm_plugin_testkit::skip::skip;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -26,9 +27,9 @@ struct Mailpit {
 
 impl Mailpit {
     /// Starts the binary that POSTWARM_TEST_MAILPIT names; without it the test is skipped, and says so.
-    async fn start(extra: &[&str]) -> Option<Mailpit> {
+    async fn start(test: &str, extra: &[&str]) -> Option<Mailpit> {
         let Ok(binary) = std::env::var("POSTWARM_TEST_MAILPIT") else {
-            println!("skipped: a test against Mailpit, because POSTWARM_TEST_MAILPIT does not name its binary");
+            skip(test, "POSTWARM_TEST_MAILPIT does not name Mailpit's binary");
             return None;
         };
         for _ in 0..5 {
@@ -140,7 +141,9 @@ const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn mailpit_tells_what_is_there_what_is_read_and_what_is_spam_over_several_pages() {
-    let Some(mailpit) = Mailpit::start(&[]).await else { return };
+    let Some(mailpit) = Mailpit::start("mailpit_tells_what_is_there_what_is_read_and_what_is_spam_over_several_pages", &[]).await else {
+        return;
+    };
     mailpit.deliver(0, 2_203).await;
     mailpit.put("/api/v1/messages", json!({ "IDs": [mailpit.id_of("m3@x").await, mailpit.id_of("m2200@x").await], "Read": true })).await;
     mailpit.put("/api/v1/tags", json!({ "IDs": [mailpit.id_of("m7@x").await], "Tags": ["Spam", "other"] })).await;
@@ -167,7 +170,7 @@ async fn mailpit_tells_what_is_there_what_is_read_and_what_is_spam_over_several_
 
 #[tokio::test]
 async fn mail_that_comes_in_during_a_poll_hides_no_older_message() {
-    let Some(mailpit) = Mailpit::start(&[]).await else { return };
+    let Some(mailpit) = Mailpit::start("mail_that_comes_in_during_a_poll_hides_no_older_message", &[]).await else { return };
     mailpit.deliver(0, 2_100).await;
     let ((), (cursor, facts)) = tokio::join!(mailpit.deliver(2_100, 2_400), poll(instance(mailpit.http, None), "", usize::MAX, LONG));
     assert_eq!(cursor, Ok("0".into()));
@@ -181,7 +184,14 @@ async fn mail_that_comes_in_during_a_poll_hides_no_older_message() {
 async fn credentials_open_a_mailpit_that_asks_for_them_and_wrong_ones_are_refused_without_being_shown() {
     let auth = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(auth.path(), "u:canary-5\n").expect("written");
-    let Some(mailpit) = Mailpit::start(&["--ui-auth-file", auth.path().to_str().expect("UTF-8")]).await else { return };
+    let Some(mailpit) = Mailpit::start(
+        "credentials_open_a_mailpit_that_asks_for_them_and_wrong_ones_are_refused_without_being_shown",
+        &["--ui-auth-file", auth.path().to_str().expect("UTF-8")],
+    )
+    .await
+    else {
+        return;
+    };
     mailpit.deliver(0, 1).await;
     assert_eq!(poll(instance(mailpit.http, Some("canary-5")), "", 9, LONG).await.1.len(), 1);
     let (answer, _) = poll(instance(mailpit.http, Some("canary-6")), "", 9, LONG).await;
@@ -258,7 +268,7 @@ async fn the_client_keeps_the_contract() {
 
 #[tokio::test]
 async fn the_loop_keeps_the_contract() {
-    let Some(mailpit) = Mailpit::start(&[]).await else { return };
+    let Some(mailpit) = Mailpit::start("the_loop_keeps_the_contract", &[]).await else { return };
     mailpit.deliver(0, 30).await;
     mailpit.put("/api/v1/messages", json!({ "IDs": [mailpit.id_of("m3@x").await], "Read": true })).await;
     mailpit.put("/api/v1/tags", json!({ "IDs": [mailpit.id_of("m3@x").await], "Tags": ["spam"] })).await;
