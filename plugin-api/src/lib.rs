@@ -15,6 +15,8 @@ pub mod export;
 #[cfg(feature = "export")]
 mod export_feedback;
 #[cfg(feature = "export")]
+mod export_instance;
+#[cfg(feature = "export")]
 mod export_smtp;
 pub mod feedback_loop;
 pub mod message;

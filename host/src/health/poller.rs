@@ -292,6 +292,10 @@ impl WatchList for LedgerWatch {
             found.into_iter().map(watched).collect()
         })
     }
+
+    fn in_charge_of(&self, domain: &str) -> bool {
+        (self.chosen)(domain)
+    }
 }
 
 #[cfg(test)]

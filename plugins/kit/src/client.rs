@@ -2,7 +2,7 @@
 //!
 //! Invariant: making one does no I/O and starts nothing; the first `send` does, on the runtime that it runs on.
 
-use crate::classify::Classify;
+use crate::classify::Rules;
 use crate::handshake;
 use crate::job::Job;
 use crate::pool::Pool;
@@ -22,10 +22,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client of at most `connections_max` connections. `classify` says whose fault a refusal is.
-    pub fn new(settings: ServerSettings, connections_max: u32, classify: Classify) -> Client {
+    /// Makes a client of at most `connections_max` connections. `rules` say whose fault a refusal is.
+    pub fn new(settings: ServerSettings, connections_max: u32, rules: Rules) -> Client {
         let connections_max = usize::try_from(connections_max).unwrap_or(usize::MAX / IN_FLIGHT_PER_CONNECTION);
-        Client { pool: Pool::new(settings, connections_max, classify) }
+        Client { pool: Pool::new(settings, connections_max, rules) }
     }
 
     /// The messages that no connection has taken yet.

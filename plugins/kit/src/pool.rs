@@ -3,7 +3,7 @@
 //! Invariant: holds at most `connections_max` tasks, started only as the queue is deep.
 //! Invariant: a queued job always has somebody who will answer it: a task, a task to be, or its caller's deadline.
 
-use crate::classify::Classify;
+use crate::classify::Rules;
 use crate::connection::Connection;
 use crate::handshake::{self, Failure};
 use crate::job::Job;
@@ -25,7 +25,7 @@ const HOLD: Duration = Duration::from_secs(10);
 pub struct Pool {
     pub settings: ServerSettings,
     pub tls: TlsCell,
-    pub classify: Classify,
+    pub rules: Rules,
     pub connections_max: usize,
     state: Mutex<State>,
     /// A job was queued, or the pool is closing; idle tasks alone wait for it.
@@ -58,11 +58,11 @@ pub enum Wake {
 }
 
 impl Pool {
-    pub fn new(settings: ServerSettings, connections_max: usize, classify: Classify) -> Arc<Pool> {
+    pub fn new(settings: ServerSettings, connections_max: usize, rules: Rules) -> Arc<Pool> {
         Arc::new(Pool {
             settings,
             tls: TlsCell::default(),
-            classify,
+            rules,
             connections_max: connections_max.max(1),
             state: Mutex::default(),
             work: Notify::new(),

@@ -21,7 +21,7 @@ fn ca_file(sink: &Sink) -> (tempfile::TempDir, String) {
 }
 
 async fn outcome(sink: &Sink, more: Value, secrets: &[(&str, &str)]) -> Outcome {
-    let client = Client::new(settings_with(sink, more, secrets), 1, classify);
+    let client = Client::new(settings_with(sink, more, secrets), 1, &[]);
     let outcome = client.send(message("a@y.example"), far()).await;
     client.close(Duration::from_secs(5)).await;
     outcome
@@ -152,9 +152,9 @@ async fn a_server_with_fewer_connections_than_ours_gets_all_mail_over_those() {
 #[tokio::test]
 async fn verify_says_what_is_wrong_and_sends_no_mail() {
     let sink = Sink::start(Script { credentials: credentials(), ..Script::default() }).await;
-    let good = Client::new(settings_with(&sink, json!({ "allow_insecure_auth": true }), SECRETS), 1, classify);
+    let good = Client::new(settings_with(&sink, json!({ "allow_insecure_auth": true }), SECRETS), 1, &[]);
     assert_eq!(good.verify(far()).await, Ok(()));
-    let bad = Client::new(settings_with(&sink, json!({}), SECRETS), 1, classify);
+    let bad = Client::new(settings_with(&sink, json!({}), SECRETS), 1, &[]);
     assert!(bad.verify(far()).await.unwrap_err().contains("without TLS"));
     assert_eq!(sink.journal().count(|entry| matches!(entry.fact, Fact::Mail(_))), 0);
 }
