@@ -3,14 +3,15 @@
 use crate::app::readiness::Ready;
 use crate::app::warmup::listen;
 use crate::app::{LiveKeys, Plugins, Shared, StartError};
-use crate::config::settings::Settings;
+use crate::config::settings::{FeedbackEntry, Settings};
 use crate::health::api::{ApiState, router};
-use crate::health::charge::LoopHandle;
+use crate::health::charge::{Charge, LoopHandle};
 use crate::health::poller::{self, Pollers};
 use crate::health::projector::Projector;
 use crate::health::sqlite::SqliteLedger;
 use crate::http::probes::Probes;
 use crate::http::serve::{Limits, serve};
+use crate::model::name::OrgName;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use tokio::task::JoinHandle;
@@ -38,7 +39,7 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Health, StartError> {
         applied: projector.applied(),
         seed: shared.clock.now().wall_ms as u64,
     }));
-    pollers.set(loops(&shared.plugins, &settings));
+    pollers.set(loops(&shared.plugins, &settings, &pollers.charge()));
     follow_settings(shared, pollers.clone());
     let state = ApiState {
         ledger,
@@ -63,16 +64,22 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Health, StartError> {
     })
 }
 
-/// The loops that the organizations name; one that cannot be made is shown in the log and stops no other.
-fn loops(plugins: &Plugins, settings: &Settings) -> Vec<LoopHandle> {
+/// The loops that the organizations name. What runs and did not change is not made again; one that cannot be made is
+/// shown in the log and stops no other. Reads files and may run code of plugins: blocks.
+fn loops(plugins: &Plugins, settings: &Settings, running: &Charge) -> Vec<LoopHandle> {
+    let one = |org: &OrgName, entry: &FeedbackEntry| {
+        let origin = plugins.origin(entry)?;
+        if let Some(same) = running.named(org, &entry.name).filter(|l| l.handle.is_made_from(entry, &origin)) {
+            return Ok(same.handle.clone());
+        }
+        let feedback = plugins.make_loop(org, entry, &origin)?;
+        Ok::<_, String>(LoopHandle { org: org.clone(), name: entry.name.as_str().into(), entry: entry.clone(), origin, feedback })
+    };
     let mut handles = Vec::new();
     for organization in settings.organizations.values() {
         for entry in &organization.feedback {
-            match plugins.make_loop(organization, entry) {
-                Ok(feedback) => {
-                    let name = entry.name.as_str().into();
-                    handles.push(LoopHandle { org: organization.name.clone(), name, entry: entry.clone(), feedback });
-                }
+            match one(&organization.name, entry) {
+                Ok(handle) => handles.push(handle),
                 Err(problem) => {
                     tracing::error!(organization.name = %organization.name, feedback.name = entry.name, problem, "a feedback loop cannot be made");
                 }
@@ -87,7 +94,11 @@ fn follow_settings(shared: &Arc<Shared>, pollers: Arc<Pollers>) {
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         while changes.changed().await.is_ok() {
             let settings = changes.borrow_and_update().clone();
-            pollers.set(loops(&plugins, &settings));
+            let (plugins, running) = (plugins.clone(), pollers.charge());
+            match tokio::task::spawn_blocking(move || loops(&plugins, &settings, &running)).await {
+                Ok(loops) => pollers.set(loops),
+                Err(error) => tracing::error!(%error, "the feedback loops could not be made; those before go on"),
+            }
         }
     }));
 }

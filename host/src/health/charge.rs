@@ -5,7 +5,8 @@
 
 use crate::config::settings::FeedbackEntry;
 use crate::model::name::OrgName;
-use postwarm_plugin_api::{Capabilities, FeedbackLoop};
+use postwarm_plugin_api::{Capabilities, FeedbackLoop, Secret};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A configured loop with its instance.
@@ -14,7 +15,24 @@ pub struct LoopHandle {
     pub org: OrgName,
     pub name: Arc<str>,
     pub entry: FeedbackEntry,
+    pub origin: Origin,
     pub feedback: Arc<dyn FeedbackLoop>,
+}
+
+/// What an instance is made from besides its entry.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// The secrets that the entry refers to, as they were.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Of the plugin's file, in hex; `None` for a built-in.
+    pub sha256: Option<String>,
+}
+
+impl LoopHandle {
+    /// Tells whether an instance made now would be made from the same.
+    pub fn is_made_from(&self, entry: &FeedbackEntry, origin: &Origin) -> bool {
+        self.entry == *entry && self.origin == *origin
+    }
 }
 
 /// How a loop fares.
@@ -68,6 +86,11 @@ impl Charge {
 
     pub fn all(&self) -> &[Arc<RunningLoop>] {
         &self.loops
+    }
+
+    /// The loop that an organization calls by this name.
+    pub fn named(&self, org: &OrgName, name: &str) -> Option<&Arc<RunningLoop>> {
+        self.loops.iter().find(|l| l.handle.org == *org && *l.handle.name == *name)
     }
 
     /// The loop in charge of a recipient domain (lower case) of an organization.

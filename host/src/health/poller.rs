@@ -92,8 +92,8 @@ impl Pollers {
         Pollers { shared: Arc::new(shared), charge: watch::Sender::default(), workers: Mutex::default() }
     }
 
-    /// Replaces the loops. Those that did not change (the same instance and entry) go on; a changed one's new worker starts
-    /// when the old one has ended. Needs a Tokio runtime.
+    /// Replaces the loops. Those that did not change (the same entry and origin) go on with the instance that they have; a
+    /// changed one's new worker starts when the old one has ended. Needs a Tokio runtime.
     pub fn set(&self, handles: Vec<LoopHandle>) {
         let mut workers = self.workers.lock().expect("nobody panics while he holds this lock");
         let mut before = std::mem::take(&mut *workers);
@@ -161,7 +161,7 @@ impl Pollers {
 /// The worker as it is where it fits the handle; otherwise the one to replace.
 fn unchanged(worker: Option<Worker>, handle: &LoopHandle) -> Result<Worker, Option<Worker>> {
     match worker {
-        Some(w) if Arc::ptr_eq(&w.running.handle.feedback, &handle.feedback) && w.running.handle.entry == handle.entry => Ok(w),
+        Some(w) if w.running.handle.is_made_from(&handle.entry, &handle.origin) => Ok(w),
         other => Err(other),
     }
 }

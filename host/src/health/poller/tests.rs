@@ -2,7 +2,7 @@ use super::*;
 use crate::bus::embedded::EmbeddedLog;
 use crate::clock::ManualClock;
 use crate::config::settings::FeedbackEntry;
-use crate::health::charge::LoopStatus;
+use crate::health::charge::{LoopStatus, Origin};
 use crate::health::projector::Projector;
 use crate::health::sqlite::SqliteLedger;
 use crate::health::testing::{changed, fact, message_id, org};
@@ -62,7 +62,7 @@ fn handle(name: &str, domains: &[&str], feedback: Arc<dyn FeedbackLoop>) -> Loop
         settings: serde_json::Map::new(),
         secrets: Default::default(),
     };
-    LoopHandle { org: org(), name: name.into(), entry, feedback }
+    LoopHandle { org: org(), name: name.into(), entry, origin: Origin::default(), feedback }
 }
 
 struct Bench {
@@ -203,12 +203,21 @@ async fn replaced_loops_start_a_fresh_worker_and_unchanged_ones_go_on() {
     let bench = Bench::with_mail().await;
     let (kept, old, new) = (Scripted::new([]), Scripted::new([Ok((vec![], "one"))]), Scripted::new([]));
     bench.pollers.set(vec![handle("kept", &["*"], kept.clone()), handle("loop", &["d1.example"], old.clone())]);
-    bench.first_poll("kept").await;
+    let status = bench.first_poll("kept").await;
     bench.first_poll("loop").await;
-    bench.pollers.set(vec![handle("kept", &["*"], kept.clone()), handle("loop", &["d1.example"], new.clone())]);
+    // Another instance of the same makes no difference; another content of the plugin's file does.
+    let changed = LoopHandle {
+        origin: Origin { sha256: Some("another".into()), ..Origin::default() },
+        ..handle("loop", &["d1.example"], new.clone())
+    };
+    let unused = Scripted::new([]);
+    bench.pollers.set(vec![handle("kept", &["*"], unused.clone()), changed]);
+    assert_eq!(bench.status("kept"), status, "nothing of an unchanged loop is reset");
     bench.first_poll("loop").await;
-    assert_eq!((kept.cursors().len(), old.cursors().len()), (1, 1));
+    assert_eq!((kept.cursors().len(), old.cursors().len(), unused.cursors().len()), (1, 1, 0));
     assert_eq!(new.cursors(), ["one"], "the cursor is the log's, not the instance's");
+    bench.next_poll("kept").await;
+    assert_eq!((kept.cursors().len(), unused.cursors().len()), (2, 0));
     bench.pollers.set(Vec::new());
     assert!(bench.pollers.charge().all().is_empty());
     bench.pollers.stop().await;
