@@ -14,6 +14,7 @@ use crate::http::serve::{Limits, serve};
 use crate::model::name::OrgName;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 /// The running service.
@@ -25,12 +26,30 @@ pub struct Health {
     pollers: Arc<Pollers>,
 }
 
-pub async fn start(shared: &Arc<Shared>) -> Result<Health, StartError> {
-    let unavailable = |e: &dyn std::fmt::Display| StartError::Unavailable(format!("the health service cannot start: {e}"));
+/// What the service needs and may fail to get.
+pub struct Opened {
+    listener: TcpListener,
+    address: SocketAddr,
+    ledger: Arc<SqliteLedger>,
+}
+
+impl Opened {
+    /// Binds the port and opens the database; nothing runs yet.
+    pub async fn open(shared: &Shared) -> Result<Opened, StartError> {
+        let unavailable = |e: &dyn std::fmt::Display| StartError::Unavailable(format!("the health service cannot start: {e}"));
+        let listener = listen("health", shared.settings.borrow().process.health.listen).await?;
+        let address = listener.local_addr().map_err(|e| unavailable(&e))?;
+        let ledger = Arc::new(SqliteLedger::open(&shared.options.data.join("health.db")).map_err(|e| unavailable(&e))?);
+        Ok(Opened { listener, address, ledger })
+    }
+
+    pub fn start(self, shared: &Arc<Shared>) -> Health {
+        start(self, shared)
+    }
+}
+
+fn start(Opened { listener, address, ledger }: Opened, shared: &Arc<Shared>) -> Health {
     let settings = shared.settings.borrow().clone();
-    let listener = listen("health", settings.process.health.listen).await?;
-    let address = listener.local_addr().map_err(|e| unavailable(&e))?;
-    let ledger = Arc::new(SqliteLedger::open(&shared.options.data.join("health.db")).map_err(|e| unavailable(&e))?);
     let projector = Arc::new(Projector::new(shared.log.clone(), ledger.clone(), shared.clock.clone(), settings.process.watch_for));
     let pollers = Arc::new(Pollers::new(poller::Shared {
         ledger: ledger.clone(),
@@ -55,13 +74,13 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Health, StartError> {
         metrics: Some(shared.metrics.clone()),
         document: Arc::new(OnceLock::new()),
     };
-    let stop = shared.stop.clone();
-    Ok(Health {
+    let (stop, supervisor) = (shared.stop.clone(), &shared.supervisor);
+    Health {
         address,
-        api: tokio::spawn(serve(listener, router(state, probes), shared.stop.clone(), Limits::default())),
-        projector: tokio::spawn(async move { projector.run(stop).await }),
+        api: supervisor.spawn("health's API", serve(listener, router(state, probes), stop.clone(), Limits::default())),
+        projector: supervisor.spawn("the projector", async move { projector.run(stop).await }),
         pollers,
-    })
+    }
 }
 
 /// The loops that the organizations name. What runs and did not change is not made again; one that cannot be made is
@@ -90,8 +109,8 @@ fn loops(plugins: &Plugins, settings: &Settings, running: &Charge) -> Vec<LoopHa
 }
 
 fn follow_settings(shared: &Arc<Shared>, pollers: Arc<Pollers>) {
-    let (plugins, mut changes, stop) = (shared.plugins.clone(), shared.settings.clone(), shared.stop.clone());
-    tokio::spawn(stop.run_until_cancelled_owned(async move {
+    let (plugins, mut changes) = (shared.plugins.clone(), shared.settings.clone());
+    let follow = async move {
         while changes.changed().await.is_ok() {
             let settings = changes.borrow_and_update().clone();
             let (plugins, running) = (plugins.clone(), pollers.charge());
@@ -100,7 +119,8 @@ fn follow_settings(shared: &Arc<Shared>, pollers: Arc<Pollers>) {
                 Err(error) => tracing::error!(%error, "the feedback loops could not be made; those before go on"),
             }
         }
-    }));
+    };
+    shared.supervisor.spawn_endless("the follower of the feedback loops", follow);
 }
 
 impl Health {

@@ -18,7 +18,7 @@ use crate::model::name::OrgName;
 use postwarm_plugin_api::Report;
 use rusqlite::Connection;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/health/0001_ledger.sql")];
 /// Reads that run at a time.
@@ -47,9 +47,10 @@ impl SqliteLedger {
         F: FnOnce(&Connection, &mut names::Names) -> Result<T> + Send + 'static,
     {
         let names = self.names.clone();
-        let done = self.writer.write(move |db| work(db, &mut names.lock().expect("a batch does not panic"))).await;
+        let done = self.writer.write(move |db| work(db, &mut names.lock().unwrap_or_else(PoisonError::into_inner))).await;
         if done.is_err() {
-            *self.names.lock().expect("a batch does not panic") = names::Names::default();
+            // One that panicked may have learned names too.
+            *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names::Names::default();
         }
         done
     }
