@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod health;
+mod metrics;
 mod readiness;
 mod signers;
 mod summary;
@@ -129,6 +130,7 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
     };
     let health = health.map(|opened| opened.start(&shared));
     watch_files(shared.clone(), registry);
+    metrics::keep_up(&shared);
     summary::print(&shared, &first, [warmup.as_ref().map(|w| w.address), health.as_ref().map(|h| h.address)]);
     stop.run_until_cancelled(stopped).await;
     tracing::info!("stopping: running requests and messages end first");

@@ -96,6 +96,7 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
     };
     let router = crate::warmup::api::router(state, probes);
     let (stop, supervisor) = (shared.stop.clone(), &shared.supervisor);
+    crate::app::metrics::sample(shared, store.clone());
     supervisor.spawn("the feeder", feeder.run(stop.clone()));
     let relay = Relay::run(store.clone(), shared.log.clone(), shared.clock.clone(), stop.clone());
     Ok(Warmup {

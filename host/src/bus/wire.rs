@@ -152,7 +152,14 @@ fn encode_recipient(e: &RecipientChanged) -> Record {
         detail: e.said.detail.as_deref().map(without_addresses),
         at_ms: e.at,
     };
-    let kind = match e.state {
+    let kind = recipient_kind(e.state);
+    let key = format!("{}/{}.{}", e.org, e.email.0, e.user.0);
+    let id = format!("{}/{}/{}/{}/{}", e.org, e.email.0, e.user.0, e.attempt, wire.state);
+    record(Topic::Recipients, key, id, kind, e.org.as_str(), e.at, &wire)
+}
+
+fn recipient_kind(state: State) -> &'static str {
+    match state {
         State::Queued => "postwarm.recipient.queued.v1",
         State::Deferred => "postwarm.recipient.deferred.v1",
         State::Sending => "postwarm.recipient.sending.v1",
@@ -160,10 +167,12 @@ fn encode_recipient(e: &RecipientChanged) -> Record {
         State::Failed => "postwarm.recipient.failed.v1",
         State::Suppressed => "postwarm.recipient.suppressed.v1",
         State::Unknown => "postwarm.recipient.unknown.v1",
-    };
-    let key = format!("{}/{}.{}", e.org, e.email.0, e.user.0);
-    let id = format!("{}/{}/{}/{}/{}", e.org, e.email.0, e.user.0, e.attempt, wire.state);
-    record(Topic::Recipients, key, id, kind, e.org.as_str(), e.at, &wire)
+    }
+}
+
+/// The state that a recipient has come to; `None` for other events.
+pub fn state_of(record: &Record) -> Option<State> {
+    State::ALL.into_iter().find(|state| recipient_kind(*state) == record.kind)
 }
 
 fn encode_facts(e: &FactsReported) -> Record {

@@ -195,7 +195,7 @@ fn wait_after(interval: Duration, failures: u32, random: f64) -> Duration {
 }
 
 fn note(running: &RunningLoop, result: &Result<Rest, PollFailure>, now: i64, next: i64) {
-    let labels = [("organization", running.handle.org.to_string()), ("feedback", running.handle.name.to_string())];
+    let labels = labels(running);
     match result {
         Ok(_) => metrics::counter!("postwarm_polls_total", &labels).increment(1),
         Err(error) => {
@@ -210,6 +210,10 @@ fn note(running: &RunningLoop, result: &Result<Rest, PollFailure>, now: i64, nex
             status.checked_at = Some(now);
         }
     });
+}
+
+fn labels(running: &RunningLoop) -> [(&'static str, String); 2] {
+    [("organization", running.handle.org.to_string()), ("feedback", running.handle.name.to_string())]
 }
 
 async fn poll_once(shared: &Shared, running: &Arc<RunningLoop>, charge: &watch::Receiver<Charge>) -> Result<Rest, PollFailure> {
@@ -229,9 +233,10 @@ async fn poll_once(shared: &Shared, running: &Arc<RunningLoop>, charge: &watch::
     if reports.is_empty() && cursor == state.cursor {
         return Ok(Rest::Nothing);
     }
-    let sequence = state.sequence + 1;
+    let (sequence, count) = (state.sequence + 1, reports.len() as u64);
     let event = FactsReported { org: org.clone(), feedback: name.clone(), sequence, cursor, reports, at };
     shared.log.publish(vec![wire::encode(&Event::Facts(event))]).await?;
+    metrics::counter!("postwarm_poll_reports_total", &labels(running)).increment(count);
     let mut applied = shared.applied.clone();
     while shared.ledger.loop_state(org, name).await?.sequence < sequence {
         if applied.changed().await.is_err() {

@@ -109,11 +109,14 @@ impl Projector {
     async fn step(&self, consumer: &mut dyn Consumer) -> Result<usize, ProjectorError> {
         let records = consumer.poll(BATCH_MAX, POLL_WAIT).await?;
         let count = records.len();
+        let mut lag_ms = 0;
         if count > 0 {
             let (events, positions) = read(&records)?;
+            lag_ms = events.last().map_or(0, |last| (self.clock.now().wall_ms - last.at()).max(0));
             self.ledger.apply(events, positions).await?;
             metrics::counter!("postwarm_projector_records_total").increment(count as u64);
         }
+        metrics::gauge!("postwarm_projector_lag_seconds").set(lag_ms as f64 / 1000.0);
         let sent_before = self.clock.now().wall_ms - self.watch_for.as_millis() as i64;
         let expired = self.ledger.expire(sent_before, EXPIRE_MAX).await?;
         self.applied.send_if_modified(|applied| {

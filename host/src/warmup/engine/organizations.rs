@@ -10,6 +10,7 @@ use crate::model::name::{OrgId, OrgName};
 use crate::warmup::engine::MakeClient;
 use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign};
 use crate::warmup::limits::Limits;
+use crate::warmup::metrics::client_failing;
 use crate::warmup::route::{self, Choice, ClientHealth, LanePause};
 use crate::warmup::store::{BackfillPace, Store};
 use postwarm_plugin_api::{Outcome, SmtpClient};
@@ -85,7 +86,7 @@ impl Organizations {
             self.running.insert(org, running);
         }
         for gone in before.into_values() {
-            gone.clients.into_iter().for_each(|c| retire(c.client));
+            gone.clients.into_iter().for_each(|c| c.retire(&gone.settings.name));
         }
         Ok(())
     }
@@ -112,7 +113,10 @@ impl Organizations {
                 }
             }
         }
-        kept.into_iter().for_each(|c| retire(c.client));
+        kept.into_iter().for_each(|c| c.retire(&organization.name));
+        for client in &clients {
+            client_failing(&organization.name, &client.name, client.health.is_failing());
+        }
         let signer = self.signers.make(&organization);
         Running { settings: organization, signer, clients, providers, pauses }
     }
@@ -127,9 +131,12 @@ impl Organizations {
     }
 }
 
-/// Lets a client that is no longer named end its messages and close.
-fn retire(client: Arc<dyn SmtpClient>) {
-    tokio::spawn(async move { client.close(Duration::from_secs(600)).await });
+impl Client {
+    /// Lets a client that is no longer named end its messages and close.
+    fn retire(self, org: &OrgName) {
+        client_failing(org, &self.name, false);
+        tokio::spawn(async move { self.client.close(Duration::from_secs(600)).await });
+    }
 }
 
 impl Running {
@@ -267,9 +274,11 @@ impl Running {
         match (before, client.health.is_failing(), outcome) {
             (false, true, Outcome::NotAttempted { cause, detail }) => {
                 client.last_failure = detail.clone();
+                client_failing(&self.settings.name, &client.name, true);
                 tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, ?cause, detail, "a client fails; the next one takes over");
             }
             (true, false, _) => {
+                client_failing(&self.settings.name, &client.name, false);
                 tracing::info!(organization.name = %self.settings.name, client.name = %client.name, "a client works again");
             }
             _ => {}

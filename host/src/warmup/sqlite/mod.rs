@@ -25,6 +25,7 @@ use crate::model::email::{Email, EmailSummary, NewEmail};
 use crate::model::message_id::{SECRET_BYTES, Tokens};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{Backfill, NewUser, User};
+use crate::warmup::metrics::{Depth, Meter};
 use crate::warmup::store::{
     Accepted, Action, BackfillStep, Claimed, DeliveryPage, DeliveryRow, FanOut, Idempotency, Imported, Lanes, Queue, Recovered, Registered,
     Result, Store, StoreError, Turn, Usage, Which,
@@ -49,6 +50,7 @@ pub struct SqliteStore {
     readers: Readers,
     tokens: Arc<Tokens>,
     outgoing: Arc<Notify>,
+    meter: Meter,
 }
 
 /// Wakes the relay when it is dropped. The writer drops a job's answer, or hands it over, only after the commit.
@@ -69,7 +71,12 @@ impl SqliteStore {
         let outgoing = Arc::new(Notify::new());
         let context = Arc::new(Mutex::new(Context::new(tokens.clone())));
         let writer = Writer::start("warmup-writer", connection)?;
-        Ok(SqliteStore { writer, context, readers: Readers::new(path, READERS), tokens, outgoing })
+        Ok(SqliteStore { writer, context, readers: Readers::new(path, READERS), tokens, outgoing, meter: Meter::default() })
+    }
+
+    /// How much is under way, for the metrics.
+    pub async fn depth(&self) -> Result<Depth> {
+        self.read(outbox::depth).await
     }
 
     async fn write<T, F>(&self, job: F) -> Result<T>
@@ -82,9 +89,14 @@ impl SqliteStore {
             let mut context = context.lock().map_err(|_| DbError::Unavailable("an earlier change panicked".into()))?;
             let value = job(connection, &mut context);
             let wake = context.take_outgoing().then(|| WakeRelay(outgoing));
-            value.map(|value| (value, wake))
+            let changes = std::mem::take(&mut context.changes);
+            value.map(|value| (value, changes, wake))
         });
-        let result = result.await.map(|(value, _wake)| value);
+        let count = |(value, changes, _wake)| {
+            self.meter.count(changes);
+            value
+        };
+        let result = result.await.map(count);
         if result.is_err() {
             self.context.lock().map_err(|_| DbError::Unavailable("an earlier change panicked".into()))?.rolled_back();
         }

@@ -1,7 +1,8 @@
 //! The outbox: events that wait for the relay.
 
-use crate::bus::{Outgoing, Record, Topic};
+use crate::bus::{Outgoing, Record, Topic, wire};
 use crate::db::DbError;
+use crate::warmup::metrics::Depth;
 use crate::warmup::sqlite::rows::Context;
 use rusqlite::{Connection, params};
 
@@ -13,6 +14,9 @@ pub fn add(connection: &Connection, context: &mut Context, record: Record) -> Re
         .prepare_cached("INSERT INTO outbox (topic, key, id, kind, org, at, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
         .execute(params![record.topic as i64, record.key, record.id, record.kind, record.org, record.at, record.payload])?;
     context.outgoing();
+    if let Some(state) = wire::state_of(&record) {
+        context.changes.add(&record.org, state);
+    }
     Ok(())
 }
 
@@ -37,6 +41,17 @@ pub fn pending(connection: &Connection, max: usize) -> Result<Vec<Outgoing>, DbE
         })?
         .collect::<Result<_, _>>()?;
     Ok(found)
+}
+
+/// How much is under way. Reads one short row an email, and what is in `sending`.
+pub fn depth(connection: &Connection) -> Result<Depth, DbError> {
+    // Numbers are given one by one and go from the lowest, so the ends tell how many there are.
+    let sql = "SELECT (SELECT count(*) FROM sending),
+        (SELECT coalesce(sum(recipients + backfilled - sent - failed - suppressed - unknown), 0) FROM progress),
+        coalesce((SELECT max(number) FROM outbox) - (SELECT min(number) FROM outbox) + 1, 0)";
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+    let (sending, open, outbox) = connection.prepare_cached(sql)?.query_row([], read)?;
+    Ok(Depth { queued: (open - sending).max(0), sending, outbox })
 }
 
 pub fn published(connection: &Connection, number: i64) -> Result<(), DbError> {

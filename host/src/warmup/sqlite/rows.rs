@@ -5,6 +5,7 @@ use crate::model::address::Address;
 use crate::model::delivery::{Said, State};
 use crate::model::message_id::Tokens;
 use crate::model::name::{EmailNumber, OrgId, OrgName, UserNumber};
+use crate::warmup::metrics::Changes;
 use crate::warmup::store::{DeliveryPage, DeliveryRow};
 use postwarm_plugin_api::{EnhancedCode, Fault, Reply};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -19,6 +20,8 @@ pub struct Context {
     pub tokens: Arc<Tokens>,
     /// The running job added to the outbox.
     outgoing: bool,
+    /// What the running job changed, for the metrics.
+    pub changes: Changes,
     orgs: HashMap<OrgId, OrgName>,
     names: HashMap<String, i64>,
     texts: HashMap<i64, Arc<str>>,
@@ -31,6 +34,7 @@ impl Context {
         Context {
             tokens,
             outgoing: false,
+            changes: Changes::default(),
             orgs: HashMap::new(),
             names: HashMap::new(),
             texts: HashMap::new(),
