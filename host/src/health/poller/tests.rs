@@ -199,6 +199,32 @@ async fn reports_that_were_not_declared_or_are_about_others_mail_never_reach_the
 }
 
 #[tokio::test]
+async fn what_is_known_takes_up_no_room_and_makes_no_record() {
+    let bench = Bench::with_mail().await;
+    let first = || fact(message_id(1, 1), FactKind::Delivered);
+    let many = || (0..8_000).map(|_| first()).collect::<Vec<_>>();
+    // More than a record holds, from the start to the middle, and the rest back to the start.
+    let feedback = Scripted::new([
+        Ok((vec![first()], "start")),
+        Ok((many(), "middle")),
+        Ok((vec![first()], "start")),
+        Ok((many(), "middle")),
+        Ok((vec![first(), fact(message_id(1, 2), FactKind::Delivered)], "start")),
+    ]);
+    bench.pollers.set(vec![handle("loop", &["*"], feedback.clone())]);
+    bench.first_poll("loop").await;
+    bench.next_poll("loop").await;
+    assert_eq!(feedback.cursors(), ["", "start", "middle"]);
+    let state = bench.ledger.loop_state(&org(), "loop").await.unwrap();
+    assert_eq!((state.sequence, state.cursor.as_str()), (1, "start"), "no record says that nothing is new");
+    bench.next_poll("loop").await;
+    let state = bench.ledger.loop_state(&org(), "loop").await.unwrap();
+    assert_eq!((state.sequence, state.cursor.as_str()), (2, "start"), "one record has the one new fact of two answers");
+    let parts = bench.ledger.email(&org(), 1).await.unwrap().unwrap().parts;
+    assert_eq!(parts.iter().map(|p| p.tally.delivered).sum::<i64>(), 2);
+}
+
+#[tokio::test]
 async fn replaced_loops_start_a_fresh_worker_and_unchanged_ones_go_on() {
     let bench = Bench::with_mail().await;
     let (kept, old, new) = (Scripted::new([]), Scripted::new([Ok((vec![], "one"))]), Scripted::new([]));
