@@ -59,7 +59,7 @@ fn start(Opened { listener, address, ledger }: Opened, shared: &Arc<Shared>) -> 
         seed: shared.clock.now().wall_ms as u64,
     }));
     pollers.set(loops(&shared.plugins, &settings, &pollers.charge()));
-    follow_settings(shared, pollers.clone());
+    follow_settings(shared, pollers.clone(), projector.clone());
     let state = ApiState {
         ledger,
         charge: pollers.subscribe(),
@@ -108,11 +108,12 @@ fn loops(plugins: &Plugins, settings: &Settings, running: &Charge) -> Vec<LoopHa
     handles
 }
 
-fn follow_settings(shared: &Arc<Shared>, pollers: Arc<Pollers>) {
+fn follow_settings(shared: &Arc<Shared>, pollers: Arc<Pollers>, projector: Arc<Projector>) {
     let (plugins, mut changes) = (shared.plugins.clone(), shared.settings.clone());
     let follow = async move {
         while changes.changed().await.is_ok() {
             let settings = changes.borrow_and_update().clone();
+            projector.set_watch_for(settings.process.watch_for);
             let (plugins, running) = (plugins.clone(), pollers.charge());
             match tokio::task::spawn_blocking(move || loops(&plugins, &settings, &running)).await {
                 Ok(loops) => pollers.set(loops),
