@@ -137,6 +137,28 @@ async fn the_first_client_gets_all_mail_and_the_second_takes_over_within_a_secon
     assert!(!two.site.log().contains("panicked"), "{}", two.site.log());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_server_takes_connections_and_never_greets_hands_over_within_a_second() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let second = Sink::start(Script::default()).await;
+    let settings = |port: u16| format!("plugin = \"smtp\"\nsettings = {{ host = \"127.0.0.1\", port = {port}, tls = \"none\" }}\n");
+    let port = silent.local_addr().unwrap().port();
+    let site = Site::with_organization(&format!(
+        "[[smtp]]\nname = \"silent\"\n{}[[smtp]]\nname = \"backup\"\n{}",
+        settings(port),
+        settings(second.addr.port())
+    ));
+    let postwarm = site.serve();
+    postwarm.import(30, "x.example").await;
+    let email = postwarm.send("Hello").await;
+    let sent_at = Instant::now();
+    second.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Accepted { .. }))).await;
+    assert!(sent_at.elapsed() < Duration::from_secs(1), "the second client took over after {:?}", sent_at.elapsed());
+    // One may be on its way as a probe of the first client.
+    postwarm.counts_when(email, |counts| counts["sent"].as_u64().unwrap() >= 29).await;
+    println!("handed over after {:?}", sent_at.elapsed());
+}
+
 /// The most that arrived in any rolling window.
 fn most_in_any(arrivals: &[u64], window: Duration) -> usize {
     let window = window.as_micros() as u64;
