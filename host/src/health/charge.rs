@@ -4,6 +4,7 @@
 //! equals, the first in the file.
 
 use crate::config::settings::FeedbackEntry;
+use crate::model::domain::rank;
 use crate::model::name::OrgName;
 use postwarm_plugin_api::{Capabilities, FeedbackLoop, Secret};
 use std::collections::BTreeMap;
@@ -99,14 +100,5 @@ impl Charge {
         let candidates = self.loops.iter().filter(|l| l.handle.org == *org).filter_map(|l| Some((best(l)?, l)));
         // `max_by_key` takes the last of equals: turned round, the first in the file.
         candidates.rev().max_by_key(|(rank, _)| *rank).map(|(_, l)| l)
-    }
-}
-
-/// How specific a pattern is for a domain; `None` where it does not match.
-fn rank(pattern: &str, domain: &str) -> Option<usize> {
-    match pattern.strip_prefix("*.") {
-        _ if pattern == "*" => Some(0),
-        Some(suffix) => domain.strip_suffix(suffix)?.ends_with('.').then_some(suffix.len()),
-        None => (pattern == domain).then_some(usize::MAX),
     }
 }
