@@ -3,7 +3,7 @@
 use crate::harness::{Postwarm, Site, until};
 use postwarm_plugin_testkit::sink::Sink;
 use postwarm_plugin_testkit::sink::journal::{Entry, Fact};
-use postwarm_plugin_testkit::sink::script::Script;
+use postwarm_plugin_testkit::sink::script::{Action, Rule, Script, Step};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -157,6 +157,24 @@ async fn a_client_whose_server_takes_connections_and_never_greets_hands_over_wit
     // One may be on its way as a probe of the first client.
     postwarm.counts_when(email, |counts| counts["sent"].as_u64().unwrap() >= 29).await;
     println!("handed over after {:?}", sent_at.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failing_server_says_of_a_recipient_is_neither_logged_nor_shown_with_the_address() {
+    let busy = Rule::new(Step::Rcpt, Action::ReplyThenClose("421 4.3.2 <user0@x.example>: too many connections".into()));
+    let sink = Sink::start(Script { rules: vec![busy], ..Script::default() }).await;
+    let site = Site::with_organization(&client("relay", &sink, ""));
+    let postwarm = site.serve();
+    postwarm.import(1, "x.example").await;
+    let email = postwarm.send("Hello").await;
+    let waits_for = until("the client to fail", async || {
+        let (_, body) = postwarm.get(&format!("/emails/{email}")).await;
+        (body["waits_for"].as_str().map(str::to_owned), body)
+    })
+    .await;
+    assert!(waits_for.contains("too many connections") && waits_for.contains("[address]"), "{waits_for}");
+    let log = site.log();
+    assert!(log.contains("too many connections") && !log.contains("user0@"), "{log}");
 }
 
 /// The most that arrived in any rolling window.

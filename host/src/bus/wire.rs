@@ -4,6 +4,7 @@
 //! is published again. No record holds an address: texts that servers said are stripped of them here.
 
 use crate::bus::{Record, Topic};
+use crate::model::address::without_addresses;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{EmailProgressed, Event, FactsReported, Progress, RecipientChanged};
 use crate::model::name::{EmailNumber, OrgName, UserNumber};
@@ -284,19 +285,6 @@ fn report_without_addresses(report: Report) -> Report {
         }
         other => other,
     }
-}
-
-/// Replaces what looks like an address: servers like to repeat the recipient's.
-fn without_addresses(text: &str) -> Cow<'_, str> {
-    if !text.contains('@') {
-        return text.into();
-    }
-    let bounds = |c: char| c.is_whitespace() || matches!(c, '<' | '>' | '(' | ')' | '[' | ']' | ',' | ';' | ':' | '"' | '\'');
-    let parts = text.split_inclusive(bounds).map(|part| {
-        let end = part.trim_end_matches(bounds).len();
-        if part[..end].contains('@') { format!("[address]{}", &part[end..]).into() } else { Cow::from(part) }
-    });
-    parts.collect::<Vec<_>>().concat().into()
 }
 
 #[cfg(test)]

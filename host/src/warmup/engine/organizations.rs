@@ -5,6 +5,7 @@
 
 use crate::clock::Now;
 use crate::config::settings::{Organization, Providers, Settings, SmtpEntry};
+use crate::model::address::without_addresses;
 use crate::model::message_id::Tokens;
 use crate::model::name::{OrgId, OrgName};
 use crate::warmup::engine::MakeClient;
@@ -273,7 +274,9 @@ impl Running {
         client.health.observe(outcome, now);
         match (before, client.health.is_failing(), outcome) {
             (false, true, Outcome::NotAttempted { cause, detail }) => {
-                client.last_failure = detail.clone();
+                // Servers repeat recipients in what they say, and this goes to the log and to `waits_for`.
+                let detail = without_addresses(detail).into_owned();
+                client.last_failure.clone_from(&detail);
                 client_failing(&self.settings.name, &client.name, true);
                 tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, ?cause, detail, "a client fails; the next one takes over");
             }
