@@ -6,6 +6,7 @@ mod cli;
 mod documents;
 mod first_mail;
 mod harness;
+mod metrics;
 mod organizations;
 mod plugins;
 mod readme;

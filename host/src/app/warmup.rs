@@ -31,11 +31,33 @@ pub struct Warmup {
     shared: Arc<Shared>,
 }
 
-pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
-    let unavailable = |e: anyhow::Error| StartError::Unavailable(format!("the warmup service cannot start: {e:#}"));
-    let listener = listen("warmup", shared.settings.borrow().process.warmup.listen).await?;
-    let address = listener.local_addr().map_err(|e| unavailable(e.into()))?;
-    let store = Arc::new(SqliteStore::open(&shared.options.data.join("warmup.db")).map_err(unavailable)?);
+/// What the service needs and may fail to get.
+pub struct Opened {
+    listener: TcpListener,
+    address: std::net::SocketAddr,
+    store: Arc<SqliteStore>,
+}
+
+impl Opened {
+    /// Binds the port and opens the database; nothing runs yet.
+    pub async fn open(shared: &Shared) -> Result<Opened, StartError> {
+        let listener = listen("warmup", shared.settings.borrow().process.warmup.listen).await?;
+        let address = listener.local_addr().map_err(|e| unavailable(e.into()))?;
+        let store = Arc::new(SqliteStore::open(&shared.options.data.join("warmup.db")).map_err(unavailable)?);
+        Ok(Opened { listener, address, store })
+    }
+
+    /// Where it fails, nothing was sent and nothing runs.
+    pub async fn start(self, shared: &Arc<Shared>) -> Result<Warmup, StartError> {
+        start(self, shared).await
+    }
+}
+
+fn unavailable(e: anyhow::Error) -> StartError {
+    StartError::Unavailable(format!("the warmup service cannot start: {e:#}"))
+}
+
+async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>) -> Result<Warmup, StartError> {
     let (wake, feeder_wake) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let view = Arc::new(View::default());
     let limits = SharedLimits::new(SendLimits::new(shared.clock.boot_id()));
@@ -76,12 +98,15 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
         document: Arc::new(OnceLock::new()),
     };
     let router = crate::warmup::api::router(state, probes);
-    tokio::spawn(feeder.run(shared.stop.clone()));
+    let (stop, supervisor) = (shared.stop.clone(), &shared.supervisor);
+    crate::app::metrics::sample(shared, store.clone());
+    supervisor.spawn("the feeder", feeder.run(stop.clone()));
+    let relay = Relay::run(store.clone(), shared.log.clone(), shared.clock.clone(), stop.clone());
     Ok(Warmup {
         address,
-        api: tokio::spawn(serve(listener, router, shared.stop.clone(), Limits::default())),
-        engine: tokio::spawn(engine.run(shared.stop.clone())),
-        relay: tokio::spawn(Relay::run(store.clone(), shared.log.clone(), shared.clock.clone(), shared.stop.clone())),
+        api: supervisor.spawn("warmup's API", serve(listener, router, stop.clone(), Limits::default())),
+        engine: supervisor.spawn("the engine", engine.run(stop)),
+        relay: supervisor.spawn("the relay", relay),
         store,
         shared: shared.clone(),
     })

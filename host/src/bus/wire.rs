@@ -4,6 +4,7 @@
 //! is published again. No record holds an address: texts that servers said are stripped of them here.
 
 use crate::bus::{Record, Topic};
+use crate::model::address::without_addresses;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{EmailProgressed, Event, FactsReported, Progress, RecipientChanged};
 use crate::model::name::{EmailNumber, OrgName, UserNumber};
@@ -152,7 +153,14 @@ fn encode_recipient(e: &RecipientChanged) -> Record {
         detail: e.said.detail.as_deref().map(without_addresses),
         at_ms: e.at,
     };
-    let kind = match e.state {
+    let kind = recipient_kind(e.state);
+    let key = format!("{}/{}.{}", e.org, e.email.0, e.user.0);
+    let id = format!("{}/{}/{}/{}/{}", e.org, e.email.0, e.user.0, e.attempt, wire.state);
+    record(Topic::Recipients, key, id, kind, e.org.as_str(), e.at, &wire)
+}
+
+fn recipient_kind(state: State) -> &'static str {
+    match state {
         State::Queued => "postwarm.recipient.queued.v1",
         State::Deferred => "postwarm.recipient.deferred.v1",
         State::Sending => "postwarm.recipient.sending.v1",
@@ -160,10 +168,12 @@ fn encode_recipient(e: &RecipientChanged) -> Record {
         State::Failed => "postwarm.recipient.failed.v1",
         State::Suppressed => "postwarm.recipient.suppressed.v1",
         State::Unknown => "postwarm.recipient.unknown.v1",
-    };
-    let key = format!("{}/{}.{}", e.org, e.email.0, e.user.0);
-    let id = format!("{}/{}/{}/{}/{}", e.org, e.email.0, e.user.0, e.attempt, wire.state);
-    record(Topic::Recipients, key, id, kind, e.org.as_str(), e.at, &wire)
+    }
+}
+
+/// The state that a recipient has come to; `None` for other events.
+pub fn state_of(record: &Record) -> Option<State> {
+    State::ALL.into_iter().find(|state| recipient_kind(*state) == record.kind)
 }
 
 fn encode_facts(e: &FactsReported) -> Record {
@@ -275,19 +285,6 @@ fn report_without_addresses(report: Report) -> Report {
         }
         other => other,
     }
-}
-
-/// Replaces what looks like an address: servers like to repeat the recipient's.
-fn without_addresses(text: &str) -> Cow<'_, str> {
-    if !text.contains('@') {
-        return text.into();
-    }
-    let bounds = |c: char| c.is_whitespace() || matches!(c, '<' | '>' | '(' | ')' | '[' | ']' | ',' | ';' | ':' | '"' | '\'');
-    let parts = text.split_inclusive(bounds).map(|part| {
-        let end = part.trim_end_matches(bounds).len();
-        if part[..end].contains('@') { format!("[address]{}", &part[end..]).into() } else { Cow::from(part) }
-    });
-    parts.collect::<Vec<_>>().concat().into()
 }
 
 #[cfg(test)]

@@ -147,7 +147,6 @@ fn needs_restart(started: &Process, now: &Process, file: &str) -> Vec<Problem> {
         ("[health] listen", started.health != now.health),
         ("[events]", started.events != now.events),
         ("[plugins] directory", started.plugins_directory != now.plugins_directory),
-        ("[dns]", started.dns != now.dns),
     ];
     let warn = |(key, _)| {
         Problem::of(file, Severity::Warning, format!("the change of {key} has not taken effect"), "restart the service").at_start()

@@ -49,6 +49,13 @@ impl<M: Memory> Writer<M> {
     }
 }
 
+impl<M> Writer<M> {
+    /// Resolves when the thread has ended, which it does by itself only where it panicked.
+    pub async fn ended(&self) {
+        self.jobs.closed().await;
+    }
+}
+
 trait Job<M>: Send {
     fn run(&mut self, db: &Connection, memory: &mut M) -> Result<(), DbError>;
     fn answer(self: Box<Self>, commit: Result<(), DbError>);

@@ -10,6 +10,7 @@ mod tests;
 pub use dns::DnsLookup;
 
 use crate::config::settings::Providers;
+use crate::model::domain::rank;
 use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -161,11 +162,8 @@ impl State {
 
 /// The provider that lists the domain: exactly, or by `*.example.com`, the longest first.
 fn by_domain<'a>(providers: &'a Providers, domain: &str) -> Option<&'a str> {
-    let rank = |pattern: &String| match pattern.strip_prefix("*.") {
-        Some(suffix) => (domain.len() > suffix.len() && is_within(domain, suffix)).then_some(suffix.len()),
-        None => (pattern == domain).then_some(usize::MAX),
-    };
-    longest(providers.mailbox.iter().filter_map(|(name, p)| Some((p.domains.iter().filter_map(rank).max()?, name.as_str()))))
+    let best = |patterns: &[String]| patterns.iter().filter_map(|pattern| rank(pattern, domain)).max();
+    longest(providers.mailbox.iter().filter_map(|(name, p)| Some((best(&p.domains)?, name.as_str()))))
 }
 
 /// The provider of the exchangers that get the mail first: those of the lowest preference.

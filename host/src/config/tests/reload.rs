@@ -122,6 +122,10 @@ fn what_needs_a_restart_is_said() {
     settle(&live, 0);
     let shown = folder.shown(&live.now().status.warnings);
     assert_eq!(shown, "postwarm.toml:1:1: the change of [warmup] listen has not taken effect; restart the service\n");
+    // These are taken up, and so nothing is said.
+    folder.write("postwarm.toml", "[dns]\nenabled = false\n[health]\nwatch_for = \"2d\"\n");
+    settle(&live, 5_000);
+    assert_eq!(folder.shown(&live.now().status.warnings), "");
 }
 
 #[test]

@@ -26,6 +26,7 @@ use crate::model::email::{Email, EmailSummary, NewEmail};
 use crate::model::message_id::{SECRET_BYTES, Tokens};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{Backfill, NewUser, User};
+use crate::warmup::metrics::{Depth, Meter};
 use crate::warmup::store::{
     Accepted, Action, BackfillStep, Claimed, DeliveryPage, DeliveryRow, FanOut, Idempotency, Imported, Lanes, Queue, Recovered, Registered,
     Result, Store, StoreError, Turn, Usage, WaitingLane, Which,
@@ -49,6 +50,7 @@ pub struct SqliteStore {
     readers: Readers,
     tokens: Arc<Tokens>,
     outgoing: Arc<Notify>,
+    meter: Meter,
 }
 
 /// Wakes the relay when it is dropped. The writer drops a job's answer, or hands it over, only after the commit.
@@ -68,7 +70,12 @@ impl SqliteStore {
         let tokens = Arc::new(Tokens::new(&secret(&connection)?));
         let outgoing = Arc::new(Notify::new());
         let writer = Writer::start("warmup-writer", connection, Context::new(tokens.clone()))?;
-        Ok(SqliteStore { writer, readers: Readers::new(path, READERS), tokens, outgoing })
+        Ok(SqliteStore { writer, readers: Readers::new(path, READERS), tokens, outgoing, meter: Meter::default() })
+    }
+
+    /// How much is under way, for the metrics.
+    pub async fn depth(&self) -> Result<Depth> {
+        self.read(outbox::depth).await
     }
 
     async fn write<T, F>(&self, job: F) -> Result<T>
@@ -80,9 +87,11 @@ impl SqliteStore {
         let result = self.writer.write(move |connection, context| {
             let value = job(connection, context)?;
             let wake = outbox::write(connection, context)?.then(|| WakeRelay(outgoing));
-            Ok((value, wake))
+            Ok((value, std::mem::take(&mut context.changes), wake))
         });
-        Ok(result.await.map(|(value, _wake)| value)?)
+        let (value, changes, _wake) = result.await?;
+        self.meter.count(changes);
+        Ok(value)
     }
 
     async fn read<T, F>(&self, job: F) -> Result<T>

@@ -7,6 +7,7 @@ use crate::model::address::Address;
 use crate::model::delivery::{Said, State};
 use crate::model::message_id::Tokens;
 use crate::model::name::{EmailNumber, OrgId, OrgName, UserNumber};
+use crate::warmup::metrics::Changes;
 use crate::warmup::store::{DeliveryPage, DeliveryRow};
 use postwarm_plugin_api::{EnhancedCode, Fault, Reply};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -21,6 +22,8 @@ pub struct Context {
     pub tokens: Arc<Tokens>,
     /// What the running job tells.
     pub outgoing: Vec<Record>,
+    /// What the running job changed, for the metrics.
+    pub changes: Changes,
     orgs: HashMap<OrgId, OrgName>,
     names: HashMap<String, i64>,
     texts: HashMap<i64, Arc<str>>,
@@ -33,6 +36,7 @@ impl Context {
         Context {
             tokens,
             outgoing: Vec::new(),
+            changes: Changes::default(),
             orgs: HashMap::new(),
             names: HashMap::new(),
             texts: HashMap::new(),
@@ -111,6 +115,7 @@ impl Context {
 impl Memory for Context {
     fn rolled_back(&mut self) {
         self.outgoing.clear();
+        self.changes = Changes::default();
         self.orgs.clear();
         self.names.clear();
         self.texts.clear();
