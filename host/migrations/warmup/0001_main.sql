@@ -87,6 +87,9 @@ CREATE TABLE deliveries (
     PRIMARY KEY (org, email, user)
 ) WITHOUT ROWID;
 CREATE INDEX deliveries_due ON deliveries (org, provider, queue, next_at, email, user) WHERE queue IS NOT NULL;
+-- Deferred, failed, suppressed, unknown: lists of them and their settling need no walk over those that were sent. What
+-- goes from queued to sent never enters it.
+CREATE INDEX deliveries_state ON deliveries (org, email, state, user) WHERE state IN (1, 4, 5, 6);
 
 -- What a client has in hand, recorded before it gets it. Small: at most sending_rows_max.
 CREATE TABLE sending (

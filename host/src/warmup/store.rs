@@ -55,7 +55,8 @@ pub trait Store: Send + Sync + 'static {
     async fn email(&self, org: OrgId, email: EmailNumber) -> Result<Option<EmailSummary>>;
     /// The recipients of an email behind user `after`, those not fanned out yet included as queued.
     async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Vec<DeliveryRow>>;
-    /// Settles unknown deliveries as a person says; answers how many it settled.
+    /// Settles unknown deliveries as a person says; answers how many it settled. Works in several commits: when it
+    /// fails, the same call again settles the rest.
     async fn resolve(&self, org: OrgId, email: EmailNumber, which: Which, action: Action, now: i64) -> Result<usize>;
 }
 

@@ -41,6 +41,9 @@ const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/warmup/0001_main
 /// How many connections read at a time.
 const READERS: usize = 2;
 
+/// Rows that a person's decision settles in one commit.
+const RESOLVE_ROWS: usize = 1_000;
+
 /// `warmup.db`.
 pub struct SqliteStore {
     writer: Writer,
@@ -167,7 +170,25 @@ impl Store for SqliteStore {
     }
 
     async fn resolve(&self, org: OrgId, email: EmailNumber, which: Which, action: Action, now: i64) -> Result<usize> {
-        self.write(move |connection, context| recover::resolve(connection, context, org, email, &which, action, now)).await
+        let settle = |part: recover::Part| {
+            self.write(move |connection, context| recover::resolve(connection, context, (org, email), &part, action, now))
+        };
+        let mut settled = 0;
+        match which {
+            Which::Recipients(addresses) => {
+                for part in addresses.chunks(RESOLVE_ROWS) {
+                    settled += settle(recover::Part::Named(part.to_vec())).await?.0;
+                }
+            }
+            Which::All => {
+                let (mut rows, mut last) = (RESOLVE_ROWS, UserNumber(0));
+                while rows == RESOLVE_ROWS {
+                    (rows, last) = settle(recover::Part::Behind(last, RESOLVE_ROWS)).await?;
+                    settled += rows;
+                }
+            }
+        }
+        Ok(settled)
     }
 }
 
