@@ -53,8 +53,9 @@ pub trait Store: Send + Sync + 'static {
     /// Emails behind `after`, in the order of their numbers.
     async fn emails(&self, org: OrgId, after: EmailNumber, limit: usize) -> Result<Vec<EmailSummary>>;
     async fn email(&self, org: OrgId, email: EmailNumber) -> Result<Option<EmailSummary>>;
-    /// The recipients of an email behind user `after`, those not fanned out yet included as queued.
-    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Vec<DeliveryRow>>;
+    /// The recipients of an email behind user `after`, those not fanned out yet included as queued. Looks at a bounded
+    /// number of them, so that a page may end before it is full.
+    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Deliveries>;
     /// Settles unknown deliveries as a person says; answers how many it settled. Works in several commits: when it
     /// fails, the same call again settles the rest.
     async fn resolve(&self, org: OrgId, email: EmailNumber, which: Which, action: Action, now: i64) -> Result<usize>;
@@ -99,6 +100,15 @@ pub struct DeliveryPage {
     pub state: Option<State>,
     pub after: UserNumber,
     pub limit: usize,
+}
+
+/// A page of recipients.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Deliveries {
+    pub rows: Vec<DeliveryRow>,
+    /// The search ended at this user before the page was full: it goes on behind him. `None` where the page is full or
+    /// nobody is left.
+    pub searched_to: Option<UserNumber>,
 }
 
 /// One recipient of an email, as the API shows it.

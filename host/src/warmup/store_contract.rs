@@ -82,7 +82,7 @@ impl Fixture {
 
     async fn states(&self, email: EmailNumber) -> Vec<&'static str> {
         let page = DeliveryPage { state: None, after: UserNumber(0), limit: 100 };
-        self.store.deliveries(self.org, email, page).await.unwrap().iter().map(|d| d.state.as_str()).collect()
+        self.store.deliveries(self.org, email, page).await.unwrap().rows.iter().map(|d| d.state.as_str()).collect()
     }
 
     async fn events(&self) -> Vec<String> {

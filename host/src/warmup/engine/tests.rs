@@ -237,7 +237,7 @@ async fn a_refusal_for_good_fails_and_one_for_now_is_tried_again_as_the_schedule
     let running = Running::start(3, vec![client], settings(1, |_| {})).await;
     assert_eq!(running.until(|c| c.sent == 2).await, Counts { sent: 2, failed: 1, ..Counts::default() });
     let page = DeliveryPage { state: None, after: UserNumber(0), limit: 10 };
-    let rows = running.store.deliveries(running.org, running.email, page).await.unwrap();
+    let rows = running.store.deliveries(running.org, running.email, page).await.unwrap().rows;
     assert_eq!(rows.iter().map(|r| (r.state, r.attempts)).collect::<Vec<_>>(), [(State::Failed, 1), (State::Sent, 2), (State::Sent, 1)]);
 }
 

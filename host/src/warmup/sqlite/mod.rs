@@ -14,6 +14,8 @@ mod outbox;
 mod outcomes;
 mod recover;
 mod rows;
+#[cfg(test)]
+mod testing;
 mod users;
 
 use crate::bus::{Outbox, OutboxError, Outgoing};
@@ -26,7 +28,7 @@ use crate::model::message_id::{SECRET_BYTES, Tokens};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{Backfill, NewUser, User};
 use crate::warmup::store::{
-    Accepted, Action, BackfillStep, Claimed, DeliveryPage, DeliveryRow, FanOut, Idempotency, Imported, Lanes, Queue, Recovered, Registered,
+    Accepted, Action, BackfillStep, Claimed, Deliveries, DeliveryPage, FanOut, Idempotency, Imported, Lanes, Queue, Recovered, Registered,
     Result, Store, StoreError, Turn, Usage, Which,
 };
 use async_trait::async_trait;
@@ -38,7 +40,7 @@ use tokio::sync::Notify;
 
 const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/warmup/0001_main.sql")];
 
-/// How many connections read at a time.
+/// How many connections read at a time for the API, and as many for what sends: neither waits for the other.
 const READERS: usize = 2;
 
 /// Rows that a person's decision settles in one commit.
@@ -50,6 +52,7 @@ pub struct SqliteStore {
     /// Only the writing thread locks it for longer than a moment.
     context: Arc<Mutex<Context>>,
     readers: Readers,
+    queue_readers: Readers,
     tokens: Arc<Tokens>,
     outgoing: Arc<Notify>,
 }
@@ -72,7 +75,8 @@ impl SqliteStore {
         let outgoing = Arc::new(Notify::new());
         let context = Arc::new(Mutex::new(Context::new(tokens.clone())));
         let writer = Writer::start("warmup-writer", connection)?;
-        Ok(SqliteStore { writer, context, readers: Readers::new(path, READERS), tokens, outgoing })
+        let (readers, queue_readers) = (Readers::new(path, READERS), Readers::new(path, READERS));
+        Ok(SqliteStore { writer, context, readers, queue_readers, tokens, outgoing })
     }
 
     async fn write<T, F>(&self, job: F) -> Result<T>
@@ -100,6 +104,14 @@ impl SqliteStore {
         F: FnOnce(&Connection) -> std::result::Result<T, DbError> + Send + 'static,
     {
         Ok(self.readers.read(job).await?)
+    }
+
+    async fn read_queue<T, F>(&self, job: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> std::result::Result<T, DbError> + Send + 'static,
+    {
+        Ok(self.queue_readers.read(job).await?)
     }
 }
 
@@ -165,7 +177,7 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Vec<DeliveryRow>> {
+    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Deliveries> {
         self.read(move |connection| rows::deliveries(connection, org, email, &page)).await
     }
 
@@ -195,7 +207,7 @@ impl Store for SqliteStore {
 #[async_trait]
 impl Outbox for SqliteStore {
     async fn pending(&self, max: usize) -> std::result::Result<Vec<Outgoing>, OutboxError> {
-        self.readers.read(move |connection| outbox::pending(connection, max)).await.map_err(|e| OutboxError(e.to_string()))
+        self.queue_readers.read(move |connection| outbox::pending(connection, max)).await.map_err(|e| OutboxError(e.to_string()))
     }
 
     async fn published(&self, number: i64) -> std::result::Result<(), OutboxError> {
@@ -224,11 +236,11 @@ impl Queue for SqliteStore {
     }
 
     async fn lanes(&self, now: i64) -> Result<Lanes> {
-        self.read(move |connection| claims::lanes(connection, now)).await
+        self.read_queue(move |connection| claims::lanes(connection, now)).await
     }
 
     async fn fan_out_next(&self, rows: usize, checked_after: i64) -> Result<Option<FanOut>> {
-        self.read(move |connection| fan_out::next(connection, rows, checked_after)).await
+        self.read_queue(move |connection| fan_out::next(connection, rows, checked_after)).await
     }
 
     async fn set_providers(&self, found: Vec<(String, String)>, now: i64) -> Result<()> {
@@ -240,7 +252,7 @@ impl Queue for SqliteStore {
     }
 
     async fn backfill_domains(&self, rows: usize, checked_after: i64, now: i64) -> Result<Vec<String>> {
-        self.read(move |connection| backfill::domains(connection, rows, checked_after, now)).await
+        self.read_queue(move |connection| backfill::domains(connection, rows, checked_after, now)).await
     }
 
     async fn backfill_step(&self, rows: usize, now: i64) -> Result<BackfillStep> {
@@ -248,10 +260,41 @@ impl Queue for SqliteStore {
     }
 
     async fn content(&self, org: OrgId, email: EmailNumber) -> Result<Option<Email>> {
-        self.read(move |connection| emails::content(connection, org, email)).await
+        self.read_queue(move |connection| emails::content(connection, org, email)).await
     }
 
     async fn usage(&self) -> Result<Vec<Usage>> {
-        self.read(outcomes::read_usage).await
+        self.read_queue(outcomes::read_usage).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn reads_of_the_api_do_not_hold_up_what_sends() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&folder.path().join("warmup.db")).unwrap());
+        let mut slow = Vec::new();
+        for _ in 0..READERS {
+            let (runs, is_running) = tokio::sync::oneshot::channel();
+            let (end, may_end) = std::sync::mpsc::channel::<()>();
+            let reading = store.clone();
+            let read = move |_: &Connection| {
+                runs.send(()).unwrap();
+                let _ = may_end.recv();
+                Ok(())
+            };
+            let reading = tokio::spawn(async move { reading.read(read).await });
+            is_running.await.unwrap();
+            slow.push((reading, end));
+        }
+        assert_eq!(store.lanes(0).await.unwrap(), Lanes::default());
+        assert_eq!(store.pending(1).await.unwrap(), []);
+        for (reading, end) in slow {
+            drop(end);
+            reading.await.unwrap().unwrap();
+        }
     }
 }

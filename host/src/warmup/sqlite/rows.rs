@@ -5,7 +5,7 @@ use crate::model::address::Address;
 use crate::model::delivery::{Said, State};
 use crate::model::message_id::Tokens;
 use crate::model::name::{EmailNumber, OrgId, OrgName, UserNumber};
-use crate::warmup::store::{DeliveryPage, DeliveryRow};
+use crate::warmup::store::{Deliveries, DeliveryPage, DeliveryRow};
 use postwarm_plugin_api::{EnhancedCode, Fault, Reply};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::HashMap;
@@ -173,44 +173,83 @@ fn read_enhanced(text: &str) -> Option<EnhancedCode> {
     Some(code)
 }
 
-const PAGE: &str = "
-    SELECT u.number, u.address_key, u.address, u.created_at AS registered_at,
-           d.state, d.attempts, d.queued_at, d.next_at, d.finished_at, d.code, d.enhanced, d.reply, d.fault, d.detail,
-           s.since, c.name AS client, sc.name AS sending_client, e.created_at AS accepted_at
-    FROM users u
-    JOIN progress p ON p.org = u.org AND p.number = ?2
-    JOIN emails e ON e.org = u.org AND e.number = ?2
+/// The most recipients that one page looks at; where few of many are in the wanted state, a page ends early.
+pub const LOOKED_AT_MAX: usize = 20_000;
+
+/// An email's recipients in the order of their numbers with the state that is shown: first those with a row, live ones up
+/// to `fanned_out` and back-fill behind the audience, merged with those that are not fanned out yet.
+const WALK: &str = "
+    SELECT d.user AS user, iif(s.user IS NULL, d.state, 2) AS state
+    FROM deliveries d LEFT JOIN sending s ON s.org = d.org AND s.email = d.email AND s.user = d.user
+    WHERE d.org = ?1 AND d.email = ?2 AND d.user > ?3
+    UNION ALL
+    SELECT u.number, 0 FROM progress p CROSS JOIN users u ON u.org = p.org AND u.number > p.fanned_out AND u.number <= p.audience
+    WHERE p.org = ?1 AND p.number = ?2 AND u.number > ?3
+    ORDER BY 1";
+
+const IN_HAND: &str = "SELECT user, 2 FROM sending WHERE org = ?1 AND email = ?2 AND user > ?3 ORDER BY user";
+
+/// The list repeats the condition of the index, without which SQLite does not take it.
+const IN_STATE: &str = "
+    SELECT d.user, d.state FROM deliveries d INDEXED BY deliveries_state
+    WHERE d.org = ?1 AND d.email = ?2 AND d.user > ?3 AND d.state = ?4 AND d.state IN (1, 4, 5, 6)
+      AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)
+    ORDER BY d.user";
+
+const RECIPIENT: &str = "
+    SELECT u.number, u.address_key, u.address, d.attempts, d.queued_at, d.next_at, d.finished_at, d.code, d.enhanced, d.reply, d.fault,
+           d.detail, coalesce(sc.name, c.name) AS client, e.created_at AS accepted_at
+    FROM users u JOIN emails e ON e.org = u.org AND e.number = ?2
     LEFT JOIN deliveries d ON d.org = u.org AND d.email = ?2 AND d.user = u.number
     LEFT JOIN sending s ON s.org = u.org AND s.email = ?2 AND s.user = u.number
     LEFT JOIN names c ON c.id = d.client
     LEFT JOIN names sc ON sc.id = s.client
-    WHERE u.org = ?1 AND u.number > ?3 AND (d.user IS NOT NULL OR (u.number <= p.audience AND u.number > p.fanned_out))
-      AND (?5 IS NULL OR ?5 = CASE WHEN s.user IS NOT NULL THEN 2 ELSE coalesce(d.state, 0) END)
-    ORDER BY u.number LIMIT ?4";
+    WHERE u.org = ?1 AND u.number = ?3";
 
 /// A page of an email's recipients.
-pub fn deliveries(connection: &Connection, org: OrgId, email: EmailNumber, page: &DeliveryPage) -> Result<Vec<DeliveryRow>, DbError> {
-    let mut statement = connection.prepare_cached(PAGE)?;
-    let wanted = page.state.map(|s| s as i64);
-    let mut rows = statement.query(params![org.0, email.0, page.after.0, page.limit as i64, wanted])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        let sending: Option<i64> = row.get("since")?;
-        let stored = state(row.get::<_, Option<i64>>("state")?.unwrap_or(State::Queued as i64))?;
-        let now = if sending.is_some() { State::Sending } else { stored };
-        let waits = matches!(now, State::Deferred | State::Queued);
-        found.push(DeliveryRow {
+pub fn deliveries(connection: &Connection, org: OrgId, email: EmailNumber, page: &DeliveryPage) -> Result<Deliveries, DbError> {
+    let mut statement = connection.prepare_cached(match page.state {
+        None | Some(State::Queued | State::Sent) => WALK,
+        Some(State::Sending) => IN_HAND,
+        Some(State::Deferred | State::Failed | State::Suppressed | State::Unknown) => IN_STATE,
+    })?;
+    let (key, wanted) = ([org.0, email.0, page.after.0], page.state.map(|s| s as i64));
+    let mut walk = match statement.parameter_count() {
+        3 => statement.query(key)?,
+        _ => statement.query(params![key[0], key[1], key[2], wanted])?,
+    };
+    let mut found = Deliveries::default();
+    let mut looked_at = 0;
+    while found.rows.len() < page.limit
+        && let Some(row) = walk.next()?
+    {
+        let (user, stands): (i64, i64) = (row.get(0)?, row.get(1)?);
+        looked_at += 1;
+        if wanted.is_none_or(|w| w == stands) {
+            found.rows.push(recipient(connection, org, email, user, state(stands)?)?);
+        } else if looked_at >= LOOKED_AT_MAX {
+            found.searched_to = Some(UserNumber(user));
+            break;
+        }
+    }
+    Ok(found)
+}
+
+fn recipient(connection: &Connection, org: OrgId, email: EmailNumber, user: i64, state: State) -> Result<DeliveryRow, DbError> {
+    let waits = matches!(state, State::Deferred | State::Queued);
+    let found = connection.prepare_cached(RECIPIENT)?.query_row([org.0, email.0, user], |row| {
+        Ok(DeliveryRow {
             user: UserNumber(row.get("number")?),
             recipient: address(row, "address_key", "address")?,
-            state: now,
+            state,
             attempts: row.get::<_, Option<i64>>("attempts")?.unwrap_or(0),
-            client: row.get::<_, Option<String>>("sending_client")?.or(row.get("client")?),
+            client: row.get("client")?,
             said: said(row)?,
             queued_at: row.get::<_, Option<i64>>("queued_at")?.unwrap_or(row.get("accepted_at")?),
             next_at: row.get::<_, Option<i64>>("next_at")?.filter(|_| waits),
             finished_at: row.get("finished_at")?,
-        });
-    }
+        })
+    })?;
     Ok(found)
 }
 
@@ -222,3 +261,7 @@ pub fn email_exists(connection: &Connection, org: OrgId, email: i64) -> Result<b
         .optional()?;
     Ok(found.is_some())
 }
+
+#[cfg(test)]
+#[path = "rows_tests.rs"]
+mod tests;
