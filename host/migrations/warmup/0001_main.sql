@@ -15,7 +15,8 @@ CREATE TABLE domains (
     id         INTEGER PRIMARY KEY,
     name       TEXT NOT NULL UNIQUE,
     provider   INTEGER NOT NULL,
-    checked_at INTEGER NOT NULL DEFAULT 0
+    checked_at INTEGER NOT NULL DEFAULT 0,
+    settings   INTEGER NOT NULL DEFAULT 0   -- the fingerprint of those it was found with
 );
 
 CREATE TABLE users (

@@ -11,7 +11,7 @@ use crate::model::name::{EmailNumber, OrgId};
 use crate::warmup::api::state::{ApiState, Progress, ProgressNow};
 use crate::warmup::engine::{Engine, Feeder, Looked, Parts, ProviderLookup, View};
 use crate::warmup::mailbox_provider::dns::DnsLookup;
-use crate::warmup::mailbox_provider::{Directory, Found, MxLookup};
+use crate::warmup::mailbox_provider::{Directory, Found, MxLookup, fingerprint};
 use crate::warmup::render;
 use crate::warmup::sqlite::SqliteStore;
 use std::sync::{Arc, OnceLock};
@@ -150,6 +150,11 @@ impl ProviderLookup for Lookup {
         };
         let found = directory.find(domain, boot_ms).await;
         Looked { provider: found.name().to_owned(), decided: !matches!(found, Found::Undecided) }
+    }
+
+    fn settings(&self) -> i64 {
+        let now = self.settings.borrow();
+        fingerprint(&now.providers, &now.process.dns)
     }
 }
 

@@ -9,9 +9,10 @@ mod tests;
 
 pub use dns::DnsLookup;
 
-use crate::config::settings::Providers;
+use crate::config::settings::{Dns, Providers};
 use futures_util::StreamExt;
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -157,6 +158,17 @@ impl State {
             self.rest_until = now + REST_MS_MIN.saturating_mul(1 << rests.min(16)).min(REST_MS_MAX);
         }
     }
+}
+
+/// Tells settings apart by all that an answer depends on. Where another build makes another number of the same
+/// settings, domains are looked up once more than needed.
+pub fn fingerprint(providers: &Providers, dns: &Dns) -> i64 {
+    let mut hasher = DefaultHasher::new();
+    for (name, provider) in &providers.mailbox {
+        (name, &provider.domains, &provider.mx_suffixes).hash(&mut hasher);
+    }
+    (dns.enabled, dns.nameserver).hash(&mut hasher);
+    hasher.finish() as i64
 }
 
 /// The provider that lists the domain: exactly, or by `*.example.com`, the longest first.

@@ -151,14 +151,14 @@ pub trait Queue: Outbox {
     /// Which lanes have rows due at or before `now`, and when the next deferred row is due.
     async fn lanes(&self, now: i64) -> Result<Lanes>;
     /// The next step of fan-out: the oldest email that is not fanned out, and the domains among its next `rows`
-    /// recipients whose provider was not looked up since `checked_after`. `None`: nothing to fan out.
-    async fn fan_out_next(&self, rows: usize, checked_after: i64) -> Result<Option<FanOut>>;
-    /// Notes the mailbox providers of domains: `(domain, provider)`.
-    async fn set_providers(&self, found: Vec<(String, String)>, now: i64) -> Result<()>;
+    /// recipients whose provider is not `believed`. `None`: nothing to fan out.
+    async fn fan_out_next(&self, rows: usize, believed: Believed) -> Result<Option<FanOut>>;
+    /// Notes the mailbox providers of domains, `(domain, provider)`, found with the settings of that fingerprint.
+    async fn set_providers(&self, found: Vec<(String, String)>, settings: i64, checked_at: i64) -> Result<()>;
     /// Turns the next `rows` users of the email into delivery rows.
     async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Result<()>;
-    /// The domains of back-fills that are due whose provider was not looked up since `checked_after`, at most `rows`.
-    async fn backfill_domains(&self, rows: usize, checked_after: i64, now: i64) -> Result<Vec<String>>;
+    /// The domains of the first `rows` back-fills that are due whose provider is not `believed`.
+    async fn backfill_domains(&self, rows: usize, believed: Believed, now: i64) -> Result<Vec<String>>;
     /// Starts the next email of each back-fill that is due, at most `rows`.
     async fn backfill_step(&self, rows: usize, now: i64) -> Result<BackfillStep>;
     /// An email whole, for rendering.
@@ -247,6 +247,14 @@ pub struct Claimed {
 pub struct Lanes {
     pub due: Vec<(OrgId, String)>,
     pub next_at: Option<i64>,
+}
+
+/// Which mailbox providers of domains are believed without a lookup: those noted after `checked_after` and found with
+/// the settings of this fingerprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Believed {
+    pub checked_after: i64,
+    pub settings: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 const NOW: i64 = 1_764_000_000_000;
 const ROWS: usize = 1_000;
+const BELIEVED: Believed = Believed { checked_after: NOW - 1, settings: 7 };
 
 struct Fixture {
     folder: tempfile::TempDir,
@@ -51,9 +52,9 @@ impl Fixture {
     }
 
     async fn fan_out(&self) {
-        while let Some(next) = self.store.fan_out_next(ROWS, NOW - 1).await.unwrap() {
+        while let Some(next) = self.store.fan_out_next(ROWS, BELIEVED).await.unwrap() {
             let found = next.unknown_domains.into_iter().map(|d| (d, "other".to_owned())).collect();
-            self.store.set_providers(found, NOW).await.unwrap();
+            self.store.set_providers(found, BELIEVED.settings, NOW).await.unwrap();
             self.store.fan_out(next.org, next.email, ROWS, NOW).await.unwrap();
         }
     }

@@ -5,15 +5,16 @@ use crate::model::delivery::Source;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
 use crate::warmup::sqlite::rows::Context;
 use crate::warmup::sqlite::{emails, fan_out};
-use crate::warmup::store::{BackfillPace, BackfillStep};
+use crate::warmup::store::{BackfillPace, BackfillStep, Believed};
 use rusqlite::{Connection, OptionalExtension, params};
 
-pub fn domains(connection: &Connection, rows: usize, checked_after: i64, now: i64) -> Result<Vec<String>, DbError> {
+pub fn domains(connection: &Connection, rows: usize, believed: Believed, now: i64) -> Result<Vec<String>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT DISTINCT d.name FROM (SELECT org, user FROM backfills WHERE next_at <= ?1 ORDER BY next_at LIMIT ?2) b
-         JOIN users u ON u.org = b.org AND u.number = b.user JOIN domains d ON d.id = u.domain WHERE d.checked_at < ?3",
+         JOIN users u ON u.org = b.org AND u.number = b.user JOIN domains d ON d.id = u.domain WHERE d.checked_at <= ?3 OR d.settings <> ?4",
     )?;
-    let found = statement.query_map(params![now, rows as i64, checked_after], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let key = params![now, rows as i64, believed.checked_after, believed.settings];
+    let found = statement.query_map(key, |row| row.get(0))?.collect::<Result<_, _>>()?;
     Ok(found)
 }
 

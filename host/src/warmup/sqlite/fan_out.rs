@@ -7,10 +7,10 @@ use crate::model::event::{Event, RecipientChanged};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
 use crate::warmup::sqlite::rows::Context;
 use crate::warmup::sqlite::{emails, outbox};
-use crate::warmup::store::FanOut;
+use crate::warmup::store::{Believed, FanOut};
 use rusqlite::{Connection, OptionalExtension, params};
 
-pub fn next(connection: &Connection, rows: usize, checked_after: i64) -> Result<Option<FanOut>, DbError> {
+pub fn next(connection: &Connection, rows: usize, believed: Believed) -> Result<Option<FanOut>, DbError> {
     let email: Option<(i64, i64, i64)> = connection
         .prepare_cached("SELECT org, number, fanned_out FROM progress WHERE fanned_out < audience ORDER BY number, org LIMIT 1")?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
@@ -18,19 +18,27 @@ pub fn next(connection: &Connection, rows: usize, checked_after: i64) -> Result<
     let Some((org, number, from)) = email else { return Ok(None) };
     let mut statement = connection.prepare_cached(
         "SELECT DISTINCT d.name FROM users u JOIN domains d ON d.id = u.domain
-         WHERE u.org = ?1 AND u.number > ?2 AND u.number <= ?2 + ?3 AND d.checked_at < ?4",
+         WHERE u.org = ?1 AND u.number > ?2 AND u.number <= ?2 + ?3 AND (d.checked_at <= ?4 OR d.settings <> ?5)",
     )?;
-    let unknown_domains =
-        statement.query_map(params![org, from, rows as i64, checked_after], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let unknown_domains = statement
+        .query_map(params![org, from, rows as i64, believed.checked_after, believed.settings], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
     Ok(Some(FanOut { org: OrgId(org), email: EmailNumber(number), unknown_domains }))
 }
 
-pub fn set_providers(connection: &Connection, context: &mut Context, found: &[(String, String)], now: i64) -> Result<(), DbError> {
+/// Notes who receives for domains.
+pub fn set_providers(
+    connection: &Connection,
+    context: &mut Context,
+    found: &[(String, String)],
+    settings: i64,
+    checked_at: i64,
+) -> Result<(), DbError> {
     for (domain, provider) in found {
         let provider = context.name_id(connection, provider)?;
         connection
-            .prepare_cached("UPDATE domains SET provider = ?2, checked_at = ?3 WHERE name = ?1")?
-            .execute(params![domain, provider, now])?;
+            .prepare_cached("UPDATE domains SET provider = ?2, checked_at = ?3, settings = ?4 WHERE name = ?1")?
+            .execute(params![domain, provider, checked_at, settings])?;
     }
     Ok(())
 }

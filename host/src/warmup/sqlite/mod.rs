@@ -28,8 +28,8 @@ use crate::model::message_id::{SECRET_BYTES, Tokens};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{Backfill, NewUser, User};
 use crate::warmup::store::{
-    Accepted, Action, BackfillStep, Claimed, Deliveries, DeliveryPage, FanOut, Idempotency, Imported, Lanes, Queue, Recovered, Registered,
-    Result, Store, StoreError, Turn, Usage, Which,
+    Accepted, Action, BackfillStep, Believed, Claimed, Deliveries, DeliveryPage, FanOut, Idempotency, Imported, Lanes, Queue, Recovered,
+    Registered, Result, Store, StoreError, Turn, Usage, Which,
 };
 use async_trait::async_trait;
 use rows::Context;
@@ -239,20 +239,20 @@ impl Queue for SqliteStore {
         self.read_queue(move |connection| claims::lanes(connection, now)).await
     }
 
-    async fn fan_out_next(&self, rows: usize, checked_after: i64) -> Result<Option<FanOut>> {
-        self.read_queue(move |connection| fan_out::next(connection, rows, checked_after)).await
+    async fn fan_out_next(&self, rows: usize, believed: Believed) -> Result<Option<FanOut>> {
+        self.read_queue(move |connection| fan_out::next(connection, rows, believed)).await
     }
 
-    async fn set_providers(&self, found: Vec<(String, String)>, now: i64) -> Result<()> {
-        self.write(move |connection, context| fan_out::set_providers(connection, context, &found, now)).await
+    async fn set_providers(&self, found: Vec<(String, String)>, settings: i64, checked_at: i64) -> Result<()> {
+        self.write(move |connection, context| fan_out::set_providers(connection, context, &found, settings, checked_at)).await
     }
 
     async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Result<()> {
         self.write(move |connection, context| fan_out::fan_out(connection, context, org, email, rows, now)).await
     }
 
-    async fn backfill_domains(&self, rows: usize, checked_after: i64, now: i64) -> Result<Vec<String>> {
-        self.read_queue(move |connection| backfill::domains(connection, rows, checked_after, now)).await
+    async fn backfill_domains(&self, rows: usize, believed: Believed, now: i64) -> Result<Vec<String>> {
+        self.read_queue(move |connection| backfill::domains(connection, rows, believed, now)).await
     }
 
     async fn backfill_step(&self, rows: usize, now: i64) -> Result<BackfillStep> {
