@@ -1,5 +1,6 @@
 -- Numbers count from 1 within an organization. Instants are milliseconds since 1970 UTC.
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('clock', 0); -- the latest instant from which something waits
 
 CREATE TABLE organizations (
     id     INTEGER PRIMARY KEY,
@@ -65,7 +66,7 @@ CREATE TABLE progress (
     completed_at INTEGER,
     PRIMARY KEY (org, number)
 ) WITHOUT ROWID;
-CREATE INDEX progress_fan_out ON progress (number, org) WHERE fanned_out < audience;
+CREATE INDEX progress_fan_out ON progress (org, number) WHERE fanned_out < audience;
 
 CREATE TABLE deliveries (
     org         INTEGER NOT NULL,
@@ -73,7 +74,7 @@ CREATE TABLE deliveries (
     user        INTEGER NOT NULL,
     provider    INTEGER NOT NULL,
     queue       INTEGER,                -- 0 retries, 1 live, 2 back-fill; null: nothing happens by itself
-    next_at     INTEGER,
+    next_at     INTEGER,                -- 0: at once, whatever the clock shows
     state       INTEGER NOT NULL,
     source      INTEGER NOT NULL,       -- 0 live, 1 back-fill
     attempts    INTEGER NOT NULL DEFAULT 0,

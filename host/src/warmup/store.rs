@@ -150,9 +150,9 @@ pub trait Queue: Outbox {
     async fn turn(&self, turn: Turn) -> Result<Vec<Claimed>>;
     /// Which lanes have rows due at or before `now`, and when the next deferred row is due.
     async fn lanes(&self, now: i64) -> Result<Lanes>;
-    /// The next step of fan-out: the oldest email that is not fanned out, and the domains among its next `rows`
-    /// recipients whose provider is not `believed`. `None`: nothing to fan out.
-    async fn fan_out_next(&self, rows: usize, believed: Believed) -> Result<Option<FanOut>>;
+    /// The next step of fan-out: of the organization whose turn it is after `last`, the oldest email that is not fanned
+    /// out, and the domains among its next `rows` recipients whose provider is not `believed`. `None`: nothing to fan out.
+    async fn fan_out_next(&self, last: OrgId, rows: usize, believed: Believed) -> Result<Option<FanOut>>;
     /// Notes the mailbox providers of domains, `(domain, provider)`, found with the settings of that fingerprint.
     async fn set_providers(&self, found: Vec<(String, String)>, settings: i64, checked_at: i64) -> Result<()>;
     /// Turns the next `rows` users of the email into delivery rows.

@@ -14,6 +14,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod order;
+
 const NOW: i64 = 1_764_000_000_000;
 const ROWS: usize = 1_000;
 const BELIEVED: Believed = Believed { checked_after: NOW - 1, settings: 7 };
@@ -52,7 +54,7 @@ impl Fixture {
     }
 
     async fn fan_out(&self) {
-        while let Some(next) = self.store.fan_out_next(ROWS, BELIEVED).await.unwrap() {
+        while let Some(next) = self.store.fan_out_next(OrgId(0), ROWS, BELIEVED).await.unwrap() {
             let found = next.unknown_domains.into_iter().map(|d| (d, "other".to_owned())).collect();
             self.store.set_providers(found, BELIEVED.settings, NOW).await.unwrap();
             self.store.fan_out(next.org, next.email, ROWS, NOW).await.unwrap();
@@ -218,8 +220,10 @@ async fn deferred_mail_waits_for_its_time_and_goes_before_fresh_mail() {
     let second = f.claim(1, NOW + 99).await;
     assert_eq!(second[0].delivery.user, UserNumber(2));
     f.record(&second, Settled::Returned { next_at: NOW }, NOW + 99).await;
+    assert_eq!(f.claim(1, NOW + 99).await[0].delivery.user, UserNumber(2), "as it was");
     let retry = f.claim(1, NOW + 100).await;
     assert_eq!((retry[0].delivery.user, retry[0].attempt, retry[0].was), (UserNumber(1), 2, State::Deferred));
+    f.record(&retry, Settled::Returned { next_at: NOW }, NOW + 100).await;
     let lanes = f.store.lanes(NOW + 100).await.unwrap();
     assert_eq!(lanes.due, [(f.org, "other".to_owned())]);
 }

@@ -3,7 +3,8 @@
 //! Invariant: a lookup that fails never stops it: the domain is `other` until it is looked up again.
 
 use crate::clock::Clock;
-use crate::warmup::store::{Believed, Queue, StoreError};
+use crate::model::name::OrgId;
+use crate::warmup::store::{BackfillStep, Believed, Queue, StoreError};
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,8 +56,9 @@ pub struct Feeder {
 
 impl Feeder {
     pub async fn run(self, stop: CancellationToken) {
+        let mut last = OrgId(0);
         while !stop.is_cancelled() {
-            let sleep = match self.step().await {
+            let sleep = match self.step(&mut last).await {
                 Ok(Some(sleep)) => sleep,
                 Ok(None) => {
                     self.engine.notify_one();
@@ -75,24 +77,32 @@ impl Feeder {
         }
     }
 
-    /// One step; `None`: there is more.
-    async fn step(&self) -> Result<Option<Duration>, StoreError> {
+    /// One step of an organization's fan-out, and of back-fill when every organization has had its turn. `last`: the
+    /// organization of the step before. `None`: there is more.
+    async fn step(&self, last: &mut OrgId) -> Result<Option<Duration>, StoreError> {
         let now = self.clock.now().wall_ms;
         // Taken before the lookups: where the settings change meanwhile, what they found counts as found with the old ones.
         let believed = Believed { checked_after: now - BELIEVED_MS, settings: self.lookup.settings() };
-        if let Some(next) = self.queue.fan_out_next(ROWS, believed).await? {
+        if let Some(next) = self.queue.fan_out_next(*last, ROWS, believed).await? {
             self.look_up(next.unknown_domains, believed.settings).await?;
             self.queue.fan_out(next.org, next.email, ROWS, now).await?;
+            if next.org <= std::mem::replace(last, next.org) {
+                self.back_fill(believed, now).await?;
+            }
             return Ok(None);
         }
-        let domains = self.queue.backfill_domains(BACKFILLS, believed, now).await?;
-        self.look_up(domains, believed.settings).await?;
-        let step = self.queue.backfill_step(BACKFILLS, now).await?;
+        let step = self.back_fill(believed, now).await?;
         if step.started > 0 {
             return Ok(None);
         }
         let wait = step.next_at.map_or(SLEEP_MAX, |at| Duration::from_millis((at - now).max(1) as u64));
         Ok(Some(wait.min(SLEEP_MAX)))
+    }
+
+    async fn back_fill(&self, believed: Believed, now: i64) -> Result<BackfillStep, StoreError> {
+        let domains = self.queue.backfill_domains(BACKFILLS, believed, now).await?;
+        self.look_up(domains, believed.settings).await?;
+        self.queue.backfill_step(BACKFILLS, now).await
     }
 
     async fn look_up(&self, domains: Vec<String>, settings: i64) -> Result<(), StoreError> {

@@ -4,7 +4,7 @@ use crate::db::DbError;
 use crate::model::delivery::Source;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
 use crate::warmup::sqlite::rows::Context;
-use crate::warmup::sqlite::{emails, fan_out};
+use crate::warmup::sqlite::{clock, emails, fan_out};
 use crate::warmup::store::{BackfillPace, BackfillStep, Believed};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -28,6 +28,9 @@ struct Due {
 
 pub fn step(connection: &Connection, context: &mut Context, rows: usize, now: i64) -> Result<BackfillStep, DbError> {
     let due = due(connection, rows, now)?;
+    if !due.is_empty() {
+        clock::see(connection, now)?;
+    }
     for next in &due {
         start(connection, context, next, now)?;
     }
@@ -98,7 +101,8 @@ pub fn finished(connection: &Connection, delivery: DeliveryKey, pace: BackfillPa
         .query_row([delivery.org.0, delivery.user.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((waits_for, recent)) = row else { return Ok(()) };
-    let mut times: Vec<i64> = recent.split(',').filter_map(|t| t.parse().ok()).collect();
+    // What ended in the future ended before the clock was set back.
+    let mut times: Vec<i64> = recent.split(',').filter_map(|t| t.parse().ok()).map(|t: i64| t.min(at)).collect();
     times.push(at);
     let kept = (pace.messages.max(1) as usize).min(times.len());
     times.drain(..times.len() - kept);

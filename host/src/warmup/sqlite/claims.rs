@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Retries before live mail before back-fill.
-const QUEUES: [i64; 3] = [0, 1, 2];
+pub const QUEUES: [i64; 3] = [0, 1, 2];
 
 pub fn claim(connection: &Connection, context: &mut Context, claims: &[Claim], now: i64) -> Result<Vec<Claimed>, DbError> {
     let mut claimed = Vec::new();

@@ -1,4 +1,6 @@
 //! Fan-out: an email's frozen audience becomes delivery rows, some at a time, surviving a restart where it stood.
+//!
+//! Organizations take turns, a step each; within one, emails go in the order of their acceptance.
 
 use crate::bus::wire;
 use crate::db::DbError;
@@ -10,11 +12,11 @@ use crate::warmup::sqlite::{emails, outbox};
 use crate::warmup::store::{Believed, FanOut};
 use rusqlite::{Connection, OptionalExtension, params};
 
-pub fn next(connection: &Connection, rows: usize, believed: Believed) -> Result<Option<FanOut>, DbError> {
-    let email: Option<(i64, i64, i64)> = connection
-        .prepare_cached("SELECT org, number, fanned_out FROM progress WHERE fanned_out < audience ORDER BY number, org LIMIT 1")?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()?;
+pub fn next(connection: &Connection, last: OrgId, rows: usize, believed: Believed) -> Result<Option<FanOut>, DbError> {
+    let email = match oldest_behind(connection, last.0)? {
+        None => oldest_behind(connection, i64::MIN)?,
+        found => found,
+    };
     let Some((org, number, from)) = email else { return Ok(None) };
     let mut statement = connection.prepare_cached(
         "SELECT DISTINCT d.name FROM users u JOIN domains d ON d.id = u.domain
@@ -24,6 +26,18 @@ pub fn next(connection: &Connection, rows: usize, believed: Believed) -> Result<
         .query_map(params![org, from, rows as i64, believed.checked_after, believed.settings], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     Ok(Some(FanOut { org: OrgId(org), email: EmailNumber(number), unknown_domains }))
+}
+
+/// The oldest email that is not fanned out, of the first organization behind another, and how far it is.
+fn oldest_behind(connection: &Connection, org: i64) -> Result<Option<(i64, i64, i64)>, DbError> {
+    let found = connection
+        .prepare_cached(
+            "SELECT org, number, fanned_out FROM progress INDEXED BY progress_fan_out
+             WHERE fanned_out < audience AND org > ?1 ORDER BY org, number LIMIT 1",
+        )?
+        .query_row([org], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    Ok(found)
 }
 
 /// Notes who receives for domains.
@@ -58,7 +72,7 @@ pub fn fan_out(
     connection
         .prepare_cached(
             "INSERT INTO deliveries (org, email, user, provider, queue, next_at, state, source, queued_at, finished_at)
-             SELECT u.org, ?2, u.number, d.provider, iif(u.suppressed_at IS NULL, 1, NULL), iif(u.suppressed_at IS NULL, e.created_at, NULL),
+             SELECT u.org, ?2, u.number, d.provider, iif(u.suppressed_at IS NULL, 1, NULL), iif(u.suppressed_at IS NULL, 0, NULL),
                     iif(u.suppressed_at IS NULL, 0, 5), 0, e.created_at, iif(u.suppressed_at IS NULL, NULL, ?5)
              FROM users u JOIN domains d ON d.id = u.domain JOIN emails e ON e.org = u.org AND e.number = ?2
              WHERE u.org = ?1 AND u.number > ?3 AND u.number <= ?4 ORDER BY u.number",

@@ -8,6 +8,7 @@
 
 mod backfill;
 mod claims;
+mod clock;
 mod emails;
 mod fan_out;
 mod outbox;
@@ -34,7 +35,9 @@ use crate::warmup::store::{
 use async_trait::async_trait;
 use rows::Context;
 use rusqlite::Connection;
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
@@ -54,7 +57,11 @@ pub struct SqliteStore {
     readers: Readers,
     queue_readers: Readers,
     tokens: Arc<Tokens>,
+    /// The latest instant of the wall clock that was seen.
+    latest: AtomicI64,
     outgoing: Arc<Notify>,
+    /// Numbers that are committed, so that no request waits for the writer to learn one. As many as there were settings for.
+    organizations: Mutex<HashMap<OrgName, OrgId>>,
 }
 
 /// Wakes the relay when it is dropped. The writer drops a job's answer, or hands it over, only after the commit.
@@ -74,9 +81,10 @@ impl SqliteStore {
         let tokens = Arc::new(Tokens::new(&secret(&connection)?));
         let outgoing = Arc::new(Notify::new());
         let context = Arc::new(Mutex::new(Context::new(tokens.clone())));
+        let latest = AtomicI64::new(clock::latest(&connection)?);
         let writer = Writer::start("warmup-writer", connection)?;
         let (readers, queue_readers) = (Readers::new(path, READERS), Readers::new(path, READERS));
-        Ok(SqliteStore { writer, context, readers, queue_readers, tokens, outgoing })
+        Ok(SqliteStore { writer, context, readers, queue_readers, tokens, latest, outgoing, organizations: Mutex::default() })
     }
 
     async fn write<T, F>(&self, job: F) -> Result<T>
@@ -104,6 +112,17 @@ impl SqliteStore {
         F: FnOnce(&Connection) -> std::result::Result<T, DbError> + Send + 'static,
     {
         Ok(self.readers.read(job).await?)
+    }
+
+    /// Moves what waits for a time where the wall clock was set back. Only the engine's task calls it.
+    async fn follow_clock(&self, now: i64) -> Result<()> {
+        let by = self.latest.fetch_max(now, Ordering::Relaxed) - now;
+        if by > clock::SET_BACK_MS {
+            tracing::warn!(by_ms = by, "the wall clock was set back; what waits for a time is moved with it");
+            self.write(move |connection, _| clock::set_back(connection, by, now)).await?;
+            self.latest.store(now, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     async fn read_queue<T, F>(&self, job: F) -> Result<T>
@@ -135,8 +154,17 @@ impl From<DbError> for StoreError {
 #[async_trait]
 impl Store for SqliteStore {
     async fn organization(&self, name: &OrgName) -> Result<OrgId> {
-        let name = name.clone();
-        self.write(move |connection, context| context.org_id(connection, &name)).await
+        let known = || self.organizations.lock().map_err(|_| StoreError::Unavailable("an earlier request panicked".into()));
+        if let Some(org) = known()?.get(name) {
+            return Ok(*org);
+        }
+        let (read, made) = (name.clone(), name.clone());
+        let org = match self.read(move |connection| rows::find_org(connection, &read)).await? {
+            Some(org) => org,
+            None => self.write(move |connection, context| context.org_id(connection, &made)).await?,
+        };
+        known()?.insert(name.clone(), org);
+        Ok(org)
     }
 
     fn tokens(&self) -> Arc<Tokens> {
@@ -227,6 +255,7 @@ impl Queue for SqliteStore {
     }
 
     async fn turn(&self, turn: Turn) -> Result<Vec<Claimed>> {
+        self.follow_clock(turn.now).await?;
         self.write(move |connection, context| {
             outcomes::record(connection, context, &turn)?;
             outcomes::write_usage(connection, &turn.usage)?;
@@ -236,11 +265,12 @@ impl Queue for SqliteStore {
     }
 
     async fn lanes(&self, now: i64) -> Result<Lanes> {
+        self.follow_clock(now).await?;
         self.read_queue(move |connection| claims::lanes(connection, now)).await
     }
 
-    async fn fan_out_next(&self, rows: usize, believed: Believed) -> Result<Option<FanOut>> {
-        self.read_queue(move |connection| fan_out::next(connection, rows, believed)).await
+    async fn fan_out_next(&self, last: OrgId, rows: usize, believed: Believed) -> Result<Option<FanOut>> {
+        self.read_queue(move |connection| fan_out::next(connection, last, rows, believed)).await
     }
 
     async fn set_providers(&self, found: Vec<(String, String)>, settings: i64, checked_at: i64) -> Result<()> {
@@ -271,6 +301,29 @@ impl Queue for SqliteStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_organization_that_is_known_does_not_wait_for_the_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("warmup.db");
+        let name = OrgName::parse("acme").unwrap();
+        let org = SqliteStore::open(&path).unwrap().organization(&name).await.unwrap();
+        let store = Arc::new(SqliteStore::open(&path).unwrap());
+        let (runs, is_running) = tokio::sync::oneshot::channel();
+        let (end, may_end) = std::sync::mpsc::channel::<()>();
+        let writing = store.clone();
+        let write = move |_: &Connection, _: &mut Context| {
+            runs.send(()).unwrap();
+            let _ = may_end.recv();
+            Ok(())
+        };
+        let writing = tokio::spawn(async move { writing.write(write).await });
+        is_running.await.unwrap();
+        assert_eq!(store.organization(&name).await.unwrap(), org, "read after a start");
+        assert_eq!(store.organization(&name).await.unwrap(), org, "remembered");
+        drop(end);
+        writing.await.unwrap().unwrap();
+    }
 
     #[tokio::test]
     async fn reads_of_the_api_do_not_hold_up_what_sends() {

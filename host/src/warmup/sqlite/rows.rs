@@ -246,10 +246,19 @@ fn recipient(connection: &Connection, org: OrgId, email: EmailNumber, user: i64,
             client: row.get("client")?,
             said: said(row)?,
             queued_at: row.get::<_, Option<i64>>("queued_at")?.unwrap_or(row.get("accepted_at")?),
-            next_at: row.get::<_, Option<i64>>("next_at")?.filter(|_| waits),
+            next_at: row.get::<_, Option<i64>>("next_at")?.filter(|at| waits && *at > 0),
             finished_at: row.get("finished_at")?,
         })
     })?;
+    Ok(found)
+}
+
+/// An organization's number, where it has one.
+pub fn find_org(connection: &Connection, name: &OrgName) -> Result<Option<OrgId>, DbError> {
+    let found = connection
+        .prepare_cached("SELECT id FROM organizations WHERE name = ?1")?
+        .query_row([name.as_str()], |row| row.get(0).map(OrgId))
+        .optional()?;
     Ok(found)
 }
 
