@@ -8,12 +8,13 @@ use crate::http::auth::{Auth, Caller, Keys};
 use crate::http::error::{ApiError, Code};
 use crate::model::email::NewEmail;
 use crate::model::name::{EmailNumber, OrgId};
+use crate::warmup::api::import::IMPORTS_MAX;
 use crate::warmup::store::{Store, StoreError};
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// Seconds after which a client may try again when the database was not available.
 const STORE_RETRY_SECS: u64 = 5;
@@ -59,6 +60,8 @@ pub struct Api {
     pub check_template: CheckTemplate,
     pub wake: Arc<Notify>,
     pub running: Running,
+    /// A permit for each import that may run.
+    pub imports: Arc<Semaphore>,
     auth: Arc<Auth>,
 }
 
@@ -66,7 +69,16 @@ impl Api {
     pub fn new(state: ApiState) -> Api {
         let auth = Arc::new(Auth::new(state.keys, state.settings, state.clock.clone()));
         let ApiState { store, clock, progress, check_template, wake, .. } = state;
-        Api { store, clock, progress, check_template, wake, running: Running::default(), auth }
+        Api {
+            store,
+            clock,
+            progress,
+            check_template,
+            wake,
+            running: Running::default(),
+            imports: Arc::new(Semaphore::new(IMPORTS_MAX)),
+            auth,
+        }
     }
 
     /// Milliseconds since 1970 UTC.
