@@ -83,6 +83,8 @@ struct RecipientWire<'a> {
     fault: Option<Fault>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     detail: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    dropped: bool,
     at_ms: i64,
 }
 
@@ -150,6 +152,7 @@ fn encode_recipient(e: &RecipientChanged) -> Record {
         reply,
         fault: e.said.fault,
         detail: e.said.detail.as_deref().map(without_addresses),
+        dropped: e.dropped,
         at_ms: e.at,
     };
     let kind = match e.state {
@@ -227,6 +230,7 @@ fn decode_recipient(wire: RecipientWire<'_>) -> Result<RecipientChanged, WireErr
         message_id: wire.message_id.into_owned(),
         client: wire.client.map(|c| (&*c).into()),
         said: Said { reply: reply.transpose()?, fault: wire.fault, detail: wire.detail.map(Cow::into_owned) },
+        dropped: wire.dropped,
         at: wire.at_ms,
     })
 }

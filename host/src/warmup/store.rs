@@ -136,7 +136,7 @@ pub enum Which {
 pub enum Action {
     /// Queues them again.
     Resend,
-    /// Leaves them unsent: failed, `dropped by a person`.
+    /// Leaves them unsent: failed, with an event that says `dropped`.
     Drop,
 }
 
@@ -269,6 +269,11 @@ pub struct BackfillPace {
     pub messages: u64,
     pub per: Duration,
     pub hold_max: Duration,
+}
+
+impl BackfillPace {
+    /// Nobody was written to, so the next one may start at once.
+    pub const AT_ONCE: BackfillPace = BackfillPace { messages: 1, per: Duration::ZERO, hold_max: Duration::ZERO };
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

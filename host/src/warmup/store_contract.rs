@@ -204,6 +204,9 @@ async fn a_person_resends_or_drops_what_is_unknown() {
     assert_eq!(f.states(email).await, ["queued", "failed"]);
     assert_eq!(f.counts(email).await, Counts { queued: 1, failed: 1, ..Counts::default() });
     assert_eq!(f.store.resolve(f.org, email, Which::All, Action::Drop, NOW + 2).await.unwrap(), 0);
+    let events = f.store.pending(10).await.unwrap().into_iter().map(|o| wire::decode(o.record.topic, &o.record.payload).unwrap());
+    let said: Vec<_> = events.filter_map(|e| if let Event::Recipient(r) = e { Some((r.state, r.dropped)) } else { None }).collect();
+    assert_eq!(said, [(State::Unknown, false), (State::Unknown, false), (State::Failed, true)]);
 }
 
 #[tokio::test]

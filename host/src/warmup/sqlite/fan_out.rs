@@ -126,6 +126,7 @@ pub fn tell_suppressed(
         message_id: context.tokens.recipient_message_id(delivery, &from_domain),
         client: None,
         said: Said::default(),
+        dropped: false,
         at: now,
     });
     outbox::add(connection, context, wire::encode(&event))

@@ -153,6 +153,7 @@ pub fn changed(claimed: &Claimed, state: State, said: &Said, at: i64) -> Recipie
         message_id: claimed.message_id.to_string(),
         client: Some(claimed.client.clone()),
         said: said.clone(),
+        dropped: false,
         at,
     }
 }

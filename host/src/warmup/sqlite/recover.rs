@@ -6,10 +6,10 @@ use crate::model::address::Address;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
-use crate::warmup::sqlite::outbox;
 use crate::warmup::sqlite::outcomes::Deltas;
 use crate::warmup::sqlite::rows::{Context, email_exists, state};
-use crate::warmup::store::{Action, Recovered};
+use crate::warmup::sqlite::{backfill, outbox};
+use crate::warmup::store::{Action, BackfillPace, Recovered};
 use rusqlite::{Connection, Row, params};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -62,6 +62,7 @@ impl Doubt {
             message_id: context.tokens.recipient_message_id(self.delivery, &from_domain),
             client: self.client.clone(),
             said: Said { detail: Some(detail.to_owned()), ..Said::default() },
+            dropped: state == State::Failed,
             at: now,
         });
         outbox::add(connection, context, wire::encode(&event))
@@ -195,8 +196,7 @@ fn settle(connection: &Connection, context: &mut Context, doubt: &Doubt, action:
         )?
         .execute(params![key.org.0, key.email.0, key.user.0, now, DROPPED])?;
     if doubt.source == Source::Backfill {
-        let pace = crate::warmup::store::BackfillPace { messages: 1, per: std::time::Duration::ZERO, hold_max: std::time::Duration::ZERO };
-        crate::warmup::sqlite::backfill::finished(connection, key, pace, now)?;
+        backfill::finished(connection, key, BackfillPace::AT_ONCE, now)?;
     }
     doubt.tell(connection, context, State::Failed, DROPPED, now)
 }
