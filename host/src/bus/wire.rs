@@ -7,7 +7,7 @@ use crate::bus::{Record, Topic};
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{EmailProgressed, Event, FactsReported, Progress, RecipientChanged};
 use crate::model::name::{EmailNumber, OrgName, UserNumber};
-use postwarm_plugin_api::{EnhancedCode, Fault, Reply, Report};
+use postwarm_plugin_api::{Fault, Reply, Report};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -211,7 +211,7 @@ fn decode_email(wire: EmailWire<'_>) -> Result<EmailProgressed, WireError> {
 
 fn decode_recipient(wire: RecipientWire<'_>) -> Result<RecipientChanged, WireError> {
     let reply = wire.reply.map(|r| {
-        let enhanced = r.enhanced.as_deref().map(|e| enhanced(e).ok_or(WireError::Field("reply.enhanced"))).transpose()?;
+        let enhanced = r.enhanced.as_deref().map(|e| e.parse().map_err(|_| WireError::Field("reply.enhanced"))).transpose()?;
         Ok::<_, WireError>(Reply { code: r.code, enhanced, text: r.text.into_owned() })
     });
     Ok(RecipientChanged {
@@ -255,12 +255,6 @@ fn organization(version: u32, name: &str) -> Result<OrgName, WireError> {
 
 fn number(number: i64, field: &'static str) -> Result<i64, WireError> {
     Some(number).filter(|n| *n > 0).ok_or(WireError::Field(field))
-}
-
-fn enhanced(text: &str) -> Option<EnhancedCode> {
-    let mut parts = text.split('.');
-    let code = EnhancedCode(parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    parts.next().is_none().then_some(code)
 }
 
 fn progress_text(progress: Progress) -> &'static str {

@@ -231,22 +231,6 @@ impl Settings {
     }
 }
 
-impl Organization {
-    /// The feedback entry that answers for a recipient domain: exact before suffix (the longest) before `*`.
-    pub fn feedback_for(&self, domain: &str) -> Option<&FeedbackEntry> {
-        let rank = |pattern: &str| -> Option<usize> {
-            match pattern.strip_prefix("*.") {
-                _ if pattern == "*" => Some(0),
-                Some(suffix) => domain.strip_suffix(suffix)?.ends_with('.').then_some(suffix.len()),
-                None => (pattern == domain).then_some(usize::MAX),
-            }
-        };
-        let best = |entry: &FeedbackEntry| entry.domains.iter().filter_map(|p| rank(p)).max();
-        // The first of equals wins, as the file is read from the top.
-        self.feedback.iter().filter_map(|e| Some((best(e)?, e))).rev().max_by_key(|(rank, _)| *rank).map(|(_, e)| e)
-    }
-}
-
 /// Where requests come from decides whether development without a key is allowed.
 pub fn is_loopback(address: IpAddr) -> bool {
     address.is_loopback()

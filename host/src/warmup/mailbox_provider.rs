@@ -10,19 +10,15 @@ mod tests;
 pub use dns::DnsLookup;
 
 use crate::config::settings::{Dns, Providers};
-use futures_util::StreamExt;
+use crate::model::name::OTHER;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// The provider of a domain that no provider receives for.
-pub const OTHER: &str = "other";
 /// An answer is kept for its TTL, within these bounds.
 pub const TTL_MIN: Duration = Duration::from_secs(300);
 pub const TTL_MAX: Duration = Duration::from_secs(86_400);
-/// Lookups at a time.
-pub const LOOKUPS_MAX: usize = 16;
 /// After this many failures in a row nobody asks for [`REST_MS_MIN`], doubling up to [`REST_MS_MAX`].
 pub const FAILURES_MAX: u32 = 3;
 pub const REST_MS_MIN: i64 = 5_000;
@@ -113,15 +109,6 @@ impl Directory {
                 Found::Undecided
             }
         }
-    }
-
-    /// The providers of many domains, a bounded number of lookups at a time, in the order given.
-    pub async fn find_all(&self, domains: Vec<String>, now: i64) -> Vec<(String, Found)> {
-        let find = |domain: String| async move {
-            let found = self.find(&domain, now).await;
-            (domain, found)
-        };
-        futures_util::stream::iter(domains.into_iter().map(find)).buffered(LOOKUPS_MAX).collect().await
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

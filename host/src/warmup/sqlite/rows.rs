@@ -4,9 +4,9 @@ use crate::db::DbError;
 use crate::model::address::Address;
 use crate::model::delivery::{Said, State};
 use crate::model::message_id::Tokens;
-use crate::model::name::{EmailNumber, OrgId, OrgName, UserNumber};
+use crate::model::name::{EmailNumber, OTHER, OrgId, OrgName, UserNumber};
 use crate::warmup::store::{Deliveries, DeliveryPage, DeliveryRow};
-use postwarm_plugin_api::{EnhancedCode, Fault, Reply};
+use postwarm_plugin_api::{Fault, Reply};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -127,9 +127,6 @@ impl Context {
     }
 }
 
-/// The provider of domains that no provider claims.
-pub const OTHER: &str = "other";
-
 fn bounded<K, V>(map: &mut HashMap<K, V>) -> &mut HashMap<K, V> {
     if map.len() >= CACHED_MAX {
         map.clear();
@@ -161,16 +158,10 @@ fn said(row: &Row<'_>) -> rusqlite::Result<Said> {
     let text: Option<String> = row.get("reply")?;
     let fault: Option<i64> = row.get("fault")?;
     Ok(Said {
-        reply: code.map(|code| Reply { code, enhanced: enhanced.as_deref().and_then(read_enhanced), text: text.unwrap_or_default() }),
+        reply: code.map(|code| Reply { code, enhanced: enhanced.as_deref().and_then(|e| e.parse().ok()), text: text.unwrap_or_default() }),
         fault: fault.and_then(|at| FAULTS.get(at as usize).copied()),
         detail: row.get("detail")?,
     })
-}
-
-fn read_enhanced(text: &str) -> Option<EnhancedCode> {
-    let mut parts = text.split('.');
-    let code = EnhancedCode(parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    Some(code)
 }
 
 /// The most recipients that one page looks at; where few of many are in the wanted state, a page ends early.
