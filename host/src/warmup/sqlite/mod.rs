@@ -301,6 +301,9 @@ impl Queue for SqliteStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::warmup::store_contract::suite::store_contract;
+
+    store_contract!(|folder| Arc::new(SqliteStore::open(&folder.join("warmup.db")).unwrap()));
 
     #[tokio::test]
     async fn an_organization_that_is_known_does_not_wait_for_the_writer() {

@@ -4,9 +4,8 @@ use super::*;
 
 const TWO_HOURS: i64 = 7_200_000;
 
-#[tokio::test]
-async fn organizations_take_turns_in_fan_out_and_their_emails_go_in_order() {
-    let f = Fixture::new().await;
+pub async fn organizations_take_turns_in_fan_out_and_their_emails_go_in_order(open: Open) {
+    let f = Fixture::new(open).await;
     let second = f.store.organization(&OrgName::parse("second").unwrap()).await.unwrap();
     for org in [f.org, second] {
         let users = (0..2).map(|n| user(&format!("u{n}@x.example"))).collect();
@@ -24,9 +23,8 @@ async fn organizations_take_turns_in_fan_out_and_their_emails_go_in_order() {
     assert_eq!(turns, [(1, 1), (2, 1), (1, 1), (2, 1), (1, 2), (1, 2)]);
 }
 
-#[tokio::test]
-async fn live_mail_is_due_whatever_the_clock_shows() {
-    let f = Fixture::new().await;
+pub async fn live_mail_is_due_whatever_the_clock_shows(open: Open) {
+    let f = Fixture::new(open).await;
     f.register("a@x.example", NOW).await;
     f.register("b@x.example", NOW).await;
     f.accept(NOW).await;
@@ -37,9 +35,8 @@ async fn live_mail_is_due_whatever_the_clock_shows() {
     assert_eq!(f.store.deliveries(f.org, EmailNumber(1), page).await.unwrap().rows[0].next_at, None, "it waits for no time");
 }
 
-#[tokio::test]
-async fn what_came_back_unsent_goes_before_newer_mail() {
-    let f = Fixture::new().await;
+pub async fn what_came_back_unsent_goes_before_newer_mail(open: Open) {
+    let f = Fixture::new(open).await;
     f.register("a@x.example", NOW).await;
     f.accept(NOW).await;
     f.fan_out().await;
@@ -50,8 +47,8 @@ async fn what_came_back_unsent_goes_before_newer_mail() {
     assert_eq!(f.claim(1, NOW + 500).await[0].delivery.email, EmailNumber(1));
 }
 
-async fn waits_at_most_its_back_off(restart: bool) {
-    let mut f = Fixture::new().await;
+async fn waits_at_most_its_back_off(open: Open, restart: bool) {
+    let mut f = Fixture::new(open).await;
     f.accept(NOW).await;
     f.accept(NOW).await;
     f.register("a@x.example", NOW).await;
@@ -76,19 +73,16 @@ async fn waits_at_most_its_back_off(restart: bool) {
     assert_eq!(f.claim(10, now + 60_000).await[0].delivery.email, live);
 }
 
-#[tokio::test]
-async fn a_clock_set_back_lets_no_retry_wait_longer_than_its_back_off() {
-    waits_at_most_its_back_off(false).await;
+pub async fn a_clock_set_back_lets_no_retry_wait_longer_than_its_back_off(open: Open) {
+    waits_at_most_its_back_off(open, false).await;
 }
 
-#[tokio::test]
-async fn nor_does_one_that_was_set_back_between_two_starts() {
-    waits_at_most_its_back_off(true).await;
+pub async fn nor_does_one_that_was_set_back_between_two_starts(open: Open) {
+    waits_at_most_its_back_off(open, true).await;
 }
 
-#[tokio::test]
-async fn an_idempotency_key_is_kept_a_day_from_when_the_clock_was_set_back() {
-    let f = Fixture::new().await;
+pub async fn an_idempotency_key_is_kept_a_day_from_when_the_clock_was_set_back(open: Open) {
+    let f = Fixture::new(open).await;
     let key = || Some(Idempotency { key: "k".into(), body_hash: [1; 32] });
     f.register("a@x.example", NOW).await;
     f.store.accept(f.org, email(), key(), NOW).await.unwrap();
