@@ -11,6 +11,7 @@ mod organizations;
 mod plugins;
 mod readme;
 mod real_servers;
+mod recipient_domains;
 mod reload;
 mod replay;
 mod restart;

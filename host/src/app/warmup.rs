@@ -11,7 +11,7 @@ use crate::warmup::api::state::{ApiState, Progress};
 use crate::warmup::engine::{Engine, Feeder, Looked, Parts, ProviderLookup, View};
 use crate::warmup::limits::{Limits as SendLimits, Shared as SharedLimits};
 use crate::warmup::mailbox_provider::dns::DnsLookup;
-use crate::warmup::mailbox_provider::{Directory, Found, MxLookup};
+use crate::warmup::mailbox_provider::{Directory, Found, MxLookup, fingerprint};
 use crate::warmup::progress::{self, EmailNow, Question};
 use crate::warmup::render::{self, RenderSettings};
 use crate::warmup::sqlite::SqliteStore;
@@ -178,6 +178,11 @@ impl ProviderLookup for Lookup {
         };
         let found = directory.find(domain, boot_ms).await;
         Looked { provider: found.name().to_owned(), decided: !matches!(found, Found::Undecided) }
+    }
+
+    fn settings(&self) -> i64 {
+        let now = self.settings.borrow();
+        fingerprint(&now.providers, &now.process.dns)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::model::address::without_addresses;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{EmailProgressed, Event, FactsReported, Progress, RecipientChanged};
 use crate::model::name::{EmailNumber, OrgName, UserNumber};
-use postwarm_plugin_api::{EnhancedCode, Fault, Reply, Report};
+use postwarm_plugin_api::{Fault, Reply, Report};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -84,6 +84,8 @@ struct RecipientWire<'a> {
     fault: Option<Fault>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     detail: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    dropped: bool,
     at_ms: i64,
 }
 
@@ -151,6 +153,7 @@ fn encode_recipient(e: &RecipientChanged) -> Record {
         reply,
         fault: e.said.fault,
         detail: e.said.detail.as_deref().map(without_addresses),
+        dropped: e.dropped,
         at_ms: e.at,
     };
     let kind = recipient_kind(e.state);
@@ -218,7 +221,7 @@ fn decode_email(wire: EmailWire<'_>) -> Result<EmailProgressed, WireError> {
 
 fn decode_recipient(wire: RecipientWire<'_>) -> Result<RecipientChanged, WireError> {
     let reply = wire.reply.map(|r| {
-        let enhanced = r.enhanced.as_deref().map(|e| enhanced(e).ok_or(WireError::Field("reply.enhanced"))).transpose()?;
+        let enhanced = r.enhanced.as_deref().map(|e| e.parse().map_err(|_| WireError::Field("reply.enhanced"))).transpose()?;
         Ok::<_, WireError>(Reply { code: r.code, enhanced, text: r.text.into_owned() })
     });
     Ok(RecipientChanged {
@@ -237,6 +240,7 @@ fn decode_recipient(wire: RecipientWire<'_>) -> Result<RecipientChanged, WireErr
         message_id: wire.message_id.into_owned(),
         client: wire.client.map(|c| (&*c).into()),
         said: Said { reply: reply.transpose()?, fault: wire.fault, detail: wire.detail.map(Cow::into_owned) },
+        dropped: wire.dropped,
         at: wire.at_ms,
     })
 }
@@ -261,12 +265,6 @@ fn organization(version: u32, name: &str) -> Result<OrgName, WireError> {
 
 fn number(number: i64, field: &'static str) -> Result<i64, WireError> {
     Some(number).filter(|n| *n > 0).ok_or(WireError::Field(field))
-}
-
-fn enhanced(text: &str) -> Option<EnhancedCode> {
-    let mut parts = text.split('.');
-    let code = EnhancedCode(parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    parts.next().is_none().then_some(code)
 }
 
 fn progress_text(progress: Progress) -> &'static str {

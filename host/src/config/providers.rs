@@ -5,6 +5,7 @@ use crate::config::limits;
 use crate::config::plugins::{Plugins, plain_settings};
 use crate::config::problem::Report;
 use crate::config::settings::{MailboxProvider, Preset, Providers};
+use crate::model::name::OTHER;
 use postwarm_plugin_api::Kind;
 use std::collections::BTreeMap;
 
@@ -17,9 +18,6 @@ pub struct Found {
     /// Lower case name or alias to preset.
     pub preset_names: BTreeMap<String, String>,
 }
-
-/// Everybody whose provider nobody knows.
-const OTHER: &str = "other";
 
 /// Decodes a document that `form::check` has seen.
 pub fn decode(document: &Document, plugins: &Plugins<'_>, report: &mut Report) -> Found {

@@ -67,6 +67,8 @@ pub struct RecipientChanged {
     /// The client that the attempt went through.
     pub client: Option<Arc<str>>,
     pub said: Said,
+    /// A person dropped it while it was unknown: it is failed, but nobody refused it.
+    pub dropped: bool,
     /// Milliseconds since 1970 UTC.
     pub at: i64,
 }

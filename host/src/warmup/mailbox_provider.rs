@@ -9,20 +9,17 @@ mod tests;
 
 pub use dns::DnsLookup;
 
-use crate::config::settings::Providers;
+use crate::config::settings::{Dns, Providers};
 use crate::model::domain::rank;
-use futures_util::StreamExt;
+use crate::model::name::OTHER;
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// The provider of a domain that no provider receives for.
-pub const OTHER: &str = "other";
 /// An answer is kept for its TTL, within these bounds.
 pub const TTL_MIN: Duration = Duration::from_secs(300);
 pub const TTL_MAX: Duration = Duration::from_secs(86_400);
-/// Lookups at a time.
-pub const LOOKUPS_MAX: usize = 16;
 /// After this many failures in a row nobody asks for [`REST_MS_MIN`], doubling up to [`REST_MS_MAX`].
 pub const FAILURES_MAX: u32 = 3;
 pub const REST_MS_MIN: i64 = 5_000;
@@ -115,15 +112,6 @@ impl Directory {
         }
     }
 
-    /// The providers of many domains, a bounded number of lookups at a time, in the order given.
-    pub async fn find_all(&self, domains: Vec<String>, now: i64) -> Vec<(String, Found)> {
-        let find = |domain: String| async move {
-            let found = self.find(&domain, now).await;
-            (domain, found)
-        };
-        futures_util::stream::iter(domains.into_iter().map(find)).buffered(LOOKUPS_MAX).collect().await
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no thread panics while it holds this lock")
     }
@@ -158,6 +146,17 @@ impl State {
             self.rest_until = now + REST_MS_MIN.saturating_mul(1 << rests.min(16)).min(REST_MS_MAX);
         }
     }
+}
+
+/// Tells settings apart by all that an answer depends on. Where another build makes another number of the same
+/// settings, domains are looked up once more than needed.
+pub fn fingerprint(providers: &Providers, dns: &Dns) -> i64 {
+    let mut hasher = DefaultHasher::new();
+    for (name, provider) in &providers.mailbox {
+        (name, &provider.domains, &provider.mx_suffixes).hash(&mut hasher);
+    }
+    (dns.enabled, dns.nameserver).hash(&mut hasher);
+    hasher.finish() as i64
 }
 
 /// The provider that lists the domain: exactly, or by `*.example.com`, the longest first.
