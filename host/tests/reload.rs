@@ -78,7 +78,7 @@ const BROKEN: [(&str, &str, &str); 10] = [
     (
         "providers.toml",
         "[provider.two]\ndomains = [\"a.example\"]\n[provider.three]\ndomains = [\"A.example\"]\n",
-        "2:12: `a.example` already belongs to [provider.three]; name it once",
+        "4:12: `a.example` already belongs to [provider.two] at ",
     ),
     ("postwarm.toml", "[warmup]\nlisen = \"127.0.0.1:0\"\n", "2:1: `lisen` is no key of [warmup]; did you mean `listen`?"),
     ("organizations/demo.keys", "nonsense\n", "1:1: is no line of a keys file; remove it, and make a key with `postwarm key new`"),
