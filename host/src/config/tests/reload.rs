@@ -178,7 +178,7 @@ fn a_secret_file_that_goes_is_a_problem_and_one_that_comes_mends_it() {
     std::fs::remove_file(folder.path("organizations/acme.password")).unwrap();
     settle(&live, 0);
     let now = live.now();
-    assert!(folder.shown(&now.status.problems).starts_with("organizations/acme.toml:6:44: `password`: cannot read"), "{:?}", now.status);
+    assert!(folder.shown(&now.status.problems).starts_with("organizations/acme.toml:6:49: `password`: cannot read"), "{:?}", now.status);
     assert!(Arc::ptr_eq(&before, &now.settings.organizations[&org("acme")]), "what ran goes on");
     folder.write("organizations/acme.password", "new\n");
     settle(&live, 1_000);
