@@ -122,6 +122,10 @@ fn what_needs_a_restart_is_said() {
     settle(&live, 0);
     let shown = folder.shown(&live.now().status.warnings);
     assert_eq!(shown, "postwarm.toml:1:1: the change of [warmup] listen has not taken effect; restart the service\n");
+    folder.write("postwarm.toml", "[health]\nwatch_for = \"9d\"\n");
+    settle(&live, 5_000);
+    let shown = folder.shown(&live.now().status.warnings);
+    assert_eq!(shown, "postwarm.toml:1:1: the change of [health] watch_for has not taken effect; restart the service\n");
 }
 
 #[test]
