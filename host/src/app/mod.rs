@@ -169,7 +169,7 @@ async fn event_log(options: &Options, settings: &Settings, clock: &Arc<dyn Clock
             }
             Ok(Arc::new(EmbeddedLog::open(&options.data, *retention, clock.clone()).map_err(|e| unavailable(&e))?))
         }
-        Events::Kafka(kafka) => Ok(Arc::new(KafkaLog::open(kafka.clone(), TopicOptions::default()).map_err(|e| unavailable(&e))?)),
+        Events::Kafka(kafka) => Ok(Arc::new(KafkaLog::open(kafka.clone(), TopicOptions::default(), clock.clone()).map_err(|e| unavailable(&e))?)),
     }
 }
 
