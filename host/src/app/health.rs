@@ -1,7 +1,6 @@
 //! Starts the health service.
 
 use crate::app::readiness::Ready;
-use crate::app::warmup::listen;
 use crate::app::{LiveKeys, Plugins, Shared, StartError};
 use crate::config::settings::Settings;
 use crate::health::api::{ApiState, router};
@@ -13,6 +12,7 @@ use crate::http::probes::Probes;
 use crate::http::serve::{Limits, serve};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 /// The running service.
@@ -24,10 +24,12 @@ pub struct Health {
     pollers: Arc<Pollers>,
 }
 
-pub async fn start(shared: &Arc<Shared>) -> Result<Health, StartError> {
-    let unavailable = |e: &dyn std::fmt::Display| StartError::Unavailable(format!("the health service cannot start: {e}"));
+pub async fn start(shared: &Arc<Shared>, listener: TcpListener) -> Result<Health, StartError> {
+    let unavailable = |e: &dyn std::fmt::Display| {
+        let data = shared.options.data.display();
+        StartError::Unavailable(format!("the health service cannot start with the data folder {data}: {e}"))
+    };
     let settings = shared.settings.borrow().clone();
-    let listener = listen("health", settings.process.health.listen).await?;
     let address = listener.local_addr().map_err(|e| unavailable(&e))?;
     let ledger = Arc::new(SqliteLedger::open(&shared.options.data.join("health.db")).map_err(|e| unavailable(&e))?);
     let projector = Arc::new(Projector::new(shared.log.clone(), ledger.clone(), shared.clock.clone(), settings.process.watch_for));

@@ -6,6 +6,7 @@
 mod catalogue;
 mod health;
 mod readiness;
+mod signals;
 mod signers;
 mod summary;
 mod warmup;
@@ -13,7 +14,6 @@ mod warmup;
 use crate::bus::EventLog;
 use crate::bus::embedded::EmbeddedLog;
 use crate::bus::kafka::{KafkaLog, TopicOptions};
-
 use crate::clock::{Clock, SystemClock};
 use crate::config::files::Files;
 use crate::config::live::{Live, SharedEnv, Snapshot};
@@ -81,6 +81,7 @@ pub fn registry(config: &Path, data: &Path, serving: Serving, env: &SharedEnv) -
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<(), StartError> {
+    let asked_to_stop = signals::listen()?;
     postwarm_plugin_builtin::self_check().map_err(StartError::Configuration)?;
     let registry = registry(&options.config, &options.data, options.serving, &env);
     let catalogue = Arc::new(RegistryCatalogue(registry.clone()));
@@ -105,46 +106,61 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
         stop: stop.clone(),
     });
     watch_files(shared.clone(), registry);
-    let warmup = match shared.options.serving.warmup() {
-        true => Some(warmup::start(&shared).await?),
-        false => None,
-    };
-    let health = match shared.options.serving.health() {
-        true => Some(health::start(&shared).await?),
-        false => None,
-    };
-    // Whoever reads the summary may send a signal at once: it is listened for before.
-    let stopped = stopped()?;
-    summary::print(&shared, &first, [warmup.as_ref().map(|w| w.address), health.as_ref().map(|h| h.address)]);
-    stopped.await;
-    tracing::info!("stopping: running requests and messages end first");
+    let started = start(&shared, &first, &asked_to_stop).await;
+    if started.is_ok() {
+        asked_to_stop.cancelled().await;
+    }
     stop.cancel();
+    let (warmup, health, failure) = started.map_or_else(|(warmup, error)| (warmup, None, Some(error)), |(w, h)| (w, h, None));
     if let Some(warmup) = warmup {
         warmup.ended().await;
     }
     if let Some(health) = health {
         health.ended().await;
     }
-    Ok(())
+    failure.map_or(Ok(()), Err)
 }
 
-/// Listens for SIGTERM and SIGINT from now on; what it returns resolves at the first.
-fn stopped() -> Result<impl Future<Output = ()>, StartError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|e| StartError::Unavailable(format!("signals cannot be listened for: {e}")));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+type Services = (Option<warmup::Warmup>, Option<health::Health>);
+
+/// Starts what is to be served and says so; nothing where a signal came meanwhile. A failure comes with what ran already,
+/// which has to be drained.
+async fn start(
+    shared: &Arc<Shared>,
+    first: &Snapshot,
+    asked_to_stop: &CancellationToken,
+) -> Result<Services, (Option<warmup::Warmup>, StartError)> {
+    let (serving, process) = (shared.options.serving, first.settings.process.clone());
+    // Both ports before either service: mail must not go out of a process that is about to fail.
+    let listen = async |wanted: bool, name: &str, address| match wanted {
+        true => warmup::listen(name, address).await.map(Some),
+        false => Ok(None),
+    };
+    let for_warmup = listen(serving.warmup(), "warmup", process.warmup.listen).await.map_err(|e| (None, e))?;
+    let for_health = listen(serving.health(), "health", process.health.listen).await.map_err(|e| (None, e))?;
+    let (mut warmup, mut health) = (None, None);
+    if let Some(listener) = for_warmup.filter(|_| !asked_to_stop.is_cancelled()) {
+        warmup = Some(warmup::start(shared, listener).await.map_err(|e| (None, e))?);
+    }
+    if let Some(listener) = for_health.filter(|_| !asked_to_stop.is_cancelled()) {
+        match health::start(shared, listener).await {
+            Ok(started) => health = Some(started),
+            Err(error) => return Err((warmup, error)),
         }
-    })
+    }
+    if !asked_to_stop.is_cancelled() {
+        summary::print(shared, first, [warmup.as_ref().map(|w| w.address), health.as_ref().map(|h| h.address)]);
+    }
+    Ok((warmup, health))
 }
 
 /// Makes the data folder and locks it for the services that this process serves.
 fn data_folder(options: &Options) -> Result<Vec<std::fs::File>, StartError> {
     let data = &options.data;
-    let unavailable = |e: std::io::Error| StartError::Unavailable(format!("the data folder {} cannot be used: {e}", data.display()));
+    let unavailable = |e: std::io::Error| {
+        let remedy = "make it a folder that this user may write to, or name another with --data";
+        StartError::Unavailable(format!("the data folder {} cannot be used: {e}; {remedy}", data.display()))
+    };
     std::fs::create_dir_all(data).map_err(unavailable)?;
     let names = [("warmup", options.serving.warmup()), ("health", options.serving.health())];
     let lock = |name: &str| {
@@ -169,7 +185,9 @@ async fn event_log(options: &Options, settings: &Settings, clock: &Arc<dyn Clock
             }
             Ok(Arc::new(EmbeddedLog::open(&options.data, *retention, clock.clone()).map_err(|e| unavailable(&e))?))
         }
-        Events::Kafka(kafka) => Ok(Arc::new(KafkaLog::open(kafka.clone(), TopicOptions::default(), clock.clone()).map_err(|e| unavailable(&e))?)),
+        Events::Kafka(kafka) => {
+            Ok(Arc::new(KafkaLog::open(kafka.clone(), TopicOptions::default(), clock.clone()).map_err(|e| unavailable(&e))?))
+        }
     }
 }
 

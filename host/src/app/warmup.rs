@@ -30,9 +30,11 @@ pub struct Warmup {
     shared: Arc<Shared>,
 }
 
-pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
-    let unavailable = |e: anyhow::Error| StartError::Unavailable(format!("the warmup service cannot start: {e:#}"));
-    let listener = listen("warmup", shared.settings.borrow().process.warmup.listen).await?;
+pub async fn start(shared: &Arc<Shared>, listener: TcpListener) -> Result<Warmup, StartError> {
+    let unavailable = |e: anyhow::Error| {
+        let data = shared.options.data.display();
+        StartError::Unavailable(format!("the warmup service cannot start with the data folder {data}: {e:#}"))
+    };
     let address = listener.local_addr().map_err(|e| unavailable(e.into()))?;
     let store = Arc::new(SqliteStore::open(&shared.options.data.join("warmup.db")).map_err(unavailable)?);
     let (wake, feeder_wake) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
