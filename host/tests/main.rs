@@ -9,6 +9,7 @@ mod harness;
 mod organizations;
 mod plugins;
 mod readme;
+mod ready;
 mod real_servers;
 mod reload;
 mod replay;

@@ -1,6 +1,6 @@
 //! Starts the health service.
 
-use crate::app::readiness::Ready;
+use crate::app::readiness::{Common, HealthReady, keep_trying};
 use crate::app::{LiveKeys, Plugins, Shared, StartError};
 use crate::config::settings::Settings;
 use crate::health::api::{ApiState, router};
@@ -42,6 +42,14 @@ pub async fn start(shared: &Arc<Shared>, listener: TcpListener) -> Result<Health
     }));
     pollers.set(loops(&shared.plugins, &settings));
     follow_settings(shared, pollers.clone());
+    let common = Common {
+        live: shared.live.clone(),
+        registry: shared.plugins.registry.clone(),
+        clock: shared.clock.clone(),
+        log: shared.log.clone(),
+        database: ledger.writer(),
+    };
+    tokio::spawn(keep_trying(ledger.writer(), shared.stop.clone()));
     let state = ApiState {
         ledger,
         charge: pollers.subscribe(),
@@ -51,7 +59,7 @@ pub async fn start(shared: &Arc<Shared>, listener: TcpListener) -> Result<Health
     };
     let probes = Probes {
         service: "health",
-        readiness: Arc::new(Ready { live: shared.live.clone(), registry: shared.plugins.registry.clone() }),
+        readiness: Arc::new(HealthReady { common, projector: projector.clone() }),
         draining: shared.stop.clone(),
         metrics: Some(shared.metrics.clone()),
         document: Arc::new(OnceLock::new()),

@@ -1,6 +1,6 @@
 //! Starts the warmup service.
 
-use crate::app::readiness::Ready;
+use crate::app::readiness::{Common, WarmupReady, keep_trying};
 use crate::app::signers::DkimSigners;
 use crate::app::{LiveKeys, Shared, StartError};
 use crate::bus::relay::Relay;
@@ -25,9 +25,8 @@ pub struct Warmup {
     pub address: std::net::SocketAddr,
     api: JoinHandle<()>,
     engine: JoinHandle<()>,
-    relay: JoinHandle<()>,
-    store: Arc<SqliteStore>,
-    shared: Arc<Shared>,
+    relaying: JoinHandle<()>,
+    relay: Arc<Relay>,
 }
 
 pub async fn start(shared: &Arc<Shared>, listener: TcpListener) -> Result<Warmup, StartError> {
@@ -67,22 +66,31 @@ pub async fn start(shared: &Arc<Shared>, listener: TcpListener) -> Result<Warmup
         check_template: Arc::new(render::check),
         wake: feeder_wake,
     };
+    let relay = Arc::new(Relay::new(store.clone(), shared.log.clone(), shared.clock.clone()));
+    let common = Common {
+        live: shared.live.clone(),
+        registry: shared.plugins.registry.clone(),
+        clock: shared.clock.clone(),
+        log: shared.log.clone(),
+        database: store.writer(),
+    };
     let probes = Probes {
         service: "warmup",
-        readiness: Arc::new(Ready { live: shared.live.clone(), registry: shared.plugins.registry.clone() }),
+        readiness: Arc::new(WarmupReady { common, relay: relay.clone() }),
         draining: shared.stop.clone(),
         metrics: Some(shared.metrics.clone()),
         document: Arc::new(OnceLock::new()),
     };
     let router = crate::warmup::api::router(state, probes);
     tokio::spawn(feeder.run(shared.stop.clone()));
+    tokio::spawn(keep_trying(store.writer(), shared.stop.clone()));
+    let (relaying, stop) = (relay.clone(), shared.stop.clone());
     Ok(Warmup {
         address,
         api: tokio::spawn(serve(listener, router, shared.stop.clone(), Limits::default())),
         engine: tokio::spawn(engine.run(shared.stop.clone())),
-        relay: tokio::spawn(Relay::run(store.clone(), shared.log.clone(), shared.clock.clone(), shared.stop.clone())),
-        store,
-        shared: shared.clone(),
+        relaying: tokio::spawn(async move { relaying.run(stop).await }),
+        relay,
     })
 }
 
@@ -98,13 +106,12 @@ pub async fn listen(service: &str, address: std::net::SocketAddr) -> Result<TcpL
 impl Warmup {
     /// Resolves when requests and messages have ended and their events are in the log.
     pub async fn ended(self) {
-        for task in [self.api, self.engine, self.relay] {
+        for task in [self.api, self.engine, self.relaying] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the warmup service ended badly");
             }
         }
-        let drained = Relay::drain(&*self.store, &*self.shared.log, &*self.shared.clock);
-        match tokio::time::timeout(std::time::Duration::from_secs(5), drained).await {
+        match tokio::time::timeout(std::time::Duration::from_secs(5), self.relay.drain()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error, "events stay in the outbox until the next start"),
             Err(_) => tracing::warn!("events stay in the outbox until the next start: the log takes too long"),

@@ -74,6 +74,10 @@ impl EventLog for EmbeddedLog {
         Ok(())
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.writer.last_error().map(|error| format!("the last write to events.db failed: {error}"))
+    }
+
     async fn consume(&self, topics: &[Topic], positions: &[Position]) -> Result<Box<dyn Consumer>, LogError> {
         let mut next = Vec::with_capacity(topics.len());
         for &topic in topics {

@@ -40,6 +40,11 @@ impl SqliteLedger {
         Ok(SqliteLedger { writer, readers: Readers::new(path, READERS_MAX), names: Arc::default() })
     }
 
+    /// What writes to it, for `/readyz`.
+    pub fn writer(&self) -> Writer {
+        self.writer.clone()
+    }
+
     /// Runs a batch in the writer's transaction; the names that a failed one learned are forgotten.
     async fn batch<T, F>(&self, work: F) -> Result<T>
     where

@@ -72,6 +72,11 @@ impl SqliteStore {
         Ok(SqliteStore { writer, context, readers: Readers::new(path, READERS), tokens, outgoing })
     }
 
+    /// What writes to it, for `/readyz`.
+    pub fn writer(&self) -> Writer {
+        self.writer.clone()
+    }
+
     async fn write<T, F>(&self, job: F) -> Result<T>
     where
         T: Send + 'static,
