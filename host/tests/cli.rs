@@ -137,9 +137,11 @@ fn standing_start(site: &Site) -> (std::process::Child, rusqlite::Connection) {
     (child, holder)
 }
 
-async fn started(site: &Site) {
+/// Waits until it stands there: a signal before that ends it with nothing started.
+async fn stands(child: &std::process::Child) {
     until("the start to come to the database", async || {
-        let found = site.data().join("events.db").exists();
+        let mut open = std::fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap().flatten();
+        let found = open.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|file| file.ends_with("warmup.db")));
         (found.then_some(()), found.into())
     })
     .await;
@@ -153,7 +155,7 @@ fn signal(child: &std::process::Child, name: &str) {
 async fn sigterm_during_the_start_ends_with_0_once_the_start_is_over() {
     let site = Site::with_organization(DEMO);
     let (mut child, holder) = standing_start(&site);
-    started(&site).await;
+    stands(&child).await;
     signal(&child, "-TERM");
     holder.execute_batch("ROLLBACK").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
@@ -164,7 +166,7 @@ async fn a_second_signal_ends_at_once_and_says_which() {
     for (name, code) in [("-TERM", 128 + 15), ("-INT", 128 + 2)] {
         let site = Site::with_organization(DEMO);
         let (mut child, _holder) = standing_start(&site);
-        started(&site).await;
+        stands(&child).await;
         let ended = until("the end", async || {
             // The system puts signals together that nobody has taken yet.
             let ended = child.try_wait().unwrap();
