@@ -10,6 +10,7 @@ mod metrics;
 mod organizations;
 mod plugins;
 mod readme;
+mod ready;
 mod real_servers;
 mod recipient_domains;
 mod reload;

@@ -1,6 +1,6 @@
 //! Starts the health service.
 
-use crate::app::readiness::Ready;
+use crate::app::readiness::{Common, HealthReady, keep_trying};
 use crate::app::warmup::listen;
 use crate::app::{LiveKeys, Plugins, Shared, StartError};
 use crate::config::settings::{FeedbackEntry, Settings};
@@ -60,6 +60,14 @@ fn start(Opened { listener, address, ledger }: Opened, shared: &Arc<Shared>) -> 
     }));
     pollers.set(loops(&shared.plugins, &settings, &pollers.charge()));
     follow_settings(shared, pollers.clone(), projector.clone());
+    let common = Common {
+        live: shared.live.clone(),
+        registry: shared.plugins.registry.clone(),
+        clock: shared.clock.clone(),
+        log: shared.log.clone(),
+        database: ledger.writer(),
+    };
+    shared.supervisor.spawn("the probe of health.db", keep_trying(ledger.writer(), shared.stop.clone()));
     let state = ApiState {
         ledger,
         charge: pollers.subscribe(),
@@ -69,7 +77,7 @@ fn start(Opened { listener, address, ledger }: Opened, shared: &Arc<Shared>) -> 
     };
     let probes = Probes {
         service: "health",
-        readiness: Arc::new(Ready { live: shared.live.clone(), registry: shared.plugins.registry.clone() }),
+        readiness: Arc::new(HealthReady { common, projector: projector.clone() }),
         draining: shared.stop.clone(),
         metrics: Some(shared.metrics.clone()),
         document: Arc::new(OnceLock::new()),

@@ -7,6 +7,7 @@ mod catalogue;
 mod health;
 mod metrics;
 mod readiness;
+mod signals;
 mod signers;
 mod summary;
 mod supervise;
@@ -15,7 +16,6 @@ mod warmup;
 use crate::bus::EventLog;
 use crate::bus::embedded::EmbeddedLog;
 use crate::bus::kafka::{KafkaLog, TopicOptions};
-
 use crate::clock::{Clock, SystemClock};
 use crate::config::files::Files;
 use crate::config::live::{Live, SharedEnv, Snapshot};
@@ -89,6 +89,7 @@ pub fn registry(config: &Path, data: &Path, serving: Serving, env: &SharedEnv) -
 
 /// Serves until SIGTERM or SIGINT, then drains. Nothing runs before all that may fail to be had is there.
 pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<(), StartError> {
+    let asked_to_stop = signals::listen()?;
     postwarm_plugin_builtin::self_check().map_err(StartError::Configuration)?;
     let registry = registry(&options.config, &options.data, options.serving, &env);
     let catalogue = Arc::new(RegistryCatalogue(registry.clone()));
@@ -122,8 +123,10 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
         true => Some(health::Opened::open(&shared).await?),
         false => None,
     };
-    // Whoever reads the summary may send a signal at once: it is listened for before.
-    let stopped = stopped()?;
+    let (warmup, health) = match asked_to_stop.is_cancelled() {
+        true => (None, None),
+        false => (warmup, health),
+    };
     let warmup = match warmup {
         Some(opened) => Some(opened.start(&shared).await?),
         None => None,
@@ -132,7 +135,7 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
     watch_files(shared.clone(), registry);
     metrics::keep_up(&shared);
     summary::print(&shared, &first, [warmup.as_ref().map(|w| w.address), health.as_ref().map(|h| h.address)]);
-    stop.run_until_cancelled(stopped).await;
+    stop.run_until_cancelled(asked_to_stop.cancelled()).await;
     tracing::info!("stopping: running requests and messages end first");
     stop.cancel();
     if let Some(warmup) = warmup {
@@ -147,23 +150,13 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
     }
 }
 
-/// Listens for SIGTERM and SIGINT from now on; what it returns resolves at the first.
-fn stopped() -> Result<impl Future<Output = ()>, StartError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|e| StartError::Unavailable(format!("signals cannot be listened for: {e}")));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
 /// Makes the data folder and locks it for the services that this process serves.
 fn data_folder(options: &Options) -> Result<Vec<std::fs::File>, StartError> {
     let data = &options.data;
-    let unavailable = |e: std::io::Error| StartError::Unavailable(format!("the data folder {} cannot be used: {e}", data.display()));
+    let unavailable = |e: std::io::Error| {
+        let remedy = "make it a folder that this user may write to, or name another with --data";
+        StartError::Unavailable(format!("the data folder {} cannot be used: {e}; {remedy}", data.display()))
+    };
     std::fs::create_dir_all(data).map_err(unavailable)?;
     let names = [("warmup", options.serving.warmup()), ("health", options.serving.health())];
     let lock = |name: &str| {
@@ -188,7 +181,9 @@ async fn event_log(options: &Options, settings: &Settings, clock: &Arc<dyn Clock
             }
             Ok(Arc::new(EmbeddedLog::open(&options.data, *retention, clock.clone()).map_err(|e| unavailable(&e))?))
         }
-        Events::Kafka(kafka) => Ok(Arc::new(KafkaLog::open(kafka.clone(), TopicOptions::default()).map_err(|e| unavailable(&e))?)),
+        Events::Kafka(kafka) => {
+            Ok(Arc::new(KafkaLog::open(kafka.clone(), TopicOptions::default(), clock.clone()).map_err(|e| unavailable(&e))?))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Starts the warmup service.
 
-use crate::app::readiness::Ready;
+use crate::app::readiness::{Common, WarmupReady, keep_trying};
 use crate::app::signers::DkimSigners;
 use crate::app::{LiveKeys, Shared, StartError};
 use crate::bus::relay::Relay;
@@ -26,9 +26,8 @@ pub struct Warmup {
     pub address: std::net::SocketAddr,
     api: JoinHandle<()>,
     engine: JoinHandle<()>,
-    relay: JoinHandle<()>,
-    store: Arc<SqliteStore>,
-    shared: Arc<Shared>,
+    relaying: JoinHandle<()>,
+    relay: Arc<Relay>,
 }
 
 /// What the service needs and may fail to get.
@@ -90,9 +89,17 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
         check_template: Arc::new(|email, organization| render::check(email, &RenderSettings::of(organization))),
         wake: feeder_wake,
     };
+    let relay = Arc::new(Relay::new(store.clone(), shared.log.clone(), shared.clock.clone()));
+    let common = Common {
+        live: shared.live.clone(),
+        registry: shared.plugins.registry.clone(),
+        clock: shared.clock.clone(),
+        log: shared.log.clone(),
+        database: store.writer(),
+    };
     let probes = Probes {
         service: "warmup",
-        readiness: Arc::new(Ready { live: shared.live.clone(), registry: shared.plugins.registry.clone() }),
+        readiness: Arc::new(WarmupReady { common, relay: relay.clone() }),
         draining: shared.stop.clone(),
         metrics: Some(shared.metrics.clone()),
         document: Arc::new(OnceLock::new()),
@@ -101,14 +108,14 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
     let (stop, supervisor) = (shared.stop.clone(), &shared.supervisor);
     crate::app::metrics::sample(shared, store.clone());
     supervisor.spawn("the feeder", feeder.run(stop.clone()));
-    let relay = Relay::run(store.clone(), shared.log.clone(), shared.clock.clone(), stop.clone());
+    supervisor.spawn("the probe of warmup.db", keep_trying(store.writer(), stop.clone()));
+    let (relaying, until) = (relay.clone(), stop.clone());
     Ok(Warmup {
         address,
         api: supervisor.spawn("warmup's API", serve(listener, router, stop.clone(), Limits::default())),
         engine: supervisor.spawn("the engine", engine.run(stop)),
-        relay: supervisor.spawn("the relay", relay),
-        store,
-        shared: shared.clone(),
+        relaying: supervisor.spawn("the relay", async move { relaying.run(until).await }),
+        relay,
     })
 }
 
@@ -124,13 +131,12 @@ pub async fn listen(service: &str, address: std::net::SocketAddr) -> Result<TcpL
 impl Warmup {
     /// Resolves when requests and messages have ended and their events are in the log.
     pub async fn ended(self) {
-        for task in [self.api, self.engine, self.relay] {
+        for task in [self.api, self.engine, self.relaying] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the warmup service ended badly");
             }
         }
-        let drained = Relay::drain(&*self.store, &*self.shared.log, &*self.shared.clock);
-        match tokio::time::timeout(std::time::Duration::from_secs(5), drained).await {
+        match tokio::time::timeout(std::time::Duration::from_secs(5), self.relay.drain()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error, "events stay in the outbox until the next start"),
             Err(_) => tracing::warn!("events stay in the outbox until the next start: the log takes too long"),

@@ -1,5 +1,6 @@
 //! The typed settings that the rest of the program reads.
 
+use crate::config::secrets::Fingerprint;
 use crate::model::name::OrgName;
 use postwarm_plugin_api::Secret;
 use std::collections::BTreeMap;
@@ -165,8 +166,13 @@ pub enum DkimAlgorithm {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretRef {
     Env(String),
-    /// Ready to open: joined to the folder of the TOML file.
-    File(PathBuf),
+    File {
+        /// Ready to open: joined to the folder of the TOML file.
+        path: PathBuf,
+        /// Of what the file held when the TOML was read, so that an edit of the file alone makes settings that differ.
+        /// `None`: it could not be read.
+        fingerprint: Option<Fingerprint>,
+    },
     /// It stands in the TOML file itself, which others cannot read; `check` warns.
     Literal(Secret),
 }

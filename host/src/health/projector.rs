@@ -3,6 +3,7 @@
 //! Invariant: the effects of a batch and the positions behind it are one commit. A record that is no event of ours is
 //! counted and passed over; one of a later schema stops the projector until the program is newer.
 
+use crate::bus::throttle::{Say, Throttle};
 use crate::bus::wire::{self, WireError};
 use crate::bus::{Consumed, Consumer, EventLog, LogError, Position, Topic};
 use crate::clock::Clock;
@@ -80,16 +81,21 @@ impl Projector {
 
     /// Runs until `stop`. After a failure it waits and starts again from where the ledger stands.
     pub async fn run(&self, stop: CancellationToken) {
-        let mut backoff = BACKOFF_MIN;
+        let (mut backoff, mut throttle) = (BACKOFF_MIN, Throttle::default());
         let work = async {
             loop {
                 let before = self.applied.borrow().commits;
                 let Err(error) = self.follow().await else { continue };
                 if self.applied.borrow().commits > before {
                     backoff = BACKOFF_MIN;
+                    throttle = Throttle::default();
                 }
                 metrics::counter!("postwarm_projector_failures_total").increment(1);
-                tracing::error!(%error, retry_after_ms = backoff.as_millis() as u64, "the health figures stand still");
+                match throttle.failed(self.clock.now().boot_ms) {
+                    Say::Still { suppressed, .. } => tracing::error!(%error, suppressed, "the health figures still stand still"),
+                    Say::Began => tracing::error!(%error, "the health figures stand still"),
+                    Say::Nothing | Say::Over { .. } => {}
+                }
                 self.set_error(Some(error.to_string()));
                 self.clock.sleep(backoff).await;
                 backoff = (backoff * 2).min(BACKOFF_MAX);

@@ -183,7 +183,7 @@ pub async fn what_waits_is_known_by_lane_with_what_stands_before_it(open: Open) 
     let (first, second) = (f.accept(NOW).await, f.accept(NOW + 1).await);
     assert_eq!(f.waiting(first).await, "", "nothing is fanned out");
     let y = vec![("y.example".to_owned(), "yahoo".to_owned())];
-    f.store.set_providers(y, 0, NOW).await.unwrap();
+    f.store.set_providers(y, BELIEVED.settings, NOW).await.unwrap();
     f.fan_out().await;
     assert_eq!(f.waiting(first).await, "other 2+0 of 2, yahoo 1+0 of 1");
     assert_eq!(f.waiting(second).await, "other 2+0 of 4, yahoo 1+0 of 2");

@@ -23,7 +23,7 @@ mod waiting;
 use crate::bus::{Outbox, OutboxError, Outgoing};
 use crate::db::DbError;
 use crate::db::sqlite::{self, Durability, Readers};
-use crate::db::writer::Writer;
+use crate::db::writer::{Writable, Writer};
 use crate::model::address::Address;
 use crate::model::email::{Email, EmailSummary, NewEmail};
 use crate::model::message_id::{SECRET_BYTES, Tokens};
@@ -91,6 +91,11 @@ impl SqliteStore {
     /// How much is under way, for the metrics.
     pub async fn depth(&self) -> Result<Depth> {
         self.read(outbox::depth).await
+    }
+
+    /// What writes to it, for `/readyz`.
+    pub fn writer(&self) -> Arc<dyn Writable> {
+        Arc::new(self.writer.clone())
     }
 
     async fn write<T, F>(&self, job: F) -> Result<T>
