@@ -36,7 +36,10 @@ pub struct Opened {
 impl Opened {
     /// Binds the port and opens the database; nothing runs yet.
     pub async fn open(shared: &Shared) -> Result<Opened, StartError> {
-        let unavailable = |e: &dyn std::fmt::Display| StartError::Unavailable(format!("the health service cannot start: {e}"));
+        let data = shared.options.data.display();
+        let unavailable = |e: &dyn std::fmt::Display| {
+            StartError::Unavailable(format!("the health service cannot start with the data folder {data}: {e}"))
+        };
         let listener = listen("health", shared.settings.borrow().process.health.listen).await?;
         let address = listener.local_addr().map_err(|e| unavailable(&e))?;
         let ledger = Arc::new(SqliteLedger::open(&shared.options.data.join("health.db")).map_err(|e| unavailable(&e))?);

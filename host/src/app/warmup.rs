@@ -41,8 +41,9 @@ impl Opened {
     /// Binds the port and opens the database; nothing runs yet.
     pub async fn open(shared: &Shared) -> Result<Opened, StartError> {
         let listener = listen("warmup", shared.settings.borrow().process.warmup.listen).await?;
-        let address = listener.local_addr().map_err(|e| unavailable(e.into()))?;
-        let store = Arc::new(SqliteStore::open(&shared.options.data.join("warmup.db")).map_err(unavailable)?);
+        let address = listener.local_addr().map_err(|e| unavailable(shared, e.into()))?;
+        let store = SqliteStore::open(&shared.options.data.join("warmup.db")).map_err(|e| unavailable(shared, e))?;
+        let store = Arc::new(store);
         Ok(Opened { listener, address, store })
     }
 
@@ -52,8 +53,8 @@ impl Opened {
     }
 }
 
-fn unavailable(e: anyhow::Error) -> StartError {
-    StartError::Unavailable(format!("the warmup service cannot start: {e:#}"))
+fn unavailable(shared: &Shared, e: anyhow::Error) -> StartError {
+    StartError::Unavailable(format!("the warmup service cannot start with the data folder {}: {e:#}", shared.options.data.display()))
 }
 
 async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>) -> Result<Warmup, StartError> {
@@ -72,7 +73,7 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
         signers: Arc::new(DkimSigners(shared.plugins.env.clone())),
         seed: shared.clock.now().wall_ms as u64,
     };
-    let engine = Engine::start(parts).await.map_err(unavailable)?;
+    let engine = Engine::start(parts).await.map_err(|e| unavailable(shared, e))?;
     let feeder = Feeder {
         queue: store.clone(),
         clock: shared.clock.clone(),
