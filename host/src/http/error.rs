@@ -88,6 +88,8 @@ codes! {
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The idempotency key was used for another body";
     /// A request with this idempotency key is still running.
     IdempotencyKeyRunning = "idempotency_key_running", CONFLICT, "A request with this idempotency key is still running";
+    /// As many imports run as may at a time.
+    ImportsRunning = "imports_running", SERVICE_UNAVAILABLE, "Too many imports are running";
     /// The database's disk is full; nothing was changed.
     StoreFull = "store_full", INSUFFICIENT_STORAGE, "There is no room left";
     /// The database cannot be used at the moment; nothing was changed.

@@ -5,11 +5,13 @@
 
 use crate::clock::Now;
 use crate::config::settings::{Organization, Providers, Settings, SmtpEntry};
+use crate::model::address::without_addresses;
 use crate::model::message_id::Tokens;
 use crate::model::name::{OrgId, OrgName};
 use crate::warmup::engine::MakeClient;
 use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign};
 use crate::warmup::limits::{Limits, Scopes};
+use crate::warmup::metrics::client_failing;
 use crate::warmup::progress;
 use crate::warmup::route::{self, Choice, ClientHealth, LanePause};
 use crate::warmup::store::{BackfillPace, Store};
@@ -85,7 +87,7 @@ impl Organizations {
             self.running.insert(org, running);
         }
         for gone in before.into_values() {
-            gone.clients.into_iter().for_each(|c| retire(c.client));
+            gone.clients.into_iter().for_each(|c| c.retire(&gone.settings.name));
         }
         Ok(())
     }
@@ -117,7 +119,10 @@ impl Organizations {
                 }
             }
         }
-        kept.into_iter().for_each(|c| retire(c.client));
+        kept.into_iter().for_each(|c| c.retire(&organization.name));
+        for client in &clients {
+            client_failing(&organization.name, &client.name, client.health.is_failing());
+        }
         let signer = self.signers.make(&organization);
         Running { settings: organization, signer, clients, providers, pauses }
     }
@@ -132,9 +137,12 @@ impl Organizations {
     }
 }
 
-/// Lets a client that is no longer named end its messages and close.
-fn retire(client: Arc<dyn SmtpClient>) {
-    tokio::spawn(async move { client.close(Duration::from_secs(600)).await });
+impl Client {
+    /// Lets a client that is no longer named end its messages and close.
+    fn retire(self, org: &OrgName) {
+        client_failing(org, &self.name, false);
+        tokio::spawn(async move { self.client.close(Duration::from_secs(600)).await });
+    }
 }
 
 impl Running {
@@ -262,10 +270,14 @@ impl Running {
         client.health.observe(outcome, now);
         match (before, client.health.is_failing(), outcome) {
             (false, true, Outcome::NotAttempted { cause, detail }) => {
-                client.last_failure = detail.clone();
+                // Servers repeat recipients in what they say, and this goes to the log and to `waits_for`.
+                let detail = without_addresses(detail).into_owned();
+                client.last_failure.clone_from(&detail);
+                client_failing(&self.settings.name, &client.name, true);
                 tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, ?cause, detail, "a client fails; the next one takes over");
             }
             (true, false, _) => {
+                client_failing(&self.settings.name, &client.name, false);
                 tracing::info!(organization.name = %self.settings.name, client.name = %client.name, "a client works again");
             }
             _ => {}

@@ -260,7 +260,7 @@ async fn a_refusal_for_good_fails_and_one_for_now_is_tried_again_as_the_schedule
     let running = Running::start(3, vec![client], settings(1, |_| {})).await;
     assert_eq!(running.until(|c| c.sent == 2).await, Counts { sent: 2, failed: 1, ..Counts::default() });
     let page = DeliveryPage { state: None, after: UserNumber(0), limit: 10 };
-    let rows = running.store.deliveries(running.org, running.email, page).await.unwrap();
+    let rows = running.store.deliveries(running.org, running.email, page).await.unwrap().rows;
     assert_eq!(rows.iter().map(|r| (r.state, r.attempts)).collect::<Vec<_>>(), [(State::Failed, 1), (State::Sent, 2), (State::Sent, 1)]);
 }
 
@@ -342,7 +342,7 @@ async fn an_email_whose_link_was_taken_away_fails_with_the_reason_and_holds_up_n
     running.settings.send_replace(with_url(None, Vec::new()));
     assert_eq!(running.until(|c| c.failed == 7).await, Counts { sent: 2, failed: 7, ..Counts::default() });
     let page = DeliveryPage { state: Some(State::Failed), after: UserNumber(0), limit: 1 };
-    let detail = running.store.deliveries(running.org, running.email, page).await.unwrap().remove(0).said.detail.unwrap();
+    let detail = running.store.deliveries(running.org, running.email, page).await.unwrap().rows.remove(0).said.detail.unwrap();
     assert!(detail.contains("/body names `unsubscribe_url`") && detail.contains("set public_url"), "{detail}");
     running.store.accept(running.org, email("no link"), None, SystemClock.now().wall_ms).await.unwrap();
     let next = async {

@@ -10,10 +10,9 @@ use crate::warmup::sqlite::{backfill, emails, fan_out};
 use crate::warmup::store::{BackfillPace, Claim, Claimed, Lanes};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 /// Retries before live mail before back-fill.
-const QUEUES: [i64; 3] = [0, 1, 2];
+pub const QUEUES: [i64; 3] = [0, 1, 2];
 
 pub fn claim(connection: &Connection, context: &mut Context, claims: &[Claim], now: i64) -> Result<Vec<Claimed>, DbError> {
     let mut claimed = Vec::new();
@@ -130,8 +129,7 @@ fn suppress(connection: &Connection, context: &mut Context, delivery: DeliveryKe
         )?
         .execute([delivery.org.0, delivery.email.0, delivery.user.0, now])?;
     if row.source == Source::Backfill {
-        let at_once = BackfillPace { messages: 1, per: Duration::ZERO, hold_max: Duration::ZERO };
-        backfill::finished(connection, delivery, at_once, now)?;
+        backfill::finished(connection, delivery, BackfillPace::AT_ONCE, now)?;
     }
     fan_out::tell_suppressed(connection, context, delivery, row.source, now)
 }
