@@ -10,16 +10,19 @@ use crate::health::poller::{self, Pollers};
 use crate::health::projector::Projector;
 use crate::health::sqlite::SqliteLedger;
 use crate::http::probes::Probes;
-use crate::http::serve::{Limits, serve};
+use crate::http::serve::{Drain, Limits, serve};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// The running service.
 pub struct Health {
     /// Where it listens.
     pub address: SocketAddr,
     api: JoinHandle<()>,
+    /// Cancelled when the work has ended: until then the probes answer.
+    ends: CancellationToken,
     projector: JoinHandle<()>,
     pollers: Arc<Pollers>,
 }
@@ -55,9 +58,11 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Health, StartError> {
         document: Arc::new(OnceLock::new()),
     };
     let stop = shared.stop.clone();
+    let drain = Drain { begins: shared.stop.clone(), ends: CancellationToken::new() };
     Ok(Health {
         address,
-        api: tokio::spawn(serve(listener, router(state, probes), shared.stop.clone(), Limits::default())),
+        ends: drain.ends.clone(),
+        api: tokio::spawn(serve(listener, router(state, probes), drain, Limits::default())),
         projector: tokio::spawn(async move { projector.run(stop).await }),
         pollers,
     })
@@ -96,6 +101,7 @@ impl Health {
     /// Resolves when requests have ended and what was read of the log is in the ledger.
     pub async fn ended(self) {
         self.pollers.stop().await;
+        self.ends.cancel();
         for task in [self.api, self.projector] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the health service ended badly");

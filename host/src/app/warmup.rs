@@ -6,7 +6,7 @@ use crate::app::{LiveKeys, Shared, StartError};
 use crate::bus::relay::Relay;
 use crate::config::settings::Settings;
 use crate::http::probes::Probes;
-use crate::http::serve::{Limits, serve};
+use crate::http::serve::{Drain, Limits, serve};
 use crate::warmup::api::state::{ApiState, Progress};
 use crate::warmup::engine::{Engine, Feeder, Looked, Parts, ProviderLookup, View};
 use crate::warmup::limits::{Limits as SendLimits, Shared as SharedLimits};
@@ -18,13 +18,16 @@ use crate::warmup::sqlite::SqliteStore;
 use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 /// The running service.
 pub struct Warmup {
     /// Where it listens.
     pub address: std::net::SocketAddr,
     api: JoinHandle<()>,
+    /// Cancelled when the work has ended: until then the probes answer.
+    ends: CancellationToken,
     engine: JoinHandle<()>,
     relay: JoinHandle<()>,
     store: Arc<SqliteStore>,
@@ -77,9 +80,11 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
     };
     let router = crate::warmup::api::router(state, probes);
     tokio::spawn(feeder.run(shared.stop.clone()));
+    let drain = Drain { begins: shared.stop.clone(), ends: CancellationToken::new() };
     Ok(Warmup {
         address,
-        api: tokio::spawn(serve(listener, router, shared.stop.clone(), Limits::default())),
+        ends: drain.ends.clone(),
+        api: tokio::spawn(serve(listener, router, drain, Limits::default())),
         engine: tokio::spawn(engine.run(shared.stop.clone())),
         relay: tokio::spawn(Relay::run(store.clone(), shared.log.clone(), shared.clock.clone(), shared.stop.clone())),
         store,
@@ -99,11 +104,16 @@ pub async fn listen(service: &str, address: std::net::SocketAddr) -> Result<TcpL
 impl Warmup {
     /// Resolves when requests and messages have ended and their events are in the log.
     pub async fn ended(self) {
-        for task in [self.api, self.engine, self.relay] {
-            if let Err(error) = task.await {
+        let ended = |ended: Result<(), JoinError>| {
+            if let Err(error) = ended {
                 tracing::error!(%error, "a task of the warmup service ended badly");
             }
-        }
+        };
+        ended(self.engine.await);
+        ended(self.relay.await);
+        self.ends.cancel();
+        // Requests that still ran may have written events.
+        ended(self.api.await);
         let drained = Relay::drain(&*self.store, &*self.shared.log, &*self.shared.clock);
         match tokio::time::timeout(std::time::Duration::from_secs(5), drained).await {
             Ok(Ok(())) => {}

@@ -4,6 +4,7 @@
 
 pub mod auth;
 pub mod error;
+pub mod framing;
 pub mod json;
 pub mod layers;
 pub mod openapi;
