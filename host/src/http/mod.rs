@@ -12,6 +12,7 @@ pub mod paging;
 pub mod params;
 pub mod probes;
 pub mod serve;
+pub mod shape;
 pub mod stall;
 #[cfg(test)]
 pub mod testing;
