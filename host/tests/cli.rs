@@ -64,6 +64,20 @@ fn a_broken_configuration_ends_with_78_and_says_where() {
 }
 
 #[test]
+fn a_log_that_is_not_understood_ends_with_64_and_names_the_remedy() {
+    for (name, bad, remedy) in
+        [("RUST_LOG", "bad[[", "info"), ("RUST_LOG", "postwarm=loud", "info"), ("POSTWARM_LOG_FORMAT", "jsn", "json")]
+    {
+        let site = Site::with_organization(DEMO);
+        let mut command = serve(&site, &["serve"]);
+        command.env(name, bad);
+        let (code, words) = ends(command);
+        assert_eq!(code, Some(USAGE), "{name}={bad}: {words}");
+        assert!(words.contains(name) && words.contains(bad) && words.contains(remedy), "{words}");
+    }
+}
+
+#[test]
 fn health_alone_with_the_embedded_log_ends_with_78_and_the_remedy() {
     let site = Site::with_organization(DEMO);
     let (code, words) = ends(serve(&site, &["serve", "health"]));

@@ -216,12 +216,12 @@ fn the_complete_organization_is_complete_and_passes_the_check_with_keys_made_as_
     assert!(check.status.success() && !said.contains("warning"), "{said}");
 
     let key = |name: &str, algorithm| {
-        let key = SecretRef::File(site.config().join("organizations").join(name));
+        let key = SecretRef::File { path: site.config().join("organizations").join(name), fingerprint: None };
         Dkim { domain: "acme.example".into(), selector: "s1".into(), algorithm, key }
     };
     let pair = [key("acme-rsa.pem", DkimAlgorithm::RsaSha256), key("acme-ed25519.pem", DkimAlgorithm::Ed25519Sha256)];
     let read = |secret: &SecretRef| match secret {
-        SecretRef::File(path) => std::fs::read_to_string(path).map_err(|e| e.to_string()),
+        SecretRef::File { path, .. } => std::fs::read_to_string(path).map_err(|e| e.to_string()),
         _ => Err("these are files".to_owned()),
     };
     Signer::new(&pair, read).unwrap();

@@ -6,7 +6,7 @@ use crate::app::{LiveKeys, Shared, StartError};
 use crate::bus::relay::Relay;
 use crate::config::settings::Settings;
 use crate::http::probes::Probes;
-use crate::http::serve::{Limits, serve};
+use crate::http::serve::{Drain, Limits, serve};
 use crate::warmup::api::state::{ApiState, Progress};
 use crate::warmup::engine::{Engine, Feeder, Looked, Parts, ProviderLookup, View};
 use crate::warmup::limits::{Limits as SendLimits, Shared as SharedLimits};
@@ -18,13 +18,16 @@ use crate::warmup::sqlite::SqliteStore;
 use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 /// The running service.
 pub struct Warmup {
     /// Where it listens.
     pub address: std::net::SocketAddr,
     api: JoinHandle<()>,
+    /// Cancelled when the work has ended: until then the probes answer.
+    ends: CancellationToken,
     engine: JoinHandle<()>,
     relaying: JoinHandle<()>,
     relay: Arc<Relay>,
@@ -111,9 +114,11 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
     supervisor.spawn("the feeder", feeder.run(stop.clone()));
     supervisor.spawn("the probe of warmup.db", keep_trying(store.writer(), stop.clone()));
     let (relaying, until) = (relay.clone(), stop.clone());
+    let drain = Drain { begins: stop.clone(), ends: CancellationToken::new() };
     Ok(Warmup {
         address,
-        api: supervisor.spawn("warmup's API", serve(listener, router, stop.clone(), Limits::default())),
+        ends: drain.ends.clone(),
+        api: supervisor.spawn("warmup's API", serve(listener, router, drain, Limits::default())),
         engine: supervisor.spawn("the engine", engine.run(stop)),
         relaying: supervisor.spawn("the relay", async move { relaying.run(until).await }),
         relay,
@@ -132,11 +137,16 @@ pub async fn listen(service: &str, address: std::net::SocketAddr) -> Result<TcpL
 impl Warmup {
     /// Resolves when requests and messages have ended and their events are in the log.
     pub async fn ended(self) {
-        for task in [self.api, self.engine, self.relaying] {
-            if let Err(error) = task.await {
+        let ended = |ended: Result<(), JoinError>| {
+            if let Err(error) = ended {
                 tracing::error!(%error, "a task of the warmup service ended badly");
             }
-        }
+        };
+        ended(self.engine.await);
+        ended(self.relaying.await);
+        self.ends.cancel();
+        // Requests that still ran may have written events.
+        ended(self.api.await);
         match tokio::time::timeout(std::time::Duration::from_secs(5), self.relay.drain()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error, "events stay in the outbox until the next start"),
