@@ -131,12 +131,12 @@ pub async fn list_deliveries(
     let params = Params::read(&uri, &["state", "limit", "cursor"])?;
     let page = Page::read(&params)?;
     let state = params.get("state").map(|text| DeliveryState::parse(text).ok_or_else(unknown_state)).transpose()?;
-    let wanted = DeliveryPage { state, after: UserNumber(page.after_number()?), limit: page.fetch() };
+    let order = (page.after_number()?, |row: &DeliveryRow| row.user.0);
     let email = find_email(&api, member.org, path).await?;
-    let rows = api.store.deliveries(member.org, email.number, wanted).await?;
+    let fetch = |after, limit| api.store.deliveries(member.org, email.number, DeliveryPage { state, after: UserNumber(after), limit });
     let (tokens, domain) = (api.store.tokens(), email.from.address.domain());
     let message_id = |user| tokens.recipient_message_id(DeliveryKey { org: member.org, email: email.number, user }, &domain);
-    Ok(page.answer(&uri, rows, |row| row.user.0.to_string(), |row| shape(message_id(row.user), row)))
+    Ok(page.answer(&uri, order, fetch, |row| shape(message_id(row.user), row)).await?)
 }
 
 fn unknown_state() -> ApiError {
