@@ -15,14 +15,25 @@ use futures_util::stream;
 use serde::Serialize;
 use std::convert::Infallible;
 use std::fmt::Display;
+use tokio::sync::Semaphore;
 
 /// The most items in one answer, and as many as there are without `limit`.
 pub const PAGE_ITEMS_MAX: usize = 10_000;
 
+/// Answers that are made at a time; others wait. More would not be sooner, for a database has few readers.
+const MAKING_MAX: usize = 2;
 /// The most items that are read at a time.
-const ROWS_MAX: usize = 1_000;
+const ROWS_MAX: usize = 250;
+/// Octets of an answer that are kept together. Small parts of one size are memory that later answers can use again, where
+/// one growing buffer leaves a hole of each size that it had.
+const PART_OCTETS: usize = 32 * 1024;
+/// Room that is left for one more item when a part ends; a larger item makes its part larger.
+const PART_ROOM: usize = 2 * 1024;
 /// The longest cursor in octets.
 const CURSOR_OCTETS_MAX: usize = 1_024;
+
+/// Held while an answer is made, not while it is read.
+static MAKING: Semaphore = Semaphore::const_new(MAKING_MAX);
 
 /// Which part of a list is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +123,9 @@ impl Page {
         K: Clone + Display,
         F: Future<Output = Result<Vec<T>, E>>,
     {
-        let (mut parts, mut octets) = (Vec::new(), vec![open]);
+        let making = MAKING.acquire().await.expect("nobody closes it");
+        let (mut parts, mut octets) = (Vec::new(), Vec::with_capacity(PART_OCTETS));
+        octets.push(open);
         let (mut left, mut after, mut last, mut next) = (self.limit, start, None, None);
         'rows: loop {
             // One more than the page, so that it is known whether there is a next one.
@@ -131,15 +144,18 @@ impl Page {
                 entry(&mut octets, &own, item);
                 last = Some(own);
                 left -= 1;
+                if octets.len() > PART_OCTETS - PART_ROOM {
+                    parts.push(Bytes::from(std::mem::replace(&mut octets, Vec::with_capacity(PART_OCTETS))));
+                }
             }
             match &last {
                 Some(last) if !is_end => after = last.clone(),
                 _ => break,
             }
-            parts.push(Bytes::from(std::mem::take(&mut octets)));
         }
         octets.push(close);
         parts.push(Bytes::from(octets));
+        drop(making);
         let length: usize = parts.iter().map(Bytes::len).sum();
         let body = Body::from_stream(stream::iter(parts.into_iter().map(Ok::<_, Infallible>)));
         let headers = [(CONTENT_TYPE, HeaderValue::from_static("application/json")), (CONTENT_LENGTH, HeaderValue::from(length))];
