@@ -2,6 +2,7 @@
 //!
 //! Invariant: it knows no endpoint of a service, no store and no engine. Only `error` names status codes.
 
+pub mod addresses;
 pub mod auth;
 pub mod error;
 pub mod framing;

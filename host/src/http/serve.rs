@@ -4,6 +4,7 @@
 //! service drains, new requests to anything but the probes are refused. HTTP/1 only: what HTTP/2 would add, a proxy in
 //! front can.
 
+use crate::http::addresses::Addresses;
 use crate::http::error::{ApiError, Code};
 use crate::http::framing::{TwoLengths, Watched, is_chunked, wrong_head};
 use crate::http::layers::Refusal;
@@ -18,10 +19,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -205,41 +205,6 @@ fn refuse(request: &mut Request<Incoming>, two_lengths: &TwoLengths, drains: &Ca
     true
 }
 
-/// Counts the connections of each remote address.
-#[derive(Clone, Default)]
-struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// One counted connection, given back when dropped.
-struct Place {
-    addresses: Addresses,
-    address: IpAddr,
-}
-
-impl Addresses {
-    fn enter(&self, address: IpAddr, max: usize) -> Option<Place> {
-        let address = address.to_canonical();
-        let mut counts = self.0.lock().expect("no thread panics while it holds this lock");
-        let count = counts.entry(address).or_default();
-        if *count >= max && !address.is_loopback() {
-            return None;
-        }
-        *count += 1;
-        Some(Place { addresses: self.clone(), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.addresses.0.lock().expect("no thread panics while it holds this lock");
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -393,18 +358,5 @@ mod tests {
         drain.ends.cancel();
         server.await.expect("the server ends");
         assert!(dropped.load(Ordering::SeqCst));
-    }
-
-    #[test]
-    fn one_address_has_a_bound_number_of_connections_and_gets_them_back() {
-        let addresses = Addresses::default();
-        let (remote, loopback) = ("192.0.2.1".parse().expect("valid"), "::1".parse().expect("valid"));
-        let first = addresses.enter(remote, 2);
-        let _second = addresses.enter(remote, 2);
-        assert!(addresses.enter(remote, 2).is_none());
-        drop(first);
-        assert!(addresses.enter(remote, 2).is_some());
-        let many: Vec<_> = (0..5).map(|_| addresses.enter(loopback, 2)).collect();
-        assert!(many.iter().all(Option::is_some));
     }
 }

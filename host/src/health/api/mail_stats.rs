@@ -2,6 +2,7 @@
 //!
 //! Invariant: the five figures that `figures` names add up to `recipients`; `null` means that nobody looked since the email was sent.
 
+use crate::db::DbError;
 use crate::health::api::Api;
 use crate::health::charge::Charge;
 use crate::health::figures::{Figures, InCharge, figures};
@@ -18,7 +19,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use postwarm_plugin_api::FactKind;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -79,15 +80,6 @@ pub struct FactAnswer {
     source: String,
 }
 
-/// Answers by email number, in that order.
-struct StatsByNumber(Vec<StatsAnswer>);
-
-impl Serialize for StatsByNumber {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|s| (s.email_id.to_string(), s)))
-    }
-}
-
 /// What the parameter names.
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted<'a> {
@@ -132,14 +124,19 @@ pub async fn show_mail_stats(State(api): State<Api>, caller: Caller, uri: Uri) -
     responses((status = 200, description = "The figures by email number.", body = BTreeMap<String, StatsAnswer>)))]
 pub async fn list_all_mail_stats(State(api): State<Api>, caller: Caller, uri: Uri) -> Result<Response, ApiError> {
     let page = Page::read(&Params::read(&uri, &["limit", "cursor"])?)?;
-    let (charge, mut after, mut found) = (api.charge(), page.after_number()?, Vec::new());
-    while found.len() < page.fetch() {
-        let some = api.ledger.emails(&caller.org, after, READ_EMAILS_MAX.min(page.fetch() - found.len())).await?;
-        let Some(last) = some.last() else { break };
-        after = last.email;
-        found.extend(some.iter().map(|email| of_email(&charge, &caller.org, email)));
-    }
-    Ok(page.answer_with(&uri, found, |stats| stats.email_id.to_string(), StatsByNumber))
+    let charge = api.charge();
+    let (charge, ledger, org) = (&charge, &api.ledger, &caller.org);
+    let fetch = |mut after: i64, max: usize| async move {
+        let mut found = Vec::new();
+        while found.len() < max {
+            let some = ledger.emails(org, after, READ_EMAILS_MAX.min(max - found.len())).await?;
+            let Some(last) = some.last() else { break };
+            after = last.email;
+            found.extend(some.iter().map(|email| of_email(charge, org, email)));
+        }
+        Ok::<_, DbError>(found)
+    };
+    Ok(page.answer_by_key(&uri, (page.after_number()?, |stats: &StatsAnswer| stats.email_id), fetch).await?)
 }
 
 fn of_email(charge: &Charge, org: &OrgName, email: &EmailCounts) -> StatsAnswer {
