@@ -5,7 +5,7 @@ use crate::harness::Site;
 use crate::tidy::{root, sources};
 use postwarm::config::settings::{Dkim, DkimAlgorithm, SecretRef};
 use postwarm::warmup::sign::Signer;
-use postwarm_plugin_api::{Builtin, inventory};
+use postwarm_plugin_api::{Builtin, Secret, inventory};
 use postwarm_plugin_testkit::skip::skip;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -216,13 +216,13 @@ fn the_complete_organization_is_complete_and_passes_the_check_with_keys_made_as_
     assert!(check.status.success() && !said.contains("warning"), "{said}");
 
     let key = |name: &str, algorithm| {
-        let key = SecretRef::File(site.config().join("organizations").join(name));
-        Dkim { domain: "acme.example".into(), selector: "s1".into(), algorithm, key }
+        let pem = std::fs::read_to_string(site.config().join("organizations").join(name)).unwrap();
+        Dkim { domain: "acme.example".into(), selector: "s1".into(), algorithm, key: SecretRef::Literal(Secret::new(pem)) }
     };
     let pair = [key("acme-rsa.pem", DkimAlgorithm::RsaSha256), key("acme-ed25519.pem", DkimAlgorithm::Ed25519Sha256)];
     let read = |secret: &SecretRef| match secret {
-        SecretRef::File(path) => std::fs::read_to_string(path).map_err(|e| e.to_string()),
-        _ => Err("these are files".to_owned()),
+        SecretRef::Literal(pem) => Ok(pem.expose().to_owned()),
+        other => Err(format!("{other:?} is no literal")),
     };
     Signer::new(&pair, read).unwrap();
 
