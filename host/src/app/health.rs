@@ -10,18 +10,21 @@ use crate::health::poller::{self, Pollers};
 use crate::health::projector::Projector;
 use crate::health::sqlite::SqliteLedger;
 use crate::http::probes::Probes;
-use crate::http::serve::{Limits, serve};
+use crate::http::serve::{Drain, Limits, serve};
 use crate::model::name::OrgName;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// The running service.
 pub struct Health {
     /// Where it listens.
     pub address: SocketAddr,
     api: JoinHandle<()>,
+    /// Cancelled when the work has ended: until then the probes answer.
+    ends: CancellationToken,
     projector: JoinHandle<()>,
     pollers: Arc<Pollers>,
 }
@@ -36,7 +39,10 @@ pub struct Opened {
 impl Opened {
     /// Binds the port and opens the database; nothing runs yet.
     pub async fn open(shared: &Shared) -> Result<Opened, StartError> {
-        let unavailable = |e: &dyn std::fmt::Display| StartError::Unavailable(format!("the health service cannot start: {e}"));
+        let data = shared.options.data.display();
+        let unavailable = |e: &dyn std::fmt::Display| {
+            StartError::Unavailable(format!("the health service cannot start with the data folder {data}: {e}"))
+        };
         let listener = listen("health", shared.settings.borrow().process.health.listen).await?;
         let address = listener.local_addr().map_err(|e| unavailable(&e))?;
         let ledger = Arc::new(SqliteLedger::open(&shared.options.data.join("health.db")).map_err(|e| unavailable(&e))?);
@@ -83,9 +89,11 @@ fn start(Opened { listener, address, ledger }: Opened, shared: &Arc<Shared>) -> 
         document: Arc::new(OnceLock::new()),
     };
     let (stop, supervisor) = (shared.stop.clone(), &shared.supervisor);
+    let drain = Drain { begins: shared.stop.clone(), ends: CancellationToken::new() };
     Health {
         address,
-        api: supervisor.spawn("health's API", serve(listener, router(state, probes), stop.clone(), Limits::default())),
+        ends: drain.ends.clone(),
+        api: supervisor.spawn("health's API", serve(listener, router(state, probes), drain, Limits::default())),
         projector: supervisor.spawn("the projector", async move { projector.run(stop).await }),
         pollers,
     }
@@ -136,6 +144,7 @@ impl Health {
     /// Resolves when requests have ended and what was read of the log is in the ledger.
     pub async fn ended(self) {
         self.pollers.stop().await;
+        self.ends.cancel();
         for task in [self.api, self.projector] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the health service ended badly");

@@ -6,7 +6,7 @@ use crate::app::{LiveKeys, Shared, StartError};
 use crate::bus::relay::Relay;
 use crate::config::settings::Settings;
 use crate::http::probes::Probes;
-use crate::http::serve::{Limits, serve};
+use crate::http::serve::{Drain, Limits, serve};
 use crate::warmup::api::state::{ApiState, Progress};
 use crate::warmup::engine::{Engine, Feeder, Looked, Parts, ProviderLookup, View};
 use crate::warmup::limits::{Limits as SendLimits, Shared as SharedLimits};
@@ -18,13 +18,16 @@ use crate::warmup::sqlite::SqliteStore;
 use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 /// The running service.
 pub struct Warmup {
     /// Where it listens.
     pub address: std::net::SocketAddr,
     api: JoinHandle<()>,
+    /// Cancelled when the work has ended: until then the probes answer.
+    ends: CancellationToken,
     engine: JoinHandle<()>,
     relaying: JoinHandle<()>,
     relay: Arc<Relay>,
@@ -41,8 +44,9 @@ impl Opened {
     /// Binds the port and opens the database; nothing runs yet.
     pub async fn open(shared: &Shared) -> Result<Opened, StartError> {
         let listener = listen("warmup", shared.settings.borrow().process.warmup.listen).await?;
-        let address = listener.local_addr().map_err(|e| unavailable(e.into()))?;
-        let store = Arc::new(SqliteStore::open(&shared.options.data.join("warmup.db")).map_err(unavailable)?);
+        let address = listener.local_addr().map_err(|e| unavailable(shared, e.into()))?;
+        let store = SqliteStore::open(&shared.options.data.join("warmup.db")).map_err(|e| unavailable(shared, e))?;
+        let store = Arc::new(store);
         Ok(Opened { listener, address, store })
     }
 
@@ -52,8 +56,8 @@ impl Opened {
     }
 }
 
-fn unavailable(e: anyhow::Error) -> StartError {
-    StartError::Unavailable(format!("the warmup service cannot start: {e:#}"))
+fn unavailable(shared: &Shared, e: anyhow::Error) -> StartError {
+    StartError::Unavailable(format!("the warmup service cannot start with the data folder {}: {e:#}", shared.options.data.display()))
 }
 
 async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>) -> Result<Warmup, StartError> {
@@ -72,7 +76,7 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
         signers: Arc::new(DkimSigners(shared.plugins.env.clone())),
         seed: shared.clock.now().wall_ms as u64,
     };
-    let engine = Engine::start(parts).await.map_err(unavailable)?;
+    let engine = Engine::start(parts).await.map_err(|e| unavailable(shared, e))?;
     let feeder = Feeder {
         queue: store.clone(),
         clock: shared.clock.clone(),
@@ -110,9 +114,11 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
     supervisor.spawn("the feeder", feeder.run(stop.clone()));
     supervisor.spawn("the probe of warmup.db", keep_trying(store.writer(), stop.clone()));
     let (relaying, until) = (relay.clone(), stop.clone());
+    let drain = Drain { begins: stop.clone(), ends: CancellationToken::new() };
     Ok(Warmup {
         address,
-        api: supervisor.spawn("warmup's API", serve(listener, router, stop.clone(), Limits::default())),
+        ends: drain.ends.clone(),
+        api: supervisor.spawn("warmup's API", serve(listener, router, drain, Limits::default())),
         engine: supervisor.spawn("the engine", engine.run(stop)),
         relaying: supervisor.spawn("the relay", async move { relaying.run(until).await }),
         relay,
@@ -131,11 +137,16 @@ pub async fn listen(service: &str, address: std::net::SocketAddr) -> Result<TcpL
 impl Warmup {
     /// Resolves when requests and messages have ended and their events are in the log.
     pub async fn ended(self) {
-        for task in [self.api, self.engine, self.relaying] {
-            if let Err(error) = task.await {
+        let ended = |ended: Result<(), JoinError>| {
+            if let Err(error) = ended {
                 tracing::error!(%error, "a task of the warmup service ended badly");
             }
-        }
+        };
+        ended(self.engine.await);
+        ended(self.relaying.await);
+        self.ends.cancel();
+        // Requests that still ran may have written events.
+        ended(self.api.await);
         match tokio::time::timeout(std::time::Duration::from_secs(5), self.relay.drain()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error, "events stay in the outbox until the next start"),

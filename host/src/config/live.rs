@@ -148,7 +148,6 @@ fn needs_restart(started: &Process, now: &Process, file: &str) -> Vec<Problem> {
     let changed = [
         ("[warmup] listen", started.warmup != now.warmup),
         ("[health] listen", started.health != now.health),
-        ("[health] watch_for", started.watch_for != now.watch_for),
         ("[events]", started.events != now.events),
         ("[plugins] directory", started.plugins_directory != now.plugins_directory),
     ];

@@ -4,6 +4,7 @@
 
 pub mod auth;
 pub mod error;
+pub mod framing;
 pub mod json;
 pub mod layers;
 pub mod openapi;
@@ -11,6 +12,7 @@ pub mod paging;
 pub mod params;
 pub mod probes;
 pub mod serve;
+pub mod shape;
 pub mod stall;
 #[cfg(test)]
 pub mod testing;

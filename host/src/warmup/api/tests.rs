@@ -54,7 +54,7 @@ async fn a_bad_registration_names_every_wrong_field() {
     assert_eq!(answer.problem(), "422 invalid_fields /name /email_id");
     assert_eq!(answer.headers["content-type"], "application/problem+json");
     let typo = post(&router, "acme", "/register", &json!({"name": "A", "emial_id": "a@b.example"})).await;
-    assert_eq!(typo.problem(), "422 invalid_fields /emial_id");
+    assert_eq!(typo.problem(), "422 invalid_fields /emial_id /email_id");
     assert!(typo.body.contains("did you mean `email_id`?"), "{}", typo.body);
 }
 
