@@ -68,7 +68,7 @@ impl Fixture {
         let recorded = |c: &Arc<Claimed>| Recorded { claimed: c.clone(), result: result.clone(), at: now };
         let pace = BackfillPace { messages: 1, per: Duration::from_secs(10), hold_max: Duration::from_secs(3600) };
         let turn = Turn {
-            outcomes: claimed.iter().map(recorded).collect(),
+            outcomes: Arc::new(claimed.iter().map(recorded).collect()),
             paces: Arc::new(HashMap::from([(self.org, pace)])),
             now,
             ..Turn::default()
@@ -156,33 +156,58 @@ async fn a_broadcast_reaches_who_was_registered_before_it_and_its_counts_add_up(
 }
 
 #[tokio::test]
-async fn what_a_dead_process_had_in_hand_is_unknown_and_listed_and_nothing_else() {
+async fn what_a_dead_process_had_in_hand_is_found_as_it_was_claimed_and_nothing_else() {
     let f = Fixture::new().await;
-    for name in ["a", "b", "c"] {
+    for name in ["A", "b", "c"] {
+        f.register(&format!("{name}@x.example"), NOW).await;
+    }
+    f.accept(NOW).await;
+    f.fan_out().await;
+    assert_eq!(f.store.in_hand().await.unwrap(), []);
+    let first = f.claim(1, NOW).await;
+    f.record(&first, Settled::Deferred { said: said(451, "later"), next_at: NOW + 1 }, NOW).await;
+    let claimed: Vec<Claimed> = f.claim(2, NOW + 1).await.iter().map(|c| (**c).clone()).collect();
+    let f = f.restart().await;
+    assert_eq!(f.store.in_hand().await.unwrap(), claimed);
+    assert_eq!(f.store.in_hand().await.unwrap().len(), 2, "a look changes nothing");
+    assert_eq!(f.claim(10, NOW + 5).await.len(), 1, "what is in hand is not handed out");
+}
+
+#[tokio::test]
+async fn what_was_in_hand_is_settled_like_any_outcome() {
+    let f = Fixture::new().await;
+    for name in ["a", "b"] {
         f.register(&format!("{name}@x.example"), NOW).await;
     }
     let email = f.accept(NOW).await;
     f.fan_out().await;
     f.claim(2, NOW).await;
     let f = f.restart().await;
-    let left = f.store.recover(&[], NOW + 5).await.unwrap();
-    assert_eq!(left.len(), 2);
-    assert_eq!(f.states(email).await, ["unknown", "unknown", "queued"]);
-    assert_eq!(f.claim(10, NOW + 5).await.len(), 1, "an unknown one is not sent again by itself");
+    let left: Vec<Arc<Claimed>> = f.store.in_hand().await.unwrap().into_iter().map(Arc::new).collect();
+    f.record(&left[..1], Settled::Unknown { said: Said::default(), resend_at: None }, NOW + 5).await;
+    f.record(&left[1..], Settled::Unknown { said: Said::default(), resend_at: Some(NOW + 9) }, NOW + 5).await;
+    assert_eq!(f.states(email).await, ["unknown", "unknown"]);
+    assert_eq!(f.counts(email).await, Counts { unknown: 2, ..Counts::default() });
+    assert!(f.events().await.contains(&"1.1 unknown #1".to_owned()));
+    assert!(f.claim(10, NOW + 8).await.is_empty());
+    let again = f.claim(10, NOW + 9).await;
+    assert_eq!(again.iter().map(|c| (c.delivery.user.0, c.attempt)).collect::<Vec<_>>(), [(2, 2)], "only where it is wanted again");
 }
 
 #[tokio::test]
-async fn an_organization_that_wants_unknown_mail_again_gets_it_after_it_was_listed() {
+async fn a_backfill_in_doubt_holds_the_rest_of_the_archive_up_for_hold_max_at_most() {
     let f = Fixture::new().await;
-    f.register("a@x.example", NOW).await;
     f.accept(NOW).await;
-    f.fan_out().await;
+    f.accept(NOW).await;
+    f.register("new@x.example", NOW).await;
+    f.store.backfill_step(10, NOW).await.unwrap();
     f.claim(1, NOW).await;
     let f = f.restart().await;
-    f.store.recover(&[OrgName::parse("acme").unwrap()], NOW + 5).await.unwrap();
-    assert!(f.events().await.contains(&"1.1 unknown #1".to_owned()));
-    let again = f.claim(1, NOW + 5).await;
-    assert_eq!(again.iter().map(|c| c.attempt).collect::<Vec<_>>(), [2]);
+    let left: Vec<Arc<Claimed>> = f.store.in_hand().await.unwrap().into_iter().map(Arc::new).collect();
+    f.record(&left, Settled::Unknown { said: Said::default(), resend_at: None }, NOW).await;
+    assert_eq!(f.store.backfill_step(10, NOW + 3_599_999).await.unwrap().started, 0);
+    assert_eq!(f.store.backfill_step(10, NOW + 3_600_000).await.unwrap().started, 1);
+    assert_eq!(f.claim(1, NOW + 3_600_000).await[0].delivery.email, EmailNumber(2));
 }
 
 #[tokio::test]
@@ -331,8 +356,8 @@ async fn what_the_limits_counted_survives() {
         boot_id: "b".into(),
         count,
     };
-    f.store.turn(Turn { usage: vec![part(1, 5), part(2, 7)], now: NOW, ..Turn::default() }).await.unwrap();
-    f.store.turn(Turn { usage: vec![part(1, 0), part(2, 9)], now: NOW, ..Turn::default() }).await.unwrap();
+    f.store.turn(Turn { usage: Arc::new(vec![part(1, 5), part(2, 7)]), now: NOW, ..Turn::default() }).await.unwrap();
+    f.store.turn(Turn { usage: Arc::new(vec![part(1, 0), part(2, 9)]), now: NOW, ..Turn::default() }).await.unwrap();
     let f = f.restart().await;
     assert_eq!(f.store.usage().await.unwrap(), [part(2, 9)]);
 }

@@ -4,24 +4,36 @@
 
 use crate::clock::Now;
 use crate::model::name::OrgId;
+use crate::warmup::engine::hands::{ClientNumber, Scopes};
 use crate::warmup::engine::organizations::Organizations;
 use crate::warmup::engine::view::View;
 use crate::warmup::limits::Limits;
 use crate::warmup::route::Choice;
 use crate::warmup::store::{Claim, Claimed, Lanes, Settled};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 /// A claim to make, with the scopes whose slots it has taken.
 pub struct Lane {
     pub claim: Claim,
-    scopes: Vec<String>,
+    pub scopes: Scopes,
+    pub client: ClientNumber,
+    /// Rows that were there.
+    pub got: usize,
     probe: bool,
+}
+
+impl Lane {
+    /// Tells whether the row answers this lane's claim.
+    pub fn made(&self, row: &Claimed) -> bool {
+        row.delivery.org == self.claim.org && *row.provider == *self.claim.provider && row.client == self.claim.client
+    }
 }
 
 /// The lanes that have work, in the order in which they are served.
 #[derive(Default)]
 pub struct LaneBook {
-    due: VecDeque<(OrgId, String)>,
+    due: VecDeque<(OrgId, Arc<str>)>,
     /// When the engine should look again though nothing happens, by the boot clock.
     next_at: Option<i64>,
     stale: bool,
@@ -44,12 +56,11 @@ impl LaneBook {
     pub fn replace(&mut self, found: Lanes, now: Now) {
         self.stale = false;
         self.next_at = found.next_at.map(|wall| now.boot_ms + (wall - now.wall_ms).max(1));
-        self.due.retain(|lane| found.due.contains(lane));
-        for lane in found.due {
-            if !self.due.contains(&lane) {
-                self.due.push_back(lane);
-            }
-        }
+        let mut fresh: HashSet<(OrgId, Arc<str>)> = found.due.into_iter().map(|(org, provider)| (org, provider.into())).collect();
+        self.due.retain(|lane| fresh.remove(lane));
+        let mut fresh: Vec<_> = fresh.into_iter().collect();
+        fresh.sort();
+        self.due.extend(fresh);
     }
 
     fn wake_at(&mut self, boot_ms: i64) {
@@ -84,7 +95,7 @@ impl LaneBook {
     fn one(
         &mut self,
         org: OrgId,
-        provider: &str,
+        provider: &Arc<str>,
         part: usize,
         organizations: &mut Organizations,
         limits: &mut Limits,
@@ -112,8 +123,7 @@ impl LaneBook {
             return None;
         }
         let scopes = organization.scopes_of(index, provider);
-        let names: Vec<&str> = scopes.iter().map(String::as_str).collect();
-        let claimable = limits.claimable(&names, want as u64, now.boot_ms);
+        let claimable = limits.claimable(&scopes, want as u64, now.boot_ms);
         view.limited(org, provider, claimable.blocked_by.as_ref(), now);
         if let Some(at) = claimable.blocked_by.and_then(|b| b.next_at_boot_ms) {
             self.wake_at(at.max(now.boot_ms + 1));
@@ -121,31 +131,29 @@ impl LaneBook {
         if claimable.n == 0 {
             return None;
         }
-        limits.take(&names, claimable.n, now.boot_ms);
+        limits.take(&scopes, claimable.n, now.boot_ms);
         if probe {
             organization.begin_probe(index, now.boot_ms);
         }
         organization.reserve(index, claimable.n as usize);
-        let client = organization.client_name(index);
-        Some(Lane { claim: Claim { org, provider: provider.to_owned(), client, rows_max: claimable.n as usize }, scopes, probe })
+        let (name, client) = organization.client(index);
+        let claim = Claim { org, provider: provider.clone(), client: name, rows_max: claimable.n as usize };
+        Some(Lane { claim, scopes, client, got: 0, probe })
     }
 
     /// Gives back what was taken for rows that were not there, and forgets lanes that are empty.
-    pub fn claimed(&mut self, planned: &[Lane], claimed: &[Claimed], organizations: &mut Organizations, limits: &mut Limits, now: Now) {
+    pub fn claimed(&mut self, planned: &[Lane], organizations: &mut Organizations, limits: &mut Limits, now: Now) {
         for lane in planned {
             let claim = &lane.claim;
-            let of_lane = |c: &&Claimed| c.delivery.org == claim.org && *c.provider == *claim.provider && c.client == claim.client;
-            let got = claimed.iter().filter(of_lane).count();
-            let missing = claim.rows_max - got;
+            let missing = claim.rows_max - lane.got;
             if missing == 0 {
                 continue;
             }
-            let names: Vec<&str> = lane.scopes.iter().map(String::as_str).collect();
-            limits.give_back(&names, missing as u64, now.boot_ms);
+            limits.give_back(&lane.scopes, missing as u64, now.boot_ms);
             if let Some(organization) = organizations.get_mut(claim.org) {
-                organization.unreserve(&claim.client, missing);
-                if lane.probe && got == 0 {
-                    organization.release_probe(&claim.client);
+                organization.unreserve(lane.client, missing);
+                if lane.probe && lane.got == 0 {
+                    organization.release_probe(lane.client);
                 }
             }
             self.due.retain(|(org, provider)| !(*org == claim.org && *provider == claim.provider));

@@ -9,9 +9,10 @@ use crate::model::message_id::Tokens;
 use crate::model::name::{OrgId, OrgName};
 use crate::warmup::engine::MakeClient;
 use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign};
+use crate::warmup::engine::hands::{ClientNumber, Hand, Scopes};
 use crate::warmup::limits::Limits;
 use crate::warmup::route::{self, Choice, ClientHealth, LanePause};
-use crate::warmup::store::{BackfillPace, Store};
+use crate::warmup::store::{BackfillPace, Claimed, Store};
 use postwarm_plugin_api::{Outcome, SmtpClient};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub struct Organizations {
     make: Arc<dyn MakeClient>,
     signers: Arc<dyn MakeSigner>,
     running: BTreeMap<OrgId, Running>,
+    clients_made: u64,
 }
 
 /// One organization as it runs.
@@ -31,9 +33,12 @@ pub struct Running {
     clients: Vec<Client>,
     providers: Arc<Providers>,
     pauses: HashMap<(Arc<str>, String), LanePause>,
+    /// The limits of each lane that had mail since the settings were taken.
+    scopes: HashMap<(ClientNumber, Arc<str>), Scopes>,
 }
 
 struct Client {
+    number: ClientNumber,
     name: Arc<str>,
     entry: SmtpEntry,
     client: Arc<dyn SmtpClient>,
@@ -45,7 +50,7 @@ struct Client {
 
 impl Organizations {
     pub fn new(store: Arc<dyn Store>, make: Arc<dyn MakeClient>, signers: Arc<dyn MakeSigner>) -> Organizations {
-        Organizations { store, make, signers, running: BTreeMap::new() }
+        Organizations { store, make, signers, running: BTreeMap::new(), clients_made: 0 }
     }
 
     pub fn tokens(&self) -> Arc<Tokens> {
@@ -60,10 +65,11 @@ impl Organizations {
         self.running.get_mut(&org)
     }
 
-    /// The organizations that send an unknown message again by themselves.
-    pub fn resending(&self) -> Vec<OrgName> {
-        let resend = |r: &&Running| r.settings.on_unknown == crate::config::settings::OnUnknown::Resend;
-        self.running.values().filter(resend).map(|r| r.settings.name.clone()).collect()
+    /// The limits that a row belongs to that an earlier process claimed.
+    pub fn scopes_of_left(&self, claimed: &Claimed) -> Scopes {
+        let settings = self.get(claimed.delivery.org).map(|running| &*running.settings);
+        let share = settings.and_then(|settings| share_of(settings, &claimed.client));
+        scopes(&claimed.org_name, &claimed.client, &claimed.provider, share)
     }
 
     pub fn paces(&self) -> HashMap<OrgId, BackfillPace> {
@@ -76,9 +82,13 @@ impl Organizations {
 
     /// Takes new settings: makes what is new, keeps what did not change, closes what is gone.
     pub async fn take(&mut self, settings: &Settings, limits: &mut Limits, now: Now) -> anyhow::Result<()> {
-        let mut before = std::mem::take(&mut self.running);
+        // All that can fail comes first: a reload is taken up whole or not at all.
+        let mut found = Vec::with_capacity(settings.organizations.len());
         for organization in settings.organizations.values() {
-            let org = self.store.organization(&organization.name).await?;
+            found.push((self.store.organization(&organization.name).await?, organization));
+        }
+        let mut before = std::mem::take(&mut self.running);
+        for (org, organization) in found {
             let old = before.remove(&org);
             let running = self.one(organization.clone(), settings.providers.clone(), old);
             running.configure(settings, limits, now);
@@ -90,7 +100,7 @@ impl Organizations {
         Ok(())
     }
 
-    fn one(&self, organization: Arc<Organization>, providers: Arc<Providers>, old: Option<Running>) -> Running {
+    fn one(&mut self, organization: Arc<Organization>, providers: Arc<Providers>, old: Option<Running>) -> Running {
         let (mut kept, pauses) = old.map_or((Vec::new(), HashMap::new()), |o| (o.clients, o.pauses));
         let mut clients = Vec::new();
         for entry in &organization.smtp {
@@ -100,6 +110,7 @@ impl Organizations {
             }
             match self.make.make(&organization, entry) {
                 Ok(client) => clients.push(Client {
+                    number: self.next_number(),
                     name: entry.name.as_str().into(),
                     entry: entry.clone(),
                     client,
@@ -114,7 +125,12 @@ impl Organizations {
         }
         kept.into_iter().for_each(|c| retire(c.client));
         let signer = self.signers.make(&organization);
-        Running { settings: organization, signer, clients, providers, pauses }
+        Running { settings: organization, signer, clients, providers, pauses, scopes: HashMap::new() }
+    }
+
+    fn next_number(&mut self) -> ClientNumber {
+        self.clients_made += 1;
+        ClientNumber(self.clients_made)
     }
 
     /// Closes every client; resolves when all have said QUIT or `grace` has passed.
@@ -156,8 +172,8 @@ impl Running {
         self.settings.provider_limits.get(provider).map(Vec::as_slice).or(default).unwrap_or_default()
     }
 
-    fn index(&self, client: &str) -> Option<usize> {
-        self.clients.iter().position(|c| *c.name == *client)
+    fn index(&self, number: ClientNumber) -> Option<usize> {
+        self.clients.iter().position(|c| c.number == number)
     }
 
     /// Which client gets mail now, by its place.
@@ -192,29 +208,23 @@ impl Running {
         client.client.in_flight_max().saturating_sub(client.in_hand)
     }
 
-    pub fn scopes_of(&self, index: usize, provider: &str) -> Vec<String> {
-        self.scopes(&self.clients[index].name, provider)
-    }
-
     /// The limits that a message through this client to this provider belongs to.
-    pub fn scopes(&self, client: &str, provider: &str) -> Vec<String> {
-        let name = &self.settings.name;
-        let mut scopes = vec![format!("org/{name}"), provider_scope(name, provider), client_scope(name, client)];
-        let share = self.settings.smtp.iter().find(|e| e.name == client).and_then(|e| e.share.as_ref());
-        scopes.extend(share.map(|share| format!("share/{share}")));
-        scopes
+    pub fn scopes_of(&mut self, index: usize, provider: &Arc<str>) -> Scopes {
+        let (settings, client) = (&self.settings, &self.clients[index]);
+        let made = || scopes(&settings.name, &client.name, provider, client.entry.share.as_deref());
+        self.scopes.entry((client.number, provider.clone())).or_insert_with(made).clone()
     }
 
-    pub fn client_name(&self, index: usize) -> Arc<str> {
-        self.clients[index].name.clone()
+    pub fn client(&self, index: usize) -> (Arc<str>, ClientNumber) {
+        (self.clients[index].name.clone(), self.clients[index].number)
     }
 
     pub fn begin_probe(&mut self, index: usize, boot_ms: i64) {
         self.clients[index].health.begin_probe(boot_ms);
     }
 
-    pub fn release_probe(&mut self, client: &str) {
-        if let Some(index) = self.index(client) {
+    pub fn release_probe(&mut self, number: ClientNumber) {
+        if let Some(index) = self.index(number) {
             self.clients[index].health.release_probe();
         }
     }
@@ -223,35 +233,28 @@ impl Running {
         self.clients[index].in_hand += rows;
     }
 
-    pub fn unreserve(&mut self, client: &str, rows: usize) {
-        if let Some(index) = self.index(client) {
+    pub fn unreserve(&mut self, number: ClientNumber, rows: usize) {
+        if let Some(index) = self.index(number) {
             let client = &mut self.clients[index];
             client.in_hand = client.in_hand.saturating_sub(rows);
         }
     }
 
     /// The client for a row that was claimed for it.
-    pub fn begin(&self, client: &str) -> Option<Arc<dyn SmtpClient>> {
-        self.index(client).map(|index| self.clients[index].client.clone())
+    pub fn begin(&self, number: ClientNumber) -> Option<Arc<dyn SmtpClient>> {
+        self.index(number).map(|index| self.clients[index].client.clone())
     }
 
-    /// A row has come back: its client has room again, its limits have counted it, its health is known better.
-    pub fn ended(&mut self, done: &Done, limits: &mut Limits) {
-        let claimed = &done.claimed;
-        let scopes = self.scopes(&claimed.client, &claimed.provider);
-        let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+    /// A row has come back: its client has room again, and its health is known better. What a client said that was replaced
+    /// meanwhile means nothing for the new one.
+    pub fn ended(&mut self, hand: &Hand, done: &Done) {
         let now = done.at.boot_ms;
-        self.unreserve(&claimed.client, 1);
-        match &done.outcome {
-            Ok(Outcome::NotAttempted { .. }) | Err(_) => limits.give_back(&scopes, 1, now),
-            Ok(_) => limits.settle(&scopes, 1, now),
-        }
+        self.unreserve(hand.client, 1);
         let Ok(outcome) = &done.outcome else { return };
-        if let Some(index) = self.index(&claimed.client) {
-            self.observe(index, outcome, now);
-        }
+        let Some(index) = self.index(hand.client) else { return };
+        self.observe(index, outcome, now);
         if matches!(outcome, Outcome::Deferred { .. } | Outcome::Rejected { .. } | Outcome::Accepted(_)) {
-            let lane = (claimed.client.clone(), claimed.provider.to_string());
+            let lane = (hand.claimed.client.clone(), hand.claimed.provider.to_string());
             match outcome {
                 // An acceptance changes a pause only where there is one.
                 Outcome::Accepted(_) if !self.pauses.contains_key(&lane) => {}
@@ -283,4 +286,13 @@ fn provider_scope(org: &OrgName, provider: &str) -> String {
 
 fn client_scope(org: &OrgName, client: &str) -> String {
     format!("client/{org}/{client}")
+}
+
+fn share_of<'a>(settings: &'a Organization, client: &str) -> Option<&'a str> {
+    settings.smtp.iter().find(|e| e.name == client).and_then(|e| e.share.as_deref())
+}
+
+fn scopes(org: &OrgName, client: &str, provider: &str, share: Option<&str>) -> Scopes {
+    let own = [format!("org/{org}"), provider_scope(org, provider), client_scope(org, client)];
+    own.into_iter().chain(share.map(|share| format!("share/{share}"))).collect()
 }

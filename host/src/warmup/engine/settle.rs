@@ -29,11 +29,14 @@ pub fn settle(done: &Done, organization: &Organization, jitter_unit: f64) -> Set
         Outcome::Deferred { reply, fault, retry_after } => again(done, organization, jitter_unit, (reply, *fault, *retry_after)),
         Outcome::NotAttempted { cause: Cause::Disconnected, .. } => Settled::Returned { next_at: now + DISCONNECTED_WAIT_MS },
         Outcome::NotAttempted { .. } => Settled::Returned { next_at: now },
-        Outcome::Unknown { detail, .. } => Settled::Unknown {
-            said: said(None, None, Some(detail.clone())),
-            resend_at: (organization.on_unknown == OnUnknown::Resend).then(|| now + first_wait(organization)),
-        },
+        Outcome::Unknown { detail, .. } => in_doubt(Some(organization), detail, now),
     }
+}
+
+/// Nobody knows whether the message arrived: it is listed, and sent again where its organization wants that.
+pub fn in_doubt(organization: Option<&Organization>, detail: &str, now: i64) -> Settled {
+    let resending = organization.filter(|o| o.on_unknown == OnUnknown::Resend);
+    Settled::Unknown { said: said(None, None, Some(detail.to_owned())), resend_at: resending.map(|o| now + first_wait(o)) }
 }
 
 /// What an outcome means where the organization's file went away meanwhile.
@@ -41,7 +44,7 @@ pub fn without_organization(done: &Done) -> Settled {
     match &done.outcome {
         Ok(Outcome::Accepted(reply)) => Settled::Sent(said(Some(reply), None, None)),
         Ok(Outcome::Rejected { reply, fault }) => Settled::Failed(said(Some(reply), Some(*fault), None)),
-        Ok(Outcome::Unknown { detail, .. }) => Settled::Unknown { said: said(None, None, Some(detail.clone())), resend_at: None },
+        Ok(Outcome::Unknown { detail, .. }) => in_doubt(None, detail, done.at.wall_ms),
         _ => Settled::Returned { next_at: done.at.wall_ms },
     }
 }
