@@ -72,6 +72,11 @@ impl Limits {
         }
     }
 
+    /// Lifts the maximum of every scope that starts with this; what they have counted stays, for when they are configured again.
+    pub fn lift(&mut self, prefix: &str) {
+        self.gates.iter_mut().filter(|(scope, _)| scope.starts_with(prefix)).for_each(|(_, gate)| gate.lift());
+    }
+
     /// Takes back what an earlier process stored. Call it once, before anything is taken; before or after `configure`.
     pub fn restore(&mut self, stored: Vec<Usage>, now: Now) {
         let mut by_scope: HashMap<String, Vec<Usage>> = HashMap::new();

@@ -199,8 +199,7 @@ pub enum Settled {
 /// A wish for rows of one lane.
 #[derive(Debug, Clone)]
 pub struct Claim {
-    pub org: OrgId,
-    pub provider: Arc<str>,
+    pub lane: LaneKey,
     pub client: Arc<str>,
     pub rows_max: usize,
 }
@@ -224,10 +223,18 @@ pub struct Claimed {
     pub message_id: Arc<str>,
 }
 
+/// One organization's mail to one mailbox provider: live mail and its retries, or back-fill and its retries.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LaneKey {
+    pub org: OrgId,
+    pub provider: Arc<str>,
+    pub source: Source,
+}
+
 /// The lanes that have work.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lanes {
-    pub due: Vec<(OrgId, String)>,
+    pub due: Vec<LaneKey>,
     pub next_at: Option<i64>,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::bus::{Outbox, wire};
 use crate::model::address::Address;
-use crate::model::delivery::{Counts, Said, State};
+use crate::model::delivery::{Counts, Said, Source, State};
 use crate::model::email::{Mailbox, NewEmail};
 use crate::model::event::Event;
 use crate::model::name::{EmailNumber, OrgId, OrgName, UserNumber};
@@ -59,8 +59,9 @@ impl Fixture {
     }
 
     async fn claim(&self, rows_max: usize, now: i64) -> Vec<Arc<Claimed>> {
-        let claim = Claim { org: self.org, provider: "other".into(), client: "relay".into(), rows_max };
-        let turn = Turn { claims: vec![claim], now, ..Turn::default() };
+        let lane = |source| LaneKey { org: self.org, provider: "other".into(), source };
+        let claim = |source| Claim { lane: lane(source), client: "relay".into(), rows_max };
+        let turn = Turn { claims: vec![claim(Source::Live), claim(Source::Backfill)], now, ..Turn::default() };
         self.store.turn(turn).await.unwrap().into_iter().map(Arc::new).collect()
     }
 
@@ -245,7 +246,7 @@ async fn deferred_mail_waits_for_its_time_and_goes_before_fresh_mail() {
     let retry = f.claim(1, NOW + 100).await;
     assert_eq!((retry[0].delivery.user, retry[0].attempt, retry[0].was), (UserNumber(1), 2, State::Deferred));
     let lanes = f.store.lanes(NOW + 100).await.unwrap();
-    assert_eq!(lanes.due, [(f.org, "other".to_owned())]);
+    assert_eq!(lanes.due, [LaneKey { org: f.org, provider: "other".into(), source: Source::Live }]);
 }
 
 #[tokio::test]
@@ -308,6 +309,23 @@ async fn a_newcomer_gets_the_earlier_emails_in_order_each_once_at_the_pace() {
     let (_, backfill) = f.store.user(f.org, &Address::parse("new@x.example").unwrap()).await.unwrap().unwrap();
     assert_eq!((backfill.emails, backfill.done, backfill.state), (3, 3, BackfillState::Done));
     assert_eq!(f.store.email(f.org, EmailNumber(1)).await.unwrap().unwrap().recipients, 1, "back-fill counts as a recipient");
+}
+
+#[tokio::test]
+async fn live_mail_and_backfill_to_one_provider_are_lanes_of_their_own() {
+    let f = Fixture::new().await;
+    f.accept(NOW).await;
+    f.register("new@x.example", NOW).await;
+    f.accept(NOW + 1).await;
+    f.fan_out().await;
+    f.store.backfill_step(10, NOW).await.unwrap();
+    let lane = |source| LaneKey { org: f.org, provider: "other".into(), source };
+    assert_eq!(f.store.lanes(NOW + 1).await.unwrap().due, [lane(Source::Live), lane(Source::Backfill)]);
+    for (source, email) in [(Source::Backfill, 1), (Source::Live, 2)] {
+        let claim = Claim { lane: lane(source), client: "relay".into(), rows_max: 9 };
+        let claimed = f.store.turn(Turn { claims: vec![claim], now: NOW + 1, ..Turn::default() }).await.unwrap();
+        assert_eq!(claimed.iter().map(|c| c.delivery.email.0).collect::<Vec<_>>(), [email]);
+    }
 }
 
 #[tokio::test]

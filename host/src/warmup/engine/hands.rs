@@ -4,8 +4,8 @@
 //! the scopes that it was claimed under, whatever the settings say by then.
 
 use crate::model::name::{DeliveryKey, OrgId};
-use crate::warmup::store::Claimed;
-use std::collections::HashMap;
+use crate::warmup::store::{Claimed, LaneKey};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// The limits that a row belongs to, shared by the rows of a lane.
@@ -26,7 +26,8 @@ pub struct Hand {
 #[derive(Default)]
 pub struct Hands {
     rows: HashMap<DeliveryKey, Hand>,
-    lanes: HashMap<(OrgId, Arc<str>), usize>,
+    lanes: HashMap<LaneKey, usize>,
+    organizations: BTreeMap<OrgId, usize>,
 }
 
 impl Hands {
@@ -38,20 +39,37 @@ impl Hands {
         self.rows.is_empty()
     }
 
+    /// How many rows of the lane are in hand.
+    pub fn of(&self, lane: &LaneKey) -> usize {
+        self.lanes.get(lane).copied().unwrap_or(0)
+    }
+
+    /// How many rows each organization has in hand.
+    pub fn by_organization(&self) -> &BTreeMap<OrgId, usize> {
+        &self.organizations
+    }
+
     pub fn add(&mut self, hand: Hand) {
         let claimed = &hand.claimed;
-        *self.lanes.entry((claimed.delivery.org, claimed.provider.clone())).or_default() += 1;
+        *self.lanes.entry(lane(claimed)).or_default() += 1;
+        *self.organizations.entry(claimed.delivery.org).or_default() += 1;
         self.rows.insert(claimed.delivery, hand);
     }
 
     /// Takes a row out; `None` where it was taken out already.
     pub fn remove(&mut self, delivery: DeliveryKey) -> Option<Hand> {
         let hand = self.rows.remove(&delivery)?;
-        let lane = (delivery.org, hand.claimed.provider.clone());
+        let lane = lane(&hand.claimed);
         if let Some(count) = self.lanes.get_mut(&lane) {
             *count -= 1;
             if *count == 0 {
                 self.lanes.remove(&lane);
+            }
+        }
+        if let Some(count) = self.organizations.get_mut(&delivery.org) {
+            *count -= 1;
+            if *count == 0 {
+                self.organizations.remove(&delivery.org);
             }
         }
         Some(hand)
@@ -60,6 +78,11 @@ impl Hands {
     /// Takes all rows out.
     pub fn take_all(&mut self) -> Vec<Hand> {
         self.lanes.clear();
+        self.organizations.clear();
         self.rows.drain().map(|(_, hand)| hand).collect()
     }
+}
+
+fn lane(claimed: &Claimed) -> LaneKey {
+    LaneKey { org: claimed.delivery.org, provider: claimed.provider.clone(), source: claimed.source }
 }

@@ -8,6 +8,7 @@
 //! outcome that could not be committed is kept and committed by a later turn.
 
 mod dispatch;
+mod fair;
 mod feeder;
 mod hands;
 mod lanes;
@@ -24,7 +25,7 @@ use crate::warmup::limits::Limits;
 use crate::warmup::store::{BackfillPace, Claim, Claimed, Queue, Recorded, Store, StoreError, Turn};
 use dispatch::{Done, Templates};
 use hands::{ClientNumber, Hand, Hands, Scopes};
-use lanes::{Lane, LaneBook};
+use lanes::{Around, Lane, LaneBook};
 use organizations::Organizations;
 use postwarm_plugin_api::{Cause, Outcome, SmtpClient};
 use std::collections::HashMap;
@@ -192,8 +193,9 @@ impl Engine {
 
     /// Decides what is claimed now and takes its slots.
     fn plan(&mut self) -> Vec<Lane> {
-        let free = self.sending_rows_max.saturating_sub(self.hands.len());
-        self.lanes.plan(free, &mut self.organizations, &mut self.limits, &self.view, self.clock.now())
+        let (organizations, limits) = (&mut self.organizations, &mut self.limits);
+        let around = Around { organizations, limits, view: &self.view, now: self.clock.now() };
+        self.lanes.plan(self.sending_rows_max, &self.hands, around)
     }
 
     async fn turn(&mut self, mut planned: Vec<Lane>) {
@@ -278,9 +280,8 @@ impl Engine {
             let tokens = self.organizations.tokens();
             match self.templates.get(&*self.queue, &job).await {
                 Ok(template) => dispatch::spawn(job, template, tokens, self.clock.clone(), self.finished.clone()),
-                Err(words) => {
-                    let outcome = Err(words);
-                    let _ = self.finished.send(Done { claimed: row, outcome, at: self.clock.now() });
+                Err(unmade) => {
+                    let _ = self.finished.send(Done { claimed: row, outcome: Err(unmade), at: self.clock.now() });
                 }
             }
         }
@@ -308,6 +309,9 @@ impl Engine {
         let settled = match self.organizations.get_mut(done.claimed.delivery.org) {
             Some(org) => {
                 org.ended(&hand, &done);
+                if let (Err(_), Some((_, why))) = (&done.outcome, org.held(&done.claimed.provider, done.at)) {
+                    self.view.blocked(done.claimed.delivery.org, &done.claimed.provider, why);
+                }
                 settle::settle(&done, &org.settings, self.random.f64())
             }
             None => settle::without_organization(&done),

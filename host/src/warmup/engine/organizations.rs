@@ -8,12 +8,13 @@ use crate::config::settings::{Organization, Providers, Settings, SmtpEntry};
 use crate::model::message_id::Tokens;
 use crate::model::name::{OrgId, OrgName};
 use crate::warmup::engine::MakeClient;
-use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign};
+use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign, Unmade};
 use crate::warmup::engine::hands::{ClientNumber, Hand, Scopes};
+use crate::warmup::engine::settle;
 use crate::warmup::limits::Limits;
-use crate::warmup::route::{self, Choice, ClientHealth, LanePause};
+use crate::warmup::route::{self, Choice, ClientHealth, Pause};
 use crate::warmup::store::{BackfillPace, Claimed, Store};
-use postwarm_plugin_api::{Outcome, SmtpClient};
+use postwarm_plugin_api::{Fault, Outcome, SmtpClient};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +33,16 @@ pub struct Running {
     pub signer: Arc<dyn Sign>,
     clients: Vec<Client>,
     providers: Arc<Providers>,
-    pauses: HashMap<(Arc<str>, String), LanePause>,
+    pauses: HashMap<(Arc<str>, Arc<str>), Pause>,
+    /// Lanes whose mail cannot be made now, by provider. New settings may be the remedy, so that they start without.
+    held: HashMap<Arc<str>, Held>,
     /// The limits of each lane that had mail since the settings were taken.
     scopes: HashMap<(ClientNumber, Arc<str>), Scopes>,
+}
+
+struct Held {
+    until: i64,
+    why: String,
 }
 
 struct Client {
@@ -45,6 +53,10 @@ struct Client {
     health: ClientHealth,
     /// Rows claimed for it or in its hands.
     in_hand: usize,
+    /// When it last answered, or got its first row, by the boot clock.
+    heard_at: i64,
+    /// A refusal that blames the account holds at every provider.
+    pause: Pause,
     last_failure: String,
 }
 
@@ -116,6 +128,8 @@ impl Organizations {
                     client,
                     health: ClientHealth::default(),
                     in_hand: 0,
+                    heard_at: 0,
+                    pause: Pause::default(),
                     last_failure: String::new(),
                 }),
                 Err(problem) => {
@@ -125,7 +139,7 @@ impl Organizations {
         }
         kept.into_iter().for_each(|c| retire(c.client));
         let signer = self.signers.make(&organization);
-        Running { settings: organization, signer, clients, providers, pauses, scopes: HashMap::new() }
+        Running { settings: organization, signer, clients, providers, pauses, held: HashMap::new(), scopes: HashMap::new() }
     }
 
     fn next_number(&mut self) -> ClientNumber {
@@ -152,6 +166,8 @@ impl Running {
     fn configure(&self, settings: &Settings, limits: &mut Limits, now: Now) {
         let name = &self.settings.name;
         limits.configure(&format!("org/{name}"), &self.settings.limits, now);
+        // A provider that nobody limits any more is free, though what it counted is kept.
+        limits.lift(&format!("provider/{name}/"));
         for provider in settings.providers.mailbox.keys() {
             limits.configure(&provider_scope(name, provider), self.provider_windows(provider), now);
         }
@@ -177,7 +193,14 @@ impl Running {
     }
 
     /// Which client gets mail now, by its place.
-    pub fn choose(&self, boot_ms: i64) -> Choice {
+    pub fn choose(&mut self, boot_ms: i64) -> Choice {
+        for client in self.clients.iter_mut().filter(|c| c.in_hand > 0 && !c.health.is_failing()) {
+            if client.health.is_stalled(client.heard_at, boot_ms) {
+                client.health.stall(boot_ms);
+                client.last_failure = "its server is silent".to_owned();
+                tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, rows = client.in_hand, "a client's server is silent; the next one takes over");
+            }
+        }
         route::choose(self.clients.iter().map(|c| &c.health), boot_ms)
     }
 
@@ -188,18 +211,28 @@ impl Running {
         }
     }
 
-    pub fn why_paused(&self, index: usize, now: Now, until: i64) -> String {
-        let at = now.wall_ms + until - now.boot_ms;
-        let at = std::time::UNIX_EPOCH + Duration::from_millis(at.max(0) as u64);
-        format!(
-            "client `{}` was refused for its account or domain, next at {}",
-            self.clients[index].name,
-            humantime::format_rfc3339_seconds(at)
-        )
+    /// Until when, by the boot clock, the lane gets nothing through this client, and why: the mail could not be made, or the
+    /// account (for all lanes of the client) or the domain (for the lane) was refused.
+    pub fn paused(&self, index: usize, provider: &Arc<str>, now: Now) -> Option<(i64, String)> {
+        let client = &self.clients[index];
+        if let Some(held) = self.held(provider, now) {
+            return Some(held);
+        }
+        let account = client.pause.paused_until(now.boot_ms);
+        let lane = self.pauses.get(&(client.name.clone(), provider.clone())).and_then(|pause| pause.paused_until(now.boot_ms));
+        let (until, what) = account.map(|at| (at, "account")).max(lane.map(|at| (at, "domain")))?;
+        Some((until, format!("client `{}` was refused for its {what}, next at {}", client.name, clock_time(until, now))))
     }
 
-    pub fn paused_until(&self, index: usize, provider: &str, boot_ms: i64) -> Option<i64> {
-        self.pauses.get(&(self.clients[index].name.clone(), provider.to_owned()))?.paused_until(boot_ms)
+    /// Until when the mail to a provider is kept back because it could not be made, and why.
+    pub fn held(&self, provider: &Arc<str>, now: Now) -> Option<(i64, String)> {
+        let held = self.held.get(provider).filter(|held| held.until > now.boot_ms)?;
+        Some((held.until, format!("{}, tried again at {}", held.why, clock_time(held.until, now))))
+    }
+
+    /// Keeps a lane back whose mail cannot be made now.
+    fn hold(&mut self, provider: &Arc<str>, why: &str, now: Now) {
+        self.held.insert(provider.clone(), Held { until: now.boot_ms + settle::UNMADE_WAIT_MS, why: why.to_owned() });
     }
 
     /// How many more rows the client may have in hand.
@@ -229,8 +262,12 @@ impl Running {
         }
     }
 
-    pub fn reserve(&mut self, index: usize, rows: usize) {
-        self.clients[index].in_hand += rows;
+    pub fn reserve(&mut self, index: usize, rows: usize, boot_ms: i64) {
+        let client = &mut self.clients[index];
+        if client.in_hand == 0 {
+            client.heard_at = boot_ms;
+        }
+        client.in_hand += rows;
     }
 
     pub fn unreserve(&mut self, number: ClientNumber, rows: usize) {
@@ -250,15 +287,21 @@ impl Running {
     pub fn ended(&mut self, hand: &Hand, done: &Done) {
         let now = done.at.boot_ms;
         self.unreserve(hand.client, 1);
-        let Ok(outcome) = &done.outcome else { return };
+        let outcome = match &done.outcome {
+            Ok(outcome) => outcome,
+            Err(Unmade::Now(why)) => return self.hold(&hand.claimed.provider, why, done.at),
+            Err(Unmade::Content(_)) => return,
+        };
         let Some(index) = self.index(hand.client) else { return };
+        self.clients[index].heard_at = now;
         self.observe(index, outcome, now);
         if matches!(outcome, Outcome::Deferred { .. } | Outcome::Rejected { .. } | Outcome::Accepted(_)) {
-            let lane = (hand.claimed.client.clone(), hand.claimed.provider.to_string());
+            self.clients[index].pause.observe(Fault::Account, outcome, now);
+            let lane = (hand.claimed.client.clone(), hand.claimed.provider.clone());
             match outcome {
                 // An acceptance changes a pause only where there is one.
                 Outcome::Accepted(_) if !self.pauses.contains_key(&lane) => {}
-                _ => self.pauses.entry(lane).or_default().observe(outcome, now),
+                _ => self.pauses.entry(lane).or_default().observe(Fault::Domain, outcome, now),
             }
         }
     }
@@ -268,6 +311,10 @@ impl Running {
         let before = client.health.is_failing();
         client.health.observe(outcome, now);
         match (before, client.health.is_failing(), outcome) {
+            (false, true, Outcome::Unknown { detail, .. }) => {
+                client.last_failure = "several messages in a row had no reply".to_owned();
+                tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, detail, "a client's messages get no reply; the next one takes over");
+            }
             (false, true, Outcome::NotAttempted { cause, detail }) => {
                 client.last_failure = detail.clone();
                 tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, ?cause, detail, "a client fails; the next one takes over");
@@ -295,4 +342,9 @@ fn share_of<'a>(settings: &'a Organization, client: &str) -> Option<&'a str> {
 fn scopes(org: &OrgName, client: &str, provider: &str, share: Option<&str>) -> Scopes {
     let own = [format!("org/{org}"), provider_scope(org, provider), client_scope(org, client)];
     own.into_iter().chain(share.map(|share| format!("share/{share}"))).collect()
+}
+
+fn clock_time(boot_ms: i64, now: Now) -> humantime::Rfc3339Timestamp {
+    let wall_ms = now.wall_ms + boot_ms - now.boot_ms;
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_millis(wall_ms.max(0) as u64))
 }

@@ -1,8 +1,11 @@
 //! The engine over the real store, with a client that the test speaks for.
 
 mod fixture;
+mod flaky;
+mod parts;
 mod reloads;
 mod stops;
+mod waits;
 
 use super::*;
 use crate::bus::Outbox;
@@ -181,9 +184,12 @@ async fn a_limit_keeps_the_rest_waiting_and_says_so() {
     let running = Running::start(20, vec![client.clone()], limited).await;
     running.until(|c| c.sent == 7).await;
     let blocked = || running.view.of(running.org, running.email, SystemClock.now().boot_ms).waits_for;
-    while blocked().is_none() {
-        tokio::task::yield_now().await;
-    }
+    let said = async {
+        while blocked().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), said).await.expect("it says what it waits for");
     assert!(blocked().unwrap().starts_with("client `client0`, daily cap 7 reached, next at "), "{:?}", blocked());
     let (store, org) = running.stop().await;
     assert_eq!(store.email(org, EmailNumber(1)).await.unwrap().unwrap().counts, Counts { sent: 7, queued: 13, ..Counts::default() });

@@ -1,22 +1,21 @@
 //! An engine that a test turns by hand: its clock, its clients' answers and its database's failures are the test's.
 
-use crate::bus::{Outbox, OutboxError, Outgoing};
 use crate::clock::{Clock, ManualClock};
 use crate::config::settings::*;
 use crate::model::address::Address;
 use crate::model::delivery::Counts;
-use crate::model::email::{Email, Mailbox, NewEmail};
+use crate::model::email::{Mailbox, NewEmail};
 use crate::model::name::{EmailNumber, OrgId, OrgName};
 use crate::model::user::NewUser;
 use crate::warmup::engine::dispatch::{MakeSigner, Sign};
 use crate::warmup::engine::feeder::{Looked, ProviderLookup};
+use crate::warmup::engine::tests::flaky::Flaky;
 use crate::warmup::engine::{Engine, MakeClient, Parts, View};
 use crate::warmup::sqlite::SqliteStore;
-use crate::warmup::store::{Accepted, BackfillStep, Claimed, FanOut, Lanes, Queue, Result as Stored, Store, StoreError, Turn, Usage};
+use crate::warmup::store::{Accepted, Queue, Store};
 use postwarm_plugin_api::{BoxFuture, Cause, EnhancedCode, Message, Outcome, Phase, Reply, SmtpClient};
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -123,7 +122,6 @@ pub struct Script(Arc<Mutex<Scripted>>);
 struct Scripted {
     silent: Vec<(String, tokio::sync::oneshot::Sender<Outcome>)>,
     answers: VecDeque<Outcome>,
-    got: usize,
 }
 
 impl Script {
@@ -148,11 +146,6 @@ impl Script {
         };
         waiting.into_iter().filter_map(|(_, reply)| reply.send(outcome()).ok()).count()
     }
-
-    /// How many messages clients were given so far.
-    pub fn got(&self) -> usize {
-        self.0.lock().unwrap().got
-    }
 }
 
 impl MakeClient for Script {
@@ -175,7 +168,6 @@ impl SmtpClient for ScriptedClient {
         Box::pin(async move {
             let reply = {
                 let mut script = self.script.0.lock().unwrap();
-                script.got += 1;
                 if let Some(answer) = script.answers.pop_front() {
                     return answer;
                 }
@@ -199,80 +191,6 @@ impl SmtpClient for ScriptedClient {
     }
 }
 
-/// The real queue, but for what a test lets fail.
-pub struct Flaky {
-    pub store: Arc<SqliteStore>,
-    pub turns_fail: AtomicBool,
-    pub content_fails: AtomicBool,
-}
-
-fn unless(fails: &AtomicBool) -> Stored<()> {
-    match fails.load(Ordering::SeqCst) {
-        true => Err(StoreError::Unavailable("the test says so".into())),
-        false => Ok(()),
-    }
-}
-
-#[async_trait::async_trait]
-impl Outbox for Flaky {
-    async fn pending(&self, max: usize) -> std::result::Result<Vec<Outgoing>, OutboxError> {
-        self.store.pending(max).await
-    }
-
-    async fn published(&self, number: i64) -> std::result::Result<(), OutboxError> {
-        self.store.published(number).await
-    }
-
-    async fn wait(&self) {
-        self.store.wait().await;
-    }
-}
-
-#[async_trait::async_trait]
-impl Queue for Flaky {
-    async fn in_hand(&self) -> Stored<Vec<Claimed>> {
-        self.store.in_hand().await
-    }
-
-    async fn turn(&self, turn: Turn) -> Stored<Vec<Claimed>> {
-        unless(&self.turns_fail)?;
-        self.store.turn(turn).await
-    }
-
-    async fn lanes(&self, now: i64) -> Stored<Lanes> {
-        self.store.lanes(now).await
-    }
-
-    async fn fan_out_next(&self, rows: usize, checked_after: i64) -> Stored<Option<FanOut>> {
-        self.store.fan_out_next(rows, checked_after).await
-    }
-
-    async fn set_providers(&self, found: Vec<(String, String)>, now: i64) -> Stored<()> {
-        self.store.set_providers(found, now).await
-    }
-
-    async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Stored<()> {
-        self.store.fan_out(org, email, rows, now).await
-    }
-
-    async fn backfill_domains(&self, rows: usize, checked_after: i64, now: i64) -> Stored<Vec<String>> {
-        self.store.backfill_domains(rows, checked_after, now).await
-    }
-
-    async fn backfill_step(&self, rows: usize, now: i64) -> Stored<BackfillStep> {
-        self.store.backfill_step(rows, now).await
-    }
-
-    async fn content(&self, org: OrgId, email: EmailNumber) -> Stored<Option<Email>> {
-        unless(&self.content_fails)?;
-        self.store.content(org, email).await
-    }
-
-    async fn usage(&self) -> Stored<Vec<Usage>> {
-        self.store.usage().await
-    }
-}
-
 /// The database, the settings and the clients; engines come and go.
 pub struct World {
     _folder: tempfile::TempDir,
@@ -288,7 +206,7 @@ impl World {
     pub fn new(settings: Arc<Settings>) -> World {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(&folder.path().join("warmup.db")).unwrap());
-        let queue = Arc::new(Flaky { store, turns_fail: AtomicBool::new(false), content_fails: AtomicBool::new(false) });
+        let queue = Arc::new(Flaky::over(store));
         let (clock, view) = (Arc::new(ManualClock::at(START)), Arc::new(View::default()));
         World {
             _folder: folder,
@@ -347,7 +265,7 @@ impl World {
     pub async fn engine(&self) -> Engine {
         let parts = Parts {
             queue: self.queue.clone(),
-            store: self.queue.store.clone(),
+            store: self.queue.clone(),
             clock: self.clock.clone(),
             settings: self.settings.subscribe(),
             make: Arc::new(self.script.clone()),
