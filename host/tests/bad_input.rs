@@ -1,12 +1,13 @@
 //! Hostile texts in every string field: refused with the field named, or stored and sent as they are.
 
-use crate::harness::{Postwarm, Site, skip, until};
+use crate::harness::{Postwarm, Site, until};
 use base64::Engine as _;
 use futures_util::StreamExt;
 use mail_parser::{HeaderValue, MessageParser};
 use postwarm_plugin_testkit::sink::Sink;
 use postwarm_plugin_testkit::sink::journal::Fact;
 use postwarm_plugin_testkit::sink::script::Script;
+use postwarm_plugin_testkit::skip::skip;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -64,6 +64,38 @@ async fn after_sigterm_the_broadcast_goes_on_and_nobody_is_written_to_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_sends_nothing_and_leaves_no_row_in_doubt() {
+    let sink = Sink::start(Script::default()).await;
+    let site = site(&sink).await;
+    let held = "limits = { windows = [{ messages = 1, per = \"1h\" }] }\n";
+    let organization = std::fs::read_to_string(site.config().join("organizations/demo.toml")).unwrap();
+    site.organization("demo", &format!("{held}{organization}"));
+    let postwarm = site.serve();
+    postwarm.import(200, "x.example").await;
+    let email = postwarm.send("Hello").await;
+    postwarm.counts_when(email, |counts| counts["sent"] == 1).await;
+    assert_eq!(postwarm.terminate(), Some(0));
+
+    // 199 are due at once in what follows.
+    site.organization("demo", &organization);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let process = std::fs::read_to_string(site.config().join("postwarm.toml")).unwrap();
+    site.write("postwarm.toml", &process.replace("[health]\nlisten = \"127.0.0.1:0\"", &format!("[health]\nlisten = \"{address}\"")));
+    for _ in 0..3 {
+        let output = site.command(&["serve"]).arg("--data").arg(site.data()).output().unwrap();
+        assert_eq!(output.status.code(), Some(69));
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert!(words.contains(&address.to_string()), "{words}");
+    }
+    assert_eq!(sink.journal().accepted().len(), 1, "nothing was sent");
+    drop(taken);
+    let postwarm = site.serve();
+    let counts = postwarm.counts_when(email, is_over).await;
+    assert_eq!((counts["sent"].as_u64(), counts["unknown"].as_u64()), (Some(200), Some(0)), "{counts}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_kill_9_nothing_is_lost_nothing_falsely_accepted_and_every_doubt_is_listed() {
     let sink = Sink::start(Script::default()).await;
     let site = site(&sink).await;

@@ -21,10 +21,6 @@ fn c_name(rust: &str) -> String {
 #[test]
 fn the_c_header_has_the_sizes_and_offsets_of_rust() {
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
-    if Command::new(&compiler).arg("--version").output().is_err() {
-        println!("skipped: the_c_header_has_the_sizes_and_offsets_of_rust because there is no C compiler `{compiler}`");
-        return;
-    }
     let mut program = "#include <stdio.h>\n#include \"postwarm_plugin.h\"\nint main(void) {\n".to_owned();
     let mut expected = String::new();
     for (type_name, field, value) in layout_lines() {

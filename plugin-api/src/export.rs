@@ -8,17 +8,14 @@ pub use crate::export_feedback::{ExportedFeedback, feedback_table};
 pub use crate::export_smtp::{ExportedSmtp, smtp_table};
 
 use crate::abi::{self, Slice};
-use crate::abi_convert::{one_line, read_instance};
-use crate::{Descriptor, Instance, SettingsProblem};
+use crate::abi_convert::one_line;
 use std::any::Any;
-use std::collections::HashMap;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use tokio::runtime::{Builder, Runtime};
-use tokio::task::AbortHandle;
 
 /// Exports the one plugin of a `cdylib`, or one of each kind.
 ///
@@ -170,49 +167,6 @@ fn panic_words(payload: &(dyn Any + Send)) -> String {
     one_line(&format!("the plugin panicked: {}", text.unwrap_or("without words")))
 }
 
-/// A descriptor that lives as long as the process.
-pub(crate) fn leak_descriptor(descriptor: Descriptor) -> *const abi::Descriptor {
-    let leaked: &'static Descriptor = Box::leak(Box::new(descriptor));
-    Box::leak(Box::new(abi::Descriptor {
-        struct_size: abi::size_of::<abi::Descriptor>(),
-        reserved: 0,
-        id: Slice::new(leaked.id.as_bytes()),
-        version: Slice::new(leaked.version.as_bytes()),
-        summary: Slice::new(leaked.summary.as_bytes()),
-        settings_schema: Slice::new(leaked.settings_schema.as_bytes()),
-    }))
-}
-
-/// The body of both `create` functions: reads the configuration, makes, reports problems.
-///
-/// # Safety
-/// As the header says of `create`.
-pub(crate) unsafe fn create_with<T>(
-    config: *const abi::Instance,
-    problem: abi::Problem,
-    problem_ctx: *mut c_void,
-    instance: *mut *mut c_void,
-    make: impl FnOnce(Instance) -> Result<T, Vec<SettingsProblem>>,
-) -> u32 {
-    // SAFETY: the host lends the configuration for the length of the call.
-    let read = unsafe { read_instance(config) };
-    let made = read.and_then(|config| caught(|| make(config)));
-    let problems = match made {
-        Ok(Ok(made)) => {
-            // SAFETY: the host passes a place for the pointer.
-            unsafe { instance.write(Box::into_raw(Box::new(made)).cast()) };
-            return abi::OK;
-        }
-        Ok(Err(problems)) => problems,
-        Err(words) => vec![SettingsProblem::new("", words)],
-    };
-    for one in &problems {
-        // SAFETY: the host's function copies both texts before it returns.
-        unsafe { problem(problem_ctx, Slice::new(one.pointer.as_bytes()), Slice::new(one.message.as_bytes())) };
-    }
-    abi::ERROR_REFUSED
-}
-
 /// The completion that a verify, a close or a poll owes.
 pub(crate) struct DoneGuard {
     done: Option<abi::Done>,
@@ -240,29 +194,6 @@ impl DoneGuard {
 impl Drop for DoneGuard {
     fn drop(&mut self) {
         self.finish(abi::ERROR_TEMPORARY, "the plugin gave the call up");
-    }
-}
-
-/// The running tasks of an instance, by their completion's `ctx`, so that `cancel` finds them.
-#[derive(Default)]
-pub(crate) struct Running(Mutex<HashMap<usize, AbortHandle>>);
-
-impl Running {
-    /// Remembers a task, and forgets those that have ended.
-    pub(crate) fn add(&self, ctx: usize, task: AbortHandle) {
-        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A task may end before it is added: sweep when the map has doubled, which keeps it within the running ones.
-        if tasks.len() == tasks.capacity() {
-            tasks.retain(|_, task| !task.is_finished());
-        }
-        tasks.insert(ctx, task);
-    }
-
-    /// Ends a task; its guard completes.
-    pub(crate) fn cancel(&self, ctx: usize) {
-        if let Some(task) = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&ctx) {
-            task.abort();
-        }
     }
 }
 

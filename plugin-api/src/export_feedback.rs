@@ -4,11 +4,11 @@
 
 use crate::abi;
 use crate::abi_convert::{capability_bits, lend_report, read, read_watched};
-use crate::export::{Caught, DoneGuard, Running, caught, create_with, leak_descriptor, runtime};
-use crate::export_smtp::deadline;
+use crate::export::{Caught, DoneGuard, caught, runtime};
+use crate::export_instance::{cancel, create_with, deadline, destroy, exported, table_once};
 use crate::{BoxFuture, FactSink, FeedbackFactory, FeedbackLoop, Poll, PollError, Report, WatchList, Watched};
 use std::ffi::c_void;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Names the factory of an exported table; the macro implements it.
@@ -16,26 +16,20 @@ pub trait ExportedFeedback: 'static {
     fn factory() -> &'static dyn FeedbackFactory;
 }
 
-struct Exported {
-    feedback: Arc<dyn FeedbackLoop>,
-    running: Running,
-}
+type Loop = dyn FeedbackLoop;
 
 /// The table of `E`'s factory; null where its descriptor panics.
 pub fn feedback_table<E: ExportedFeedback>(table: &'static OnceLock<abi::Feedback>) -> *const abi::Feedback {
-    if let Some(made) = table.get() {
-        return made;
-    }
-    let Ok(descriptor) = caught(|| E::factory().descriptor()) else { return std::ptr::null() };
-    table.get_or_init(|| abi::Feedback {
+    let describe = || E::factory().descriptor();
+    table_once(table, describe, |descriptor| abi::Feedback {
         struct_size: abi::size_of::<abi::Feedback>(),
         reserved: 0,
-        descriptor: leak_descriptor(descriptor),
+        descriptor,
         create: Some(create::<E>),
         capabilities: Some(capabilities),
         poll: Some(poll),
-        cancel: Some(cancel),
-        destroy: Some(destroy),
+        cancel: Some(cancel::<Loop>),
+        destroy: Some(destroy::<Loop>),
     })
 }
 
@@ -46,15 +40,14 @@ unsafe extern "C" fn create<E: ExportedFeedback>(
     problem_ctx: *mut c_void,
     instance: *mut *mut c_void,
 ) -> u32 {
-    let make = |config| E::factory().create(config).map(|feedback| Exported { feedback, running: Running::default() });
     // SAFETY: the arguments are those of `create`.
-    unsafe { create_with(config, problem, problem_ctx, instance, make) }
+    unsafe { create_with(config, problem, problem_ctx, instance, |config| E::factory().create(config)) }
 }
 
 unsafe extern "C" fn capabilities(instance: *mut c_void) -> u32 {
     // SAFETY: the host passes what `create` made.
-    let exported = unsafe { &*instance.cast::<Exported>() };
-    caught(|| capability_bits(exported.feedback.capabilities())).unwrap_or(0)
+    let exported = unsafe { exported::<Loop>(instance) };
+    caught(|| capability_bits(exported.plugin.capabilities())).unwrap_or(0)
 }
 
 /// The host's end of a poll.
@@ -103,14 +96,14 @@ unsafe extern "C" fn poll(instance: *mut c_void, request: *const abi::PollReques
     let (exported, request, cursor) = unsafe {
         let request = read(request);
         let cursor = request.cursor.text();
-        (&*instance.cast::<Exported>(), request, cursor)
+        (exported::<Loop>(instance), request, cursor)
     };
     let ctx = ctx as usize;
     let side = HostSide { ctx, push: request.push, watch_page: request.watch_page };
     let deadline = deadline(Duration::from_millis(request.timeout_ms));
-    let feedback = exported.feedback.clone();
+    let feedback = exported.plugin.clone();
     let guard = DoneGuard::new(done, ctx);
-    let task = runtime.spawn(async move {
+    exported.spawn(runtime, ctx, async move {
         let mut sink = side;
         let polled = Caught(async { feedback.poll(Poll { cursor: &cursor, watch: &side, deadline }, &mut sink).await }).await;
         match polled {
@@ -119,20 +112,5 @@ unsafe extern "C" fn poll(instance: *mut c_void, request: *const abi::PollReques
             Ok(Err(PollError::Refused(words))) => guard.complete(abi::ERROR_REFUSED, &words),
         }
     });
-    exported.running.add(ctx, task.abort_handle());
     abi::OK
-}
-
-unsafe extern "C" fn cancel(instance: *mut c_void, ctx: *mut c_void) {
-    // SAFETY: the host passes what `create` made.
-    unsafe { &*instance.cast::<Exported>() }.running.cancel(ctx as usize);
-}
-
-unsafe extern "C" fn destroy(instance: *mut c_void) {
-    let entered = runtime().map(|runtime| runtime.enter());
-    // SAFETY: the pointer came from `create`, and the host calls this once, last.
-    let boxed = unsafe { Box::from_raw(instance.cast::<Exported>()) };
-    // A loop that panics when it is dropped has nobody left to tell.
-    drop(caught(|| drop(boxed)));
-    drop(entered);
 }

@@ -5,40 +5,35 @@
 
 use crate::abi::{self, Slice};
 use crate::abi_convert::{lend_outcome, read};
-use crate::export::{Caught, DoneGuard, Running, caught, create_with, leak_descriptor, runtime};
+use crate::export::{Caught, DoneGuard, caught, runtime};
+use crate::export_instance::{cancel, create_with, deadline, destroy, exported, table_once};
 use crate::{Cause, Message, Outcome, Phase, SmtpClient, SmtpFactory};
 use bytes::Bytes;
 use std::ffi::c_void;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Names the factory of an exported table; the macro implements it.
 pub trait ExportedSmtp: 'static {
     fn factory() -> &'static dyn SmtpFactory;
 }
 
-struct Exported {
-    client: Arc<dyn SmtpClient>,
-    running: Running,
-}
+type Client = dyn SmtpClient;
 
 /// The table of `E`'s factory; null where its descriptor panics.
 pub fn smtp_table<E: ExportedSmtp>(table: &'static OnceLock<abi::Smtp>) -> *const abi::Smtp {
-    if let Some(made) = table.get() {
-        return made;
-    }
-    let Ok(descriptor) = caught(|| E::factory().descriptor()) else { return std::ptr::null() };
-    table.get_or_init(|| abi::Smtp {
+    let describe = || E::factory().descriptor();
+    table_once(table, describe, |descriptor| abi::Smtp {
         struct_size: abi::size_of::<abi::Smtp>(),
         reserved: 0,
-        descriptor: leak_descriptor(descriptor),
+        descriptor,
         create: Some(create::<E>),
         in_flight_max: Some(in_flight_max),
         send: Some(send),
-        cancel: Some(cancel),
+        cancel: Some(cancel::<Client>),
         verify: Some(verify),
         close: Some(close),
-        destroy: Some(destroy),
+        destroy: Some(destroy::<Client>),
     })
 }
 
@@ -49,22 +44,14 @@ unsafe extern "C" fn create<E: ExportedSmtp>(
     problem_ctx: *mut c_void,
     instance: *mut *mut c_void,
 ) -> u32 {
-    let make = |config| E::factory().create(config).map(|client| Exported { client, running: Running::default() });
     // SAFETY: the arguments are those of `create`.
-    unsafe { create_with(config, problem, problem_ctx, instance, make) }
-}
-
-/// # Safety
-/// `instance` came from `create` and was not destroyed.
-unsafe fn exported<'a>(instance: *mut c_void) -> &'a Exported {
-    // SAFETY: the caller vouches for the pointer.
-    unsafe { &*instance.cast::<Exported>() }
+    unsafe { create_with(config, problem, problem_ctx, instance, |config| E::factory().create(config)) }
 }
 
 unsafe extern "C" fn in_flight_max(instance: *mut c_void) -> u32 {
     // SAFETY: the host passes what `create` made.
-    let exported = unsafe { exported(instance) };
-    caught(|| exported.client.in_flight_max()).map_or(1, |max| u32::try_from(max).unwrap_or(u32::MAX).max(1))
+    let exported = unsafe { exported::<Client>(instance) };
+    caught(|| exported.plugin.in_flight_max()).map_or(1, |max| u32::try_from(max).unwrap_or(u32::MAX).max(1))
 }
 
 /// The completion that a send owes.
@@ -130,50 +117,43 @@ unsafe fn read_message(request: *const abi::SendRequest) -> (Message, Duration) 
 unsafe extern "C" fn send(instance: *mut c_void, request: *const abi::SendRequest, done: abi::SendDone, ctx: *mut c_void) -> u32 {
     let Ok(runtime) = runtime() else { return abi::ERROR_TEMPORARY };
     // SAFETY: the host passes what `create` made, and lends the request.
-    let (exported, (message, timeout)) = unsafe { (exported(instance), read_message(request)) };
+    let (exported, (message, timeout)) = unsafe { (exported::<Client>(instance), read_message(request)) };
     let deadline = deadline(timeout);
-    let client = exported.client.clone();
+    let client = exported.plugin.clone();
     let ctx = ctx as usize;
     let mut guard = SendGuard { done: Some(done), ctx, asked: false };
-    let task = runtime.spawn(async move {
+    exported.spawn(runtime, ctx, async move {
         guard.asked = true;
         match Caught(async { client.send(message, deadline).await }).await {
             Ok(outcome) => guard.finish(&outcome),
             Err(words) => guard.fail(&words),
         }
     });
-    exported.running.add(ctx, task.abort_handle());
     abi::OK
-}
-
-unsafe extern "C" fn cancel(instance: *mut c_void, ctx: *mut c_void) {
-    // SAFETY: the host passes what `create` made.
-    unsafe { exported(instance) }.running.cancel(ctx as usize);
 }
 
 unsafe extern "C" fn verify(instance: *mut c_void, timeout_ms: u64, done: abi::Done, ctx: *mut c_void) -> u32 {
     let Ok(runtime) = runtime() else { return abi::ERROR_TEMPORARY };
     // SAFETY: the host passes what `create` made.
-    let exported = unsafe { exported(instance) };
-    let client = exported.client.clone();
+    let exported = unsafe { exported::<Client>(instance) };
+    let client = exported.plugin.clone();
     let ctx = ctx as usize;
     let guard = DoneGuard::new(done, ctx);
     let deadline = deadline(Duration::from_millis(timeout_ms));
-    let task = runtime.spawn(async move {
+    exported.spawn(runtime, ctx, async move {
         match Caught(async { client.verify(deadline).await }).await {
             Ok(Ok(())) => guard.complete(abi::OK, ""),
             Ok(Err(words)) => guard.complete(abi::ERROR_REFUSED, &words),
             Err(words) => guard.complete(abi::ERROR_TEMPORARY, &words),
         }
     });
-    exported.running.add(ctx, task.abort_handle());
     abi::OK
 }
 
 unsafe extern "C" fn close(instance: *mut c_void, grace_ms: u64, done: abi::Done, ctx: *mut c_void) -> u32 {
     let Ok(runtime) = runtime() else { return abi::ERROR_TEMPORARY };
     // SAFETY: the host passes what `create` made.
-    let client = unsafe { exported(instance) }.client.clone();
+    let client = unsafe { exported::<Client>(instance) }.plugin.clone();
     let guard = DoneGuard::new(done, ctx as usize);
     runtime.spawn(async move {
         match Caught(async { client.close(Duration::from_millis(grace_ms)).await }).await {
@@ -182,20 +162,4 @@ unsafe extern "C" fn close(instance: *mut c_void, grace_ms: u64, done: abi::Done
         }
     });
     abi::OK
-}
-
-unsafe extern "C" fn destroy(instance: *mut c_void) {
-    // A client may hold what is at home in the runtime, so it is dropped within it.
-    let entered = runtime().map(|runtime| runtime.enter());
-    // SAFETY: the pointer came from `create`, and the host calls this once, last.
-    let boxed = unsafe { Box::from_raw(instance.cast::<Exported>()) };
-    // A client that panics when it is dropped has nobody left to tell.
-    drop(caught(|| drop(boxed)));
-    drop(entered);
-}
-
-/// The moment a timeout ends; a very long one is a year.
-pub(crate) fn deadline(timeout: Duration) -> Instant {
-    const YEAR: Duration = Duration::from_secs(365 * 86_400);
-    Instant::now() + timeout.min(YEAR)
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::abi_convert::{lend_instance, read_outcome};
-use crate::{BoxFuture, Cause, Kind, Message, Outcome, Phase, Reply, SmtpClient, SmtpFactory};
+use crate::{BoxFuture, Cause, Descriptor, Instance, Kind, Message, Outcome, Phase, Reply, SettingsProblem, SmtpClient, SmtpFactory};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};

@@ -59,6 +59,13 @@ pub struct Poll<'a> {
 pub trait WatchList: Send + Sync {
     /// Returns up to `max` watched messages behind `after` (a `Watched::position`; 0 starts), oldest first.
     fn page(&self, after: u64, max: usize) -> BoxFuture<'_, Vec<Watched>>;
+
+    /// Tells whether the loop is in charge of a recipient domain (lower case). A loop whose source says for whom a
+    /// message was asks before it reports: of a message whose own event is still on its way, the host cannot tell. Across
+    /// the C table, which does not carry the question yet, every domain is.
+    fn in_charge_of(&self, _domain: &str) -> bool {
+        true
+    }
 }
 
 /// One watched message.

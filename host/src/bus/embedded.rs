@@ -1,13 +1,13 @@
 //! The event log of one process: SQLite in the data folder (`events.db`), one partition a topic.
 //!
-//! Invariant: one process at a time, held by the lock file `events.lock`. The newest record of a topic is always kept,
-//! so that offsets never start again.
+//! Invariant: one process at a time, held by the lock file `events.lock`. The newest row of a topic is always kept, so
+//! that offsets never start again.
 
-use crate::bus::{Consumed, Consumer, EventLog, LogError, POLL_OCTETS_MAX, Position, Record, Topic};
+use crate::bus::{Consumed, Consumer, EventLog, LogError, POLL_OCTETS_MAX, Position, Record, Topic, batch};
 use crate::clock::Clock;
 use crate::db::DbError;
-use crate::db::sqlite::{Readers, migrate, open_writer};
-use crate::db::writer::Writer;
+use crate::db::sqlite::{Durability, Readers, migrate, open_writer};
+use crate::db::writer::{Writable, Writer};
 use rusqlite::{Connection, OptionalExtension};
 use std::fs::File;
 use std::path::Path;
@@ -15,16 +15,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// A row is what one publish appended: the positions of its first and last record, the instant of the newest.
 const MIGRATIONS: &[&str] = &["
-CREATE TABLE emails (position INTEGER PRIMARY KEY, key TEXT NOT NULL, id TEXT NOT NULL, at INTEGER NOT NULL, payload BLOB NOT NULL);
-CREATE TABLE recipients (position INTEGER PRIMARY KEY, key TEXT NOT NULL, id TEXT NOT NULL, at INTEGER NOT NULL, payload BLOB NOT NULL);
-CREATE TABLE facts (position INTEGER PRIMARY KEY, key TEXT NOT NULL, id TEXT NOT NULL, at INTEGER NOT NULL, payload BLOB NOT NULL);
+CREATE TABLE emails (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, at INTEGER NOT NULL, batch BLOB NOT NULL);
+CREATE TABLE recipients (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, at INTEGER NOT NULL, batch BLOB NOT NULL);
+CREATE TABLE facts (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, at INTEGER NOT NULL, batch BLOB NOT NULL);
 "];
 
 /// Reads that run at a time; consumers are few.
 const READERS_MAX: usize = 2;
-/// Old records that each append removes of a topic, at most, besides as many as it appends.
-const RETENTION_STEP_MIN: usize = 100;
+/// Old rows that each append removes of a topic, at most, for the one that it adds.
+const RETENTION_STEP: i64 = 4;
 
 /// The embedded log could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -57,9 +58,9 @@ impl EmbeddedLog {
             std::fs::TryLockError::Error(e) => OpenError::Io(e),
         })?;
         let path = folder.join("events.db");
-        let mut db = open_writer(&path)?;
+        let mut db = open_writer(&path, Durability::PowerLoss)?;
         migrate(&mut db, MIGRATIONS)?;
-        let writer = Writer::start("events-writer", db)?;
+        let writer = Writer::start("events-writer", db, ())?;
         let readers = Readers::new(&path, READERS_MAX);
         Ok(EmbeddedLog { writer, readers, retention, clock, appended: watch::Sender::new(()), _lock: lock })
     }
@@ -69,9 +70,13 @@ impl EmbeddedLog {
 impl EventLog for EmbeddedLog {
     async fn publish(&self, records: Vec<Record>) -> Result<(), LogError> {
         let keep_from = self.clock.now().wall_ms - self.retention.as_millis() as i64;
-        self.writer.write(move |db| append(db, &records, keep_from)).await.map_err(unavailable)?;
+        self.writer.write(move |db, ()| append(db, &records, keep_from)).await.map_err(unavailable)?;
         self.appended.send_replace(());
         Ok(())
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.writer.last_error().map(|error| format!("the last write to events.db failed: {error}"))
     }
 
     async fn consume(&self, topics: &[Topic], positions: &[Position]) -> Result<Box<dyn Consumer>, LogError> {
@@ -100,17 +105,13 @@ impl Consumer for EmbeddedConsumer {
         let deadline = tokio::time::Instant::now() + wait;
         loop {
             self.appended.mark_unchanged();
-            let mut found = Vec::new();
-            for (topic, next) in &mut self.next {
-                let (topic, from, rest) = (*topic, *next, max - found.len());
-                let read = self.readers.read(move |db| Ok((bounds(db, topic)?.0, page(db, topic, from, rest)?)));
-                let (oldest, records) = read.await.map_err(unavailable)?;
-                if from < oldest {
-                    return Err(gone(topic, from, oldest));
-                }
-                *next = records.last().map_or(from, |r| r.offset + 1);
-                found.extend(records);
-            }
+            // Whoever was first is last the next time, so that a busy topic holds up no other.
+            self.next.rotate_left(1);
+            let mut next = self.next.clone();
+            let read = self.readers.read(move |db| pages(db, &mut next, max).map(|found| (found, next)));
+            let (found, next) = read.await.map_err(unavailable)?;
+            self.next = next;
+            let found = found?;
             // Without an append there is nothing new; after the log is closed nothing comes any more.
             if !found.is_empty() || !matches!(tokio::time::timeout_at(deadline, self.appended.changed()).await, Ok(Ok(()))) {
                 if found.is_empty() {
@@ -124,59 +125,79 @@ impl Consumer for EmbeddedConsumer {
 
 fn append(db: &Connection, records: &[Record], keep_from: i64) -> Result<(), DbError> {
     for topic in [Topic::Emails, Topic::Recipients, Topic::Facts] {
-        let of_topic = || records.iter().filter(|r| r.topic == topic);
-        if of_topic().next().is_none() {
-            continue;
-        }
-        let (oldest, newest) = bounds(db, topic)?;
-        let sql = format!("INSERT INTO {} (position, key, id, at, payload) VALUES (?1, ?2, ?3, ?4, ?5)", table(topic));
-        let mut insert = db.prepare_cached(&sql)?;
-        for (position, r) in (newest + 1..).zip(of_topic()) {
-            insert.execute((position, &r.key, &r.id, r.at, &r.payload))?;
-        }
-        retain(db, topic, oldest, RETENTION_STEP_MIN + 2 * records.len(), keep_from)?;
+        let of_topic = records.iter().filter(|r| r.topic == topic);
+        let Some(at) = of_topic.clone().map(|r| r.at).max() else { continue };
+        let (_, newest) = bounds(db, topic)?;
+        let last = newest + of_topic.clone().count() as i64;
+        let insert = format!("INSERT INTO {} (first, last, at, batch) VALUES (?1, ?2, ?3, ?4)", table(topic));
+        db.prepare_cached(&insert)?.execute((newest + 1, last, at, batch::encode(of_topic)))?;
+        retain(db, topic, keep_from)?;
     }
     Ok(())
 }
 
-/// Removes up to `step` records from the old end while they are older than `keep_from`, never the newest.
-fn retain(db: &Connection, topic: Topic, oldest: i64, step: usize, keep_from: i64) -> Result<(), DbError> {
-    let mut ages = db.prepare_cached(&format!("SELECT position, at FROM {} ORDER BY position LIMIT ?1", table(topic)))?;
-    let mut rows = ages.query([step as i64 + 1])?;
-    let mut keep = oldest;
+/// Removes a few rows from the old end while they are older than `keep_from`, never the newest.
+fn retain(db: &Connection, topic: Topic, keep_from: i64) -> Result<(), DbError> {
+    let mut ages = db.prepare_cached(&format!("SELECT first, at FROM {} ORDER BY first LIMIT ?1", table(topic)))?;
+    let mut rows = ages.query([RETENTION_STEP + 1])?;
+    let (mut oldest, mut keep) = (None, 0);
     while let Some(row) = rows.next()? {
         keep = row.get(0)?;
+        oldest = oldest.or(Some(keep));
         if row.get::<_, i64>(1)? >= keep_from {
             break;
         }
     }
-    if keep > oldest {
-        db.prepare_cached(&format!("DELETE FROM {} WHERE position < ?1", table(topic)))?.execute([keep])?;
+    if oldest.is_some_and(|oldest| keep > oldest) {
+        db.prepare_cached(&format!("DELETE FROM {} WHERE first < ?1", table(topic)))?.execute([keep])?;
     }
     Ok(())
 }
 
-fn page(db: &Connection, topic: Topic, from: i64, max: usize) -> rusqlite::Result<Vec<Consumed>> {
-    let sql = format!("SELECT position, payload FROM {} WHERE position >= ?1 ORDER BY position LIMIT ?2", table(topic));
-    let mut select = db.prepare_cached(&sql)?;
-    let mut rows = select.query((from, max as i64))?;
-    let (mut found, mut octets) = (Vec::new(), 0);
-    while octets < POLL_OCTETS_MAX {
-        let Some(row) = rows.next()? else { break };
-        let record = Consumed { topic, partition: 0, offset: row.get(0)?, payload: row.get(1)? };
-        octets += record.payload.len();
-        found.push(record);
+/// Reads on in every topic and moves `next` on.
+fn pages(db: &Connection, next: &mut [(Topic, i64)], max: usize) -> Result<Result<Vec<Consumed>, LogError>, DbError> {
+    let mut found = Vec::new();
+    for (topic, next) in next {
+        let (oldest, _) = bounds(db, *topic)?;
+        if *next < oldest {
+            return Ok(Err(gone(*topic, *next, oldest)));
+        }
+        let before = found.len();
+        page(db, *topic, *next, max, &mut found)?;
+        *next = found[before..].last().map_or(*next, |r| r.offset + 1);
     }
-    Ok(found)
+    Ok(Ok(found))
+}
+
+/// Adds the records from position `from` until there are `max`.
+fn page(db: &Connection, topic: Topic, from: i64, max: usize, found: &mut Vec<Consumed>) -> Result<(), DbError> {
+    let table = table(topic);
+    let sql = format!("SELECT first, batch FROM {table} WHERE first >= (SELECT max(first) FROM {table} WHERE first <= ?1) ORDER BY first");
+    let mut select = db.prepare_cached(&sql)?;
+    let mut rows = select.query([from])?;
+    let mut octets = 0;
+    while octets < POLL_OCTETS_MAX && found.len() < max {
+        let Some(row) = rows.next()? else { break };
+        let records =
+            batch::decode(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?).map_err(|e| DbError::Damaged(e.to_string()))?;
+        for (offset, record) in (row.get(0)?..).zip(records).filter(|(offset, _)| *offset >= from) {
+            if found.len() == max || octets >= POLL_OCTETS_MAX {
+                break;
+            }
+            octets += record.payload.len();
+            found.push(Consumed { topic, partition: 0, offset, payload: record.payload });
+        }
+    }
+    Ok(())
 }
 
 /// The oldest and the newest position; 1 and 0 where there is none.
 fn bounds(db: &Connection, topic: Topic) -> rusqlite::Result<(i64, i64)> {
-    let end = |order: &str| -> rusqlite::Result<Option<i64>> {
-        let sql = format!("SELECT position FROM {} ORDER BY position {order} LIMIT 1", table(topic));
+    let end = |column: &str, order: &str| -> rusqlite::Result<Option<i64>> {
+        let sql = format!("SELECT {column} FROM {} ORDER BY first {order} LIMIT 1", table(topic));
         db.prepare_cached(&sql)?.query_row([], |r| r.get(0)).optional()
     };
-    Ok((end("ASC")?.unwrap_or(1), end("DESC")?.unwrap_or(0)))
+    Ok((end("first", "ASC")?.unwrap_or(1), end("last", "DESC")?.unwrap_or(0)))
 }
 
 fn table(topic: Topic) -> &'static str {
@@ -226,6 +247,34 @@ mod tests {
         drop(log);
         let mut consumer = open(folder.path(), clock).consume(&[Topic::Facts], &[]).await.unwrap();
         assert_eq!(consumer.poll(10, Duration::from_secs(1)).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_busy_topic_holds_up_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = open(folder.path(), Arc::new(ManualClock::at(0)));
+        let busy = (0..30).map(|n| contract::record(Topic::Recipients, "a", n));
+        log.publish(busy.chain([contract::record(Topic::Facts, "a", 1)]).collect()).await.unwrap();
+        let mut consumer = log.consume(&[Topic::Recipients, Topic::Facts], &[]).await.unwrap();
+        let mut first = consumer.poll(10, Duration::ZERO).await.unwrap();
+        first.extend(consumer.poll(10, Duration::ZERO).await.unwrap());
+        assert!(first.iter().any(|r| r.topic == Topic::Facts), "{first:?}");
+    }
+
+    #[tokio::test]
+    async fn a_consumer_goes_on_within_what_one_publish_appended() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = open(folder.path(), Arc::new(ManualClock::at(0)));
+        for from in [0, 5] {
+            log.publish((from..from + 5).map(|n| contract::record(Topic::Facts, "a", n)).collect()).await.unwrap();
+        }
+        let position = Position { topic: Topic::Facts, partition: 0, next_offset: 4 };
+        let mut consumer = log.consume(&[Topic::Facts], &[position]).await.unwrap();
+        let mut offsets = Vec::new();
+        for _ in 0..4 {
+            offsets.extend(consumer.poll(2, Duration::ZERO).await.unwrap().iter().map(|r| r.offset));
+        }
+        assert_eq!(offsets, [4, 5, 6, 7, 8, 9, 10]);
     }
 
     #[tokio::test]

@@ -3,11 +3,13 @@
 //! Invariant: nobody publishes directly but the relay, which empties the outbox, and the poller, whose record is facts
 //! and cursor in one. Records carry public JSON that only `wire` reads and writes.
 
+pub mod batch;
 #[cfg(test)]
 pub mod contract;
 pub mod embedded;
 pub mod kafka;
 pub mod relay;
+pub mod throttle;
 pub mod wire;
 
 use std::time::Duration;
@@ -81,6 +83,11 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// Opens a consumer of these topics that starts at `positions`.
     async fn consume(&self, topics: &[Topic], positions: &[Position]) -> Result<Box<dyn Consumer>, LogError>;
+
+    /// What keeps the log from working just now, as far as is known without asking it. Does not block.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Reads the log in the order of each partition.
@@ -91,19 +98,19 @@ pub trait Consumer: Send {
     async fn poll(&mut self, max: usize, wait: Duration) -> Result<Vec<Consumed>, LogError>;
 }
 
-/// One outbox row: a record and the number that marks it published.
+/// One outbox row: the records of one commit and the number that marks them published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
     pub number: i64,
-    pub record: Record,
+    pub records: Vec<Record>,
 }
 
 /// The table that the relay empties.
 #[async_trait::async_trait]
 pub trait Outbox: Send + Sync + 'static {
-    /// Returns up to `max` unpublished records, oldest first.
+    /// Returns unpublished records, oldest first: rows until they have `max` records or more.
     async fn pending(&self, max: usize) -> Result<Vec<Outgoing>, OutboxError>;
-    /// Forgets the records up to and including `number`, which are durably in the log.
+    /// Forgets the rows up to and including `number`, whose records are durably in the log.
     async fn published(&self, number: i64) -> Result<(), OutboxError>;
     /// Resolves when there may be something to publish.
     async fn wait(&self);

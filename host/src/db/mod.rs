@@ -1,7 +1,7 @@
 //! Databases: how they are opened, migrated, written by one thread in group commits, and read.
 //!
-//! Invariant: knows no table. What is committed survives a power loss (`synchronous=FULL`); a job that fails leaves
-//! nothing behind.
+//! Invariant: knows no table. What is committed survives what its database promises (`sqlite::Durability`); a job that
+//! fails leaves nothing behind.
 
 pub mod sqlite;
 pub mod writer;

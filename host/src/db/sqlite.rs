@@ -1,6 +1,7 @@
 //! SQLite: connections with the settings that durability and the memory limit need, and migrations.
 //!
-//! Invariant: every writer has WAL and `synchronous=FULL`; a reader cannot write.
+//! Invariant: every writer has WAL; a commit that others rely on is on the disk before it is answered; a reader cannot
+//! write.
 
 use crate::db::DbError;
 use rusqlite::{Connection, OpenFlags};
@@ -14,13 +15,28 @@ const READER_CACHE_KIB: i64 = 2 * 1024;
 /// Prepared statements that a connection keeps.
 const STATEMENTS_MAX: usize = 128;
 
+/// What a commit survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// A power loss (`synchronous=FULL`).
+    PowerLoss,
+    /// A crash of the process. A power loss takes back the newest commits, whole and in order (`synchronous=NORMAL`):
+    /// for what is made again from elsewhere, with the position in it that says from where.
+    Crash,
+}
+
 /// Opens a database for its one writer and makes it where it is missing.
-pub fn open_writer(path: &Path) -> Result<Connection, DbError> {
-    let db = Connection::open(path)?;
+pub fn open_writer(path: &Path, durability: Durability) -> Result<Connection, DbError> {
+    let create = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let db = Connection::open_with_flags(path, create | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     db.busy_timeout(std::time::Duration::from_secs(10))?;
     db.pragma_update(None, "journal_mode", "WAL")?;
-    db.pragma_update(None, "synchronous", "FULL")?;
+    let synchronous = match durability {
+        Durability::PowerLoss => "FULL",
+        Durability::Crash => "NORMAL",
+    };
+    db.pragma_update(None, "synchronous", synchronous)?;
     db.pragma_update(None, "foreign_keys", true)?;
     db.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     db.pragma_update(None, "temp_store", "MEMORY")?;
@@ -84,10 +100,10 @@ impl Readers {
         let run = move || {
             let _permit = permit;
             let kept = idle.lock().expect("no thread panics while it holds this lock").pop();
-            let mut db = kept.map_or_else(|| open_reader(&path), Ok)?;
-            let moment = db.transaction()?;
-            let answer = read(&moment);
-            drop(moment);
+            let db = kept.map_or_else(|| open_reader(&path), Ok)?;
+            db.prepare_cached("BEGIN")?.execute([])?;
+            let answer = read(&db);
+            db.prepare_cached("COMMIT")?.execute([])?;
             idle.lock().expect("no thread panics while it holds this lock").push(db);
             answer
         };
@@ -105,11 +121,11 @@ mod tests {
         let path = folder.path().join("a.db");
         let steps = ["CREATE TABLE a (x INTEGER)", "INSERT INTO a VALUES (1)"];
         for _ in 0..2 {
-            migrate(&mut open_writer(&path).unwrap(), &steps).unwrap();
+            migrate(&mut open_writer(&path, Durability::PowerLoss).unwrap(), &steps).unwrap();
         }
         let rows: i64 = open_reader(&path).unwrap().query_row("SELECT count(*) FROM a", [], |r| r.get(0)).unwrap();
         assert_eq!(rows, 1);
-        let refused = migrate(&mut open_writer(&path).unwrap(), &steps[..1]);
+        let refused = migrate(&mut open_writer(&path, Durability::PowerLoss).unwrap(), &steps[..1]);
         assert_eq!(refused, Err(DbError::Newer { found: 2, known: 1 }));
         assert_eq!(check(&open_reader(&path).unwrap()), Ok(()));
     }
@@ -117,7 +133,7 @@ mod tests {
     #[test]
     fn a_failed_migration_leaves_the_version_before_it() {
         let folder = tempfile::tempdir().unwrap();
-        let mut db = open_writer(&folder.path().join("a.db")).unwrap();
+        let mut db = open_writer(&folder.path().join("a.db"), Durability::PowerLoss).unwrap();
         assert!(migrate(&mut db, &["CREATE TABLE a (x)", "CREATE TABLE b (x); nonsense"]).is_err());
         let version: i64 = db.pragma_query_value(None, "user_version", |r| r.get(0)).unwrap();
         assert_eq!(version, 1);
@@ -128,7 +144,7 @@ mod tests {
     async fn a_reader_cannot_write() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.db");
-        migrate(&mut open_writer(&path).unwrap(), &["CREATE TABLE a (x)"]).unwrap();
+        migrate(&mut open_writer(&path, Durability::PowerLoss).unwrap(), &["CREATE TABLE a (x)"]).unwrap();
         let readers = Readers::new(&path, 2);
         let refused = readers.read(|db| Ok(db.execute("INSERT INTO a VALUES (1)", [])?)).await;
         assert!(matches!(refused, Err(DbError::Unavailable(_))), "{refused:?}");

@@ -8,8 +8,8 @@ mod read;
 
 use crate::bus::{Position, Topic};
 use crate::db::DbError;
-use crate::db::sqlite::{Readers, migrate, open_writer};
-use crate::db::writer::Writer;
+use crate::db::sqlite::{Durability, Readers, migrate, open_writer};
+use crate::db::writer::{Writable, Writer};
 use crate::health::store::{DomainFilter, EmailCounts, FoundDelivery, Ledger, LoopState, Result, WatchedDelivery};
 use crate::health::tally::{Delivery, Flags};
 use crate::model::delivery::{Source, State};
@@ -18,7 +18,7 @@ use crate::model::name::OrgName;
 use postwarm_plugin_api::Report;
 use rusqlite::Connection;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/health/0001_ledger.sql")];
 /// Reads that run at a time.
@@ -26,32 +26,23 @@ const READERS_MAX: usize = 3;
 
 /// The ledger in one file.
 pub struct SqliteLedger {
-    writer: Writer,
+    writer: Writer<names::Names>,
     readers: Readers,
-    names: Arc<Mutex<names::Names>>,
 }
 
 impl SqliteLedger {
     /// Opens the file and makes it where it is missing.
     pub fn open(path: &Path) -> Result<SqliteLedger> {
-        let mut db = open_writer(path)?;
+        // The log has what a power loss takes, and the positions go back with it.
+        let mut db = open_writer(path, Durability::Crash)?;
         migrate(&mut db, MIGRATIONS)?;
-        let writer = Writer::start("health-writer", db).map_err(|e| DbError::Unavailable(e.to_string()))?;
-        Ok(SqliteLedger { writer, readers: Readers::new(path, READERS_MAX), names: Arc::default() })
+        let writer = Writer::start("health-writer", db, names::Names::default()).map_err(|e| DbError::Unavailable(e.to_string()))?;
+        Ok(SqliteLedger { writer, readers: Readers::new(path, READERS_MAX) })
     }
 
-    /// Runs a batch in the writer's transaction; the names that a failed one learned are forgotten.
-    async fn batch<T, F>(&self, work: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Connection, &mut names::Names) -> Result<T> + Send + 'static,
-    {
-        let names = self.names.clone();
-        let done = self.writer.write(move |db| work(db, &mut names.lock().expect("a batch does not panic"))).await;
-        if done.is_err() {
-            *self.names.lock().expect("a batch does not panic") = names::Names::default();
-        }
-        done
+    /// What writes to it, for `/readyz`.
+    pub fn writer(&self) -> Arc<dyn Writable> {
+        Arc::new(self.writer.clone())
     }
 }
 
@@ -67,7 +58,7 @@ impl Ledger for SqliteLedger {
             events.iter().try_for_each(|event| batch.apply(event))?;
             batch.finish(&positions)
         };
-        self.batch(work).await
+        self.writer.write(work).await
     }
 
     async fn expire(&self, sent_before: i64, max: usize) -> Result<usize> {
@@ -86,7 +77,7 @@ impl Ledger for SqliteLedger {
             batch.finish(&[])?;
             Ok(due.len())
         };
-        self.batch(work).await
+        self.writer.write(work).await
     }
 
     async fn loop_state(&self, org: &OrgName, name: &str) -> Result<LoopState> {

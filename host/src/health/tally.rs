@@ -9,15 +9,12 @@ use crate::model::message_id::RecipientMessageId;
 use postwarm_plugin_api::FactKind;
 use std::ops::{AddAssign, SubAssign};
 
-/// What warmup says of a failed delivery that a person dropped: nobody refused it, so its fate stays unknown.
-pub const DROPPED: &str = "dropped by a person";
-
 /// What is known of a delivery besides its state: a bit for each kind of fact, and the two below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags(pub i64);
 
 impl Flags {
-    /// A person dropped it while it was unknown.
+    /// A person dropped it while it was unknown: nobody refused it, so its fate stays unknown.
     pub const DROPPED: Flags = Flags(1 << 6);
     /// It is no longer watched.
     pub const EXPIRED: Flags = Flags(1 << 7);
@@ -69,7 +66,7 @@ pub struct Delivery {
 impl Delivery {
     /// The delivery that a change describes, without evidence.
     pub fn from_change(change: &RecipientChanged, domain: i64, provider: i64) -> Delivery {
-        let dropped = change.state == State::Failed && change.said.detail.as_deref() == Some(DROPPED);
+        let dropped = change.state == State::Failed && change.dropped;
         Delivery {
             state: change.state,
             attempt: change.attempt,

@@ -23,7 +23,6 @@ pub fn accepted(email: i64, recipients: i64) -> Event {
 
 /// A change of a live delivery at a domain and provider by the user's number.
 pub fn changed(email: i64, user: i64, attempt: i64, state: State) -> Event {
-    let detail = (state == State::Failed && user % 5 == 0).then(|| crate::health::tally::DROPPED.to_owned());
     Event::Recipient(RecipientChanged {
         org: org(),
         email: EmailNumber(email),
@@ -35,7 +34,8 @@ pub fn changed(email: i64, user: i64, attempt: i64, state: State) -> Event {
         provider: format!("p{}", user % 2).into(),
         message_id: message_id(email, user),
         client: Some("relay".into()),
-        said: Said { detail, ..Said::default() },
+        said: Said::default(),
+        dropped: state == State::Failed && user % 5 == 0,
         at: 10_000 + attempt * 100 + state as i64,
     })
 }

@@ -7,22 +7,18 @@ use crate::clock::Clock;
 use crate::config::settings::{Organization, Settings};
 use crate::http::error::{ApiError, Code};
 use crate::http::serve::Remote;
+use crate::http::tries::Tries;
 use crate::model::name::OrgName;
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex};
+use std::net::IpAddr;
+use std::sync::Arc;
 use tokio::sync::watch;
 
-/// Unknown keys that one remote address may try within `BAD_TRIES_WINDOW_MS`.
+/// Unknown keys that one remote address may try within a minute.
 pub const BAD_TRIES_MAX: usize = 10;
-/// In milliseconds.
-pub const BAD_TRIES_WINDOW_MS: i64 = 60_000;
-/// Remote addresses whose tries are remembered.
-const REMOTES_MAX: usize = 4_096;
 /// The longest key in octets.
 const KEY_OCTETS_MAX: usize = 512;
 
@@ -36,8 +32,7 @@ pub trait Keys: Send + Sync + 'static {
 pub struct Auth {
     keys: Arc<dyn Keys>,
     settings: watch::Receiver<Arc<Settings>>,
-    clock: Arc<dyn Clock>,
-    bad_tries: Mutex<HashMap<IpAddr, VecDeque<i64>>>,
+    bad_tries: Tries,
 }
 
 /// The organization that a request speaks for. As an extractor it needs `Arc<Auth>` in the router's state.
@@ -49,7 +44,7 @@ pub struct Caller {
 
 impl Auth {
     pub fn new(keys: Arc<dyn Keys>, settings: watch::Receiver<Arc<Settings>>, clock: Arc<dyn Clock>) -> Auth {
-        Auth { keys, settings, clock, bad_tries: Mutex::new(HashMap::new()) }
+        Auth { keys, settings, bad_tries: Tries::new(BAD_TRIES_MAX, clock) }
     }
 
     /// Tells who calls from `remote` with these headers.
@@ -75,30 +70,13 @@ impl Auth {
     }
 
     fn refuse(&self, remote: Option<IpAddr>) -> ApiError {
-        let unknown = ApiError::new(Code::KeyUnknown, "the key is not known; `postwarm key list ORG` shows those that are");
-        let Some(remote) = remote.map(network) else {
-            return unknown;
-        };
-        let now = self.clock.now().boot_ms;
-        let mut remotes = self.bad_tries.lock().expect("no thread panics while it holds this lock");
-        if remotes.len() >= REMOTES_MAX {
-            remotes.retain(|_, tries| tries.back().is_some_and(|at| now - at < BAD_TRIES_WINDOW_MS));
+        match self.bad_tries.failed(remote) {
+            None => ApiError::new(Code::KeyUnknown, "the key is not known; `postwarm key list ORG` shows those that are"),
+            Some(secs) => {
+                let text = format!("too many unknown keys came from this address; try again in {secs} s");
+                ApiError::new(Code::KeyTriesExceeded, text).retry_after(secs)
+            }
         }
-        if remotes.len() >= REMOTES_MAX && !remotes.contains_key(&remote) {
-            return unknown;
-        }
-        let tries = remotes.entry(remote).or_default();
-        while tries.front().is_some_and(|at| now - at >= BAD_TRIES_WINDOW_MS) {
-            tries.pop_front();
-        }
-        if tries.len() < BAD_TRIES_MAX {
-            tries.push_back(now);
-            return unknown;
-        }
-        let free_in_ms = tries.front().map_or(0, |at| at + BAD_TRIES_WINDOW_MS - now);
-        let secs = free_in_ms.max(1).unsigned_abs().div_ceil(1_000);
-        ApiError::new(Code::KeyTriesExceeded, format!("too many unknown keys came from this address; try again in {secs} s"))
-            .retry_after(secs)
     }
 }
 
@@ -106,14 +84,6 @@ impl Auth {
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()).filter(|t| !t.is_empty())
-}
-
-/// The network that one caller controls: the address, or the /64 of an IPv6 address.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
-        v4 => v4,
-    }
 }
 
 impl<S> FromRequestParts<S> for Caller
@@ -181,13 +151,5 @@ mod tests {
         assert_eq!(who(&auth, Some("Bearer key-acme")), Ok("acme".into()));
         clock.advance(Duration::from_secs(60));
         assert_eq!(who(&auth, Some("Bearer x")), Err(Code::KeyUnknown));
-    }
-
-    #[test]
-    fn addresses_of_one_ipv6_network_count_together() {
-        let of = |text: &str| network(text.parse().expect("an address"));
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
     }
 }

@@ -80,12 +80,16 @@ codes! {
     EmailUnknown = "email_unknown", NOT_FOUND, "There is no such email";
     /// The unsubscribe token names nobody.
     TokenUnknown = "token_unknown", NOT_FOUND, "The link is not valid";
+    /// Too many unsubscribe tokens that name nobody came from this address.
+    TokenTriesExceeded = "token_tries_exceeded", TOO_MANY_REQUESTS, "Too many links that are not valid";
     /// The domain of `from` is none of the organization's.
     FromDomainNotAllowed = "from_domain_not_allowed", UNPROCESSABLE_ENTITY, "The sender's domain is not the organization's";
     /// The idempotency key came before with another body.
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The idempotency key was used for another body";
     /// A request with this idempotency key is still running.
     IdempotencyKeyRunning = "idempotency_key_running", CONFLICT, "A request with this idempotency key is still running";
+    /// As many imports run as may at a time.
+    ImportsRunning = "imports_running", SERVICE_UNAVAILABLE, "Too many imports are running";
     /// The database's disk is full; nothing was changed.
     StoreFull = "store_full", INSUFFICIENT_STORAGE, "There is no room left";
     /// The database cannot be used at the moment; nothing was changed.

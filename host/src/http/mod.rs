@@ -15,3 +15,4 @@ pub mod stall;
 #[cfg(test)]
 pub mod testing;
 pub mod time;
+pub mod tries;

@@ -61,6 +61,23 @@ impl Page {
         self.answer_with(uri, items, key, |items| items.into_iter().map(shape).collect::<Vec<V>>())
     }
 
+    /// As `answer`, for a search that may end early: `searched_to` is the key of the last item it looked at then.
+    pub fn answer_searched<T, V: Serialize>(
+        &self,
+        uri: &Uri,
+        items: Vec<T>,
+        searched_to: Option<String>,
+        key: impl Fn(&T) -> String,
+        shape: impl Fn(T) -> V,
+    ) -> Response {
+        let goes_on = searched_to.filter(|_| items.len() <= self.limit).map(|key| self.next_link(uri, &key));
+        let mut response = self.answer(uri, items, key, shape);
+        if let Some(link) = goes_on.and_then(|link| HeaderValue::from_str(&link).ok()) {
+            response.headers_mut().insert(LINK, link);
+        }
+        response
+    }
+
     /// As `answer`, for lists that are no arrays: `whole` makes the body of the page's items.
     pub fn answer_with<T, V: Serialize>(
         &self,

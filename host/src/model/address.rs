@@ -2,6 +2,7 @@
 //!
 //! Invariant: an `Address` has no control character, no white space at its ends, and is valid by RFC 5321.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
@@ -127,6 +128,19 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Address(***@{})", self.domain())
     }
+}
+
+/// Replaces what looks like an address: servers like to repeat the recipient's.
+pub fn without_addresses(text: &str) -> Cow<'_, str> {
+    if !text.contains('@') {
+        return text.into();
+    }
+    let bounds = |c: char| c.is_whitespace() || matches!(c, '<' | '>' | '(' | ')' | '[' | ']' | ',' | ';' | ':' | '"' | '\'');
+    let parts = text.split_inclusive(bounds).map(|part| {
+        let end = part.trim_end_matches(bounds).len();
+        if part[..end].contains('@') { format!("[address]{}", &part[end..]).into() } else { Cow::from(part) }
+    });
+    parts.collect::<Vec<_>>().concat().into()
 }
 
 #[cfg(test)]

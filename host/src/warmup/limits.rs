@@ -8,17 +8,20 @@
 //! Invariant: pure; no clock, no I/O. No restart, stall or jump of the wall clock within one boot lets any rolling window hold
 //! more than its maximum.
 
+mod allowance;
 mod gate;
 mod rolling;
 #[cfg(test)]
 mod tests;
 
 use crate::clock::Now;
-use crate::config::settings::Window;
+use crate::config::settings::{Organization, Window};
 use crate::warmup::store::Usage;
 use gate::Gate;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use allowance::Allowance;
 
 /// The gates of all scopes. A scope without a gate is open, and what it has out is counted all the same.
 #[derive(Debug)]
@@ -48,6 +51,48 @@ pub struct Blocked {
     pub window: Window,
     /// When every scope asked for has a slot again, by the boot clock; `None` where only an outcome can free one.
     pub next_at_boot_ms: Option<i64>,
+}
+
+/// The limits as the engine counts them and a reader asks them; nobody waits while he holds them.
+#[derive(Debug, Clone)]
+pub struct Shared(Arc<Mutex<Limits>>);
+
+impl Shared {
+    pub fn new(limits: Limits) -> Shared {
+        Shared(Arc::new(Mutex::new(limits)))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Limits> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The scopes of one organization's message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scopes {
+    pub org: String,
+    pub provider: String,
+    pub client: String,
+    pub share: Option<String>,
+}
+
+impl Scopes {
+    /// Those of a message through this client to this mailbox provider.
+    pub fn of(organization: &Organization, client: &str, provider: &str) -> Scopes {
+        let name = &organization.name;
+        let share = organization.smtp.iter().find(|e| e.name == client).and_then(|e| e.share.as_ref());
+        Scopes {
+            org: format!("org/{name}"),
+            provider: format!("provider/{name}/{provider}"),
+            client: format!("client/{name}/{client}"),
+            share: share.map(|share| format!("share/{share}")),
+        }
+    }
+
+    /// All of them.
+    pub fn names(&self) -> Vec<&str> {
+        [&self.org, &self.provider, &self.client].into_iter().chain(&self.share).map(String::as_str).collect()
+    }
 }
 
 impl Limits {
@@ -127,6 +172,20 @@ impl Limits {
             }
         }
         Some(latest)
+    }
+
+    /// What keeps even one message that belongs to all of `scopes` from going now: the limit that frees a slot last.
+    pub fn waits(&mut self, scopes: &[&str], now_boot_ms: i64) -> Option<Blocked> {
+        let shut = scopes.iter().filter_map(|scope| {
+            let (window, next_at_boot_ms) = self.gates.get_mut(*scope)?.waits(now_boot_ms)?;
+            Some(Blocked { scope: (*scope).to_owned(), window, next_at_boot_ms })
+        });
+        shut.max_by_key(|blocked| blocked.next_at_boot_ms.unwrap_or(i64::MAX))
+    }
+
+    /// What the windows of a scope allow from now on.
+    pub fn allowances(&mut self, scope: &str, now_boot_ms: i64) -> Vec<Allowance> {
+        self.gates.get_mut(scope).map(|gate| gate.allowances(now_boot_ms).collect()).unwrap_or_default()
     }
 
     /// Takes `n` slots of every scope, at claim.

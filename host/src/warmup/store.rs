@@ -53,9 +53,14 @@ pub trait Store: Send + Sync + 'static {
     /// Emails behind `after`, in the order of their numbers.
     async fn emails(&self, org: OrgId, after: EmailNumber, limit: usize) -> Result<Vec<EmailSummary>>;
     async fn email(&self, org: OrgId, email: EmailNumber) -> Result<Option<EmailSummary>>;
-    /// The recipients of an email behind user `after`, those not fanned out yet included as queued.
-    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Vec<DeliveryRow>>;
-    /// Settles unknown deliveries as a person says; answers how many it settled.
+    /// The lanes in which recipients of the email wait; those that are not fanned out yet are in none. Costs a step a lane of
+    /// each open email up to this one, however many recipients wait.
+    async fn waiting(&self, org: OrgId, email: EmailNumber) -> Result<Vec<WaitingLane>>;
+    /// The recipients of an email behind user `after`, those not fanned out yet included as queued. Looks at a bounded
+    /// number of them, so that a page may end before it is full.
+    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Deliveries>;
+    /// Settles unknown deliveries as a person says; answers how many it settled. Works in several commits: when it
+    /// fails, the same call again settles the rest.
     async fn resolve(&self, org: OrgId, email: EmailNumber, which: Which, action: Action, now: i64) -> Result<usize>;
 }
 
@@ -93,11 +98,32 @@ pub enum Accepted {
     OtherBody,
 }
 
+/// How much of an email waits for one mailbox provider; what a client has in hand does not count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingLane {
+    pub provider: String,
+    /// Recipients of the email that nothing was tried for.
+    pub queued: i64,
+    /// Recipients of the email that were refused for now.
+    pub deferred: i64,
+    /// Queued recipients of this email and of those accepted before it, in this lane.
+    pub ahead: i64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryPage {
     pub state: Option<State>,
     pub after: UserNumber,
     pub limit: usize,
+}
+
+/// A page of recipients.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Deliveries {
+    pub rows: Vec<DeliveryRow>,
+    /// The search ended at this user before the page was full: it goes on behind him. `None` where the page is full or
+    /// nobody is left.
+    pub searched_to: Option<UserNumber>,
 }
 
 /// One recipient of an email, as the API shows it.
@@ -125,7 +151,7 @@ pub enum Which {
 pub enum Action {
     /// Queues them again.
     Resend,
-    /// Leaves them unsent: failed, `dropped by a person`.
+    /// Leaves them unsent: failed, with an event that says `dropped`.
     Drop,
 }
 
@@ -139,15 +165,15 @@ pub trait Queue: Outbox {
     async fn turn(&self, turn: Turn) -> Result<Vec<Claimed>>;
     /// Which lanes have rows due at or before `now`, and when the next deferred row is due.
     async fn lanes(&self, now: i64) -> Result<Lanes>;
-    /// The next step of fan-out: the oldest email that is not fanned out, and the domains among its next `rows`
-    /// recipients whose provider was not looked up since `checked_after`. `None`: nothing to fan out.
-    async fn fan_out_next(&self, rows: usize, checked_after: i64) -> Result<Option<FanOut>>;
-    /// Notes the mailbox providers of domains: `(domain, provider)`.
-    async fn set_providers(&self, found: Vec<(String, String)>, now: i64) -> Result<()>;
+    /// The next step of fan-out: of the organization whose turn it is after `last`, the oldest email that is not fanned
+    /// out, and the domains among its next `rows` recipients whose provider is not `believed`. `None`: nothing to fan out.
+    async fn fan_out_next(&self, last: OrgId, rows: usize, believed: Believed) -> Result<Option<FanOut>>;
+    /// Notes the mailbox providers of domains, `(domain, provider)`, found with the settings of that fingerprint.
+    async fn set_providers(&self, found: Vec<(String, String)>, settings: i64, checked_at: i64) -> Result<()>;
     /// Turns the next `rows` users of the email into delivery rows.
     async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Result<()>;
-    /// The domains of back-fills that are due whose provider was not looked up since `checked_after`, at most `rows`.
-    async fn backfill_domains(&self, rows: usize, checked_after: i64, now: i64) -> Result<Vec<String>>;
+    /// The domains of the first `rows` back-fills that are due whose provider is not `believed`.
+    async fn backfill_domains(&self, rows: usize, believed: Believed, now: i64) -> Result<Vec<String>>;
     /// Starts the next email of each back-fill that is due, at most `rows`.
     async fn backfill_step(&self, rows: usize, now: i64) -> Result<BackfillStep>;
     /// An email whole, for rendering.
@@ -238,6 +264,14 @@ pub struct Lanes {
     pub next_at: Option<i64>,
 }
 
+/// Which mailbox providers of domains are believed without a lookup: those noted after `checked_after` and found with
+/// the settings of this fingerprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Believed {
+    pub checked_after: i64,
+    pub settings: i64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FanOut {
     pub org: OrgId,
@@ -250,6 +284,11 @@ pub struct BackfillPace {
     pub messages: u64,
     pub per: Duration,
     pub hold_max: Duration,
+}
+
+impl BackfillPace {
+    /// Nobody was written to, so the next one may start at once.
+    pub const AT_ONCE: BackfillPace = BackfillPace { messages: 1, per: Duration::ZERO, hold_max: Duration::ZERO };
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,42 +1,57 @@
 //! The contract of warmup's store: every adapter passes it. It reads like the promises of `store`.
+//!
+//! Invariant: names no adapter; an adapter's tests call `store_contract!` with what opens it.
 
-use crate::bus::{Outbox, wire};
+use crate::bus::wire;
 use crate::model::address::Address;
 use crate::model::delivery::{Counts, Said, Source, State};
 use crate::model::email::{Mailbox, NewEmail};
 use crate::model::event::Event;
 use crate::model::name::{EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{BackfillState, NewUser};
-use crate::warmup::sqlite::SqliteStore;
 use crate::warmup::store::*;
 use postwarm_plugin_api::Reply;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod order;
+pub mod suite;
+
 const NOW: i64 = 1_764_000_000_000;
 const ROWS: usize = 1_000;
+const BELIEVED: Believed = Believed { checked_after: NOW - 1, settings: 7 };
+
+/// All that an adapter is.
+pub trait WholeStore: Store + Queue {}
+
+impl<T: Store + Queue> WholeStore for T {}
+
+/// Opens an adapter's database that belongs to a folder: a new one in an empty folder, and the same one after a restart.
+pub type Open = fn(&Path) -> Arc<dyn WholeStore>;
 
 struct Fixture {
     folder: tempfile::TempDir,
-    store: SqliteStore,
+    open: Open,
+    store: Arc<dyn WholeStore>,
     org: OrgId,
 }
 
 impl Fixture {
-    async fn new() -> Fixture {
+    async fn new(open: Open) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&folder.path().join("warmup.db")).unwrap();
+        let store = open(folder.path());
         let org = store.organization(&OrgName::parse("acme").unwrap()).await.unwrap();
-        Fixture { folder, store, org }
+        Fixture { folder, open, store, org }
     }
 
     /// The process dies and another one opens the database.
     async fn restart(self) -> Fixture {
-        let Fixture { folder, store, org } = self;
+        let Fixture { folder, open, store, org } = self;
         drop(store);
-        let store = SqliteStore::open(&folder.path().join("warmup.db")).unwrap();
-        Fixture { folder, store, org }
+        let store = open(folder.path());
+        Fixture { folder, open, store, org }
     }
 
     async fn register(&self, address: &str, now: i64) {
@@ -51,9 +66,9 @@ impl Fixture {
     }
 
     async fn fan_out(&self) {
-        while let Some(next) = self.store.fan_out_next(ROWS, NOW - 1).await.unwrap() {
+        while let Some(next) = self.store.fan_out_next(OrgId(0), ROWS, BELIEVED).await.unwrap() {
             let found = next.unknown_domains.into_iter().map(|d| (d, "other".to_owned())).collect();
-            self.store.set_providers(found, NOW).await.unwrap();
+            self.store.set_providers(found, BELIEVED.settings, NOW).await.unwrap();
             self.store.fan_out(next.org, next.email, ROWS, NOW).await.unwrap();
         }
     }
@@ -83,17 +98,24 @@ impl Fixture {
 
     async fn states(&self, email: EmailNumber) -> Vec<&'static str> {
         let page = DeliveryPage { state: None, after: UserNumber(0), limit: 100 };
-        self.store.deliveries(self.org, email, page).await.unwrap().iter().map(|d| d.state.as_str()).collect()
+        self.store.deliveries(self.org, email, page).await.unwrap().rows.iter().map(|d| d.state.as_str()).collect()
+    }
+
+    /// `provider queued+deferred of ahead`, by provider.
+    async fn waiting(&self, email: EmailNumber) -> String {
+        let lanes = self.store.waiting(self.org, email).await.unwrap();
+        let text = |l: &WaitingLane| format!("{} {}+{} of {}", l.provider, l.queued, l.deferred, l.ahead);
+        lanes.iter().map(text).collect::<Vec<_>>().join(", ")
     }
 
     async fn events(&self) -> Vec<String> {
         let pending = self.store.pending(1_000).await.unwrap();
-        let text = |o: crate::bus::Outgoing| match wire::decode(o.record.topic, &o.record.payload).unwrap() {
+        let text = |record: crate::bus::Record| match wire::decode(record.topic, &record.payload).unwrap() {
             Event::Email(e) => format!("email {} {:?}", e.email.0, e.progress).to_lowercase(),
             Event::Recipient(r) => format!("{}.{} {} #{}", r.email.0, r.user.0, r.state.as_str(), r.attempt),
             Event::Facts(_) => "facts".to_owned(),
         };
-        pending.into_iter().map(text).collect()
+        pending.into_iter().flat_map(|row| row.records).map(text).collect()
     }
 }
 
@@ -121,9 +143,8 @@ fn said(code: u16, text: &str) -> Said {
     Said { reply: Some(Reply { code, enhanced: None, text: text.into() }), ..Said::default() }
 }
 
-#[tokio::test]
-async fn an_address_registers_once_whatever_its_case() {
-    let f = Fixture::new().await;
+pub async fn an_address_registers_once_whatever_its_case(open: Open) {
+    let f = Fixture::new(open).await;
     let first = f.store.register(f.org, user("Alice@Example.com"), NOW).await.unwrap();
     let again = f.store.register(f.org, user("alice@example.COM"), NOW + 5).await.unwrap();
     let (Registered::New(first), Registered::Existing(again)) = (first, again) else { panic!("new, then existing") };
@@ -134,9 +155,8 @@ async fn an_address_registers_once_whatever_its_case() {
     assert_eq!(f.store.users(f.org, UserNumber(1), 10).await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn a_broadcast_reaches_who_was_registered_before_it_and_its_counts_add_up() {
-    let f = Fixture::new().await;
+pub async fn a_broadcast_reaches_who_was_registered_before_it_and_its_counts_add_up(open: Open) {
+    let f = Fixture::new(open).await;
     for name in ["a", "b", "c"] {
         f.register(&format!("{name}@x.example"), NOW).await;
     }
@@ -156,9 +176,38 @@ async fn a_broadcast_reaches_who_was_registered_before_it_and_its_counts_add_up(
     assert_eq!(f.events().await, expected);
 }
 
-#[tokio::test]
-async fn what_a_dead_process_had_in_hand_is_found_as_it_was_claimed_and_nothing_else() {
-    let f = Fixture::new().await;
+pub async fn what_waits_is_known_by_lane_with_what_stands_before_it(open: Open) {
+    let f = Fixture::new(open).await;
+    for name in ["a@x.example", "b@x.example", "c@y.example"] {
+        f.register(name, NOW).await;
+    }
+    let (first, second) = (f.accept(NOW).await, f.accept(NOW + 1).await);
+    assert_eq!(f.waiting(first).await, "", "nothing is fanned out");
+    let y = vec![("y.example".to_owned(), "yahoo".to_owned())];
+    f.store.set_providers(y, BELIEVED.settings, NOW).await.unwrap();
+    f.fan_out().await;
+    assert_eq!(f.waiting(first).await, "other 2+0 of 2, yahoo 1+0 of 1");
+    assert_eq!(f.waiting(second).await, "other 2+0 of 4, yahoo 1+0 of 2");
+    let claimed = f.claim(2, NOW + 2).await;
+    assert_eq!(f.waiting(first).await, "yahoo 1+0 of 1", "what a client has in hand does not wait");
+    f.record(&claimed[..1], Settled::Deferred { said: said(451, "later"), next_at: NOW + 100 }, NOW + 2).await;
+    f.record(&claimed[1..], sent(), NOW + 2).await;
+    assert_eq!(f.waiting(first).await, "other 0+1 of 0, yahoo 1+0 of 1");
+    let retry = f.claim(1, NOW + 100).await;
+    assert_eq!(f.waiting(first).await, "yahoo 1+0 of 1");
+    f.record(&retry, Settled::Unknown { said: Said::default(), resend_at: None }, NOW + 100).await;
+    f.store.resolve(f.org, first, Which::All, Action::Resend, NOW + 101).await.unwrap();
+    assert_eq!(f.waiting(first).await, "other 1+0 of 1, yahoo 1+0 of 1");
+    f.store.unsubscribe(retry[0].delivery, NOW + 102).await.unwrap();
+    f.claim(1, NOW + 102).await;
+    assert_eq!(f.waiting(first).await, "yahoo 1+0 of 1", "who wants no mail waits for none");
+    f.register("new@x.example", NOW + 103).await;
+    f.store.backfill_step(10, NOW + 103).await.unwrap();
+    assert_eq!(f.waiting(first).await, "other 1+0 of 1, yahoo 1+0 of 1", "back-fill waits too");
+}
+
+pub async fn what_a_dead_process_had_in_hand_is_found_as_it_was_claimed_and_nothing_else(open: Open) {
+    let f = Fixture::new(open).await;
     for name in ["A", "b", "c"] {
         f.register(&format!("{name}@x.example"), NOW).await;
     }
@@ -174,9 +223,8 @@ async fn what_a_dead_process_had_in_hand_is_found_as_it_was_claimed_and_nothing_
     assert_eq!(f.claim(10, NOW + 5).await.len(), 1, "what is in hand is not handed out");
 }
 
-#[tokio::test]
-async fn what_was_in_hand_is_settled_like_any_outcome() {
-    let f = Fixture::new().await;
+pub async fn what_was_in_hand_is_settled_like_any_outcome(open: Open) {
+    let f = Fixture::new(open).await;
     for name in ["a", "b"] {
         f.register(&format!("{name}@x.example"), NOW).await;
     }
@@ -195,9 +243,8 @@ async fn what_was_in_hand_is_settled_like_any_outcome() {
     assert_eq!(again.iter().map(|c| (c.delivery.user.0, c.attempt)).collect::<Vec<_>>(), [(2, 2)], "only where it is wanted again");
 }
 
-#[tokio::test]
-async fn a_backfill_in_doubt_holds_the_rest_of_the_archive_up_for_hold_max_at_most() {
-    let f = Fixture::new().await;
+pub async fn a_backfill_in_doubt_holds_the_rest_of_the_archive_up_for_hold_max_at_most(open: Open) {
+    let f = Fixture::new(open).await;
     f.accept(NOW).await;
     f.accept(NOW).await;
     f.register("new@x.example", NOW).await;
@@ -211,9 +258,8 @@ async fn a_backfill_in_doubt_holds_the_rest_of_the_archive_up_for_hold_max_at_mo
     assert_eq!(f.claim(1, NOW + 3_600_000).await[0].delivery.email, EmailNumber(2));
 }
 
-#[tokio::test]
-async fn a_person_resends_or_drops_what_is_unknown() {
-    let f = Fixture::new().await;
+pub async fn a_person_resends_or_drops_what_is_unknown(open: Open) {
+    let f = Fixture::new(open).await;
     for name in ["a", "b"] {
         f.register(&format!("{name}@x.example"), NOW).await;
     }
@@ -227,11 +273,14 @@ async fn a_person_resends_or_drops_what_is_unknown() {
     assert_eq!(f.states(email).await, ["queued", "failed"]);
     assert_eq!(f.counts(email).await, Counts { queued: 1, failed: 1, ..Counts::default() });
     assert_eq!(f.store.resolve(f.org, email, Which::All, Action::Drop, NOW + 2).await.unwrap(), 0);
+    let events =
+        f.store.pending(10).await.unwrap().into_iter().flat_map(|row| row.records).map(|r| wire::decode(r.topic, &r.payload).unwrap());
+    let said: Vec<_> = events.filter_map(|e| if let Event::Recipient(r) = e { Some((r.state, r.dropped)) } else { None }).collect();
+    assert_eq!(said, [(State::Unknown, false), (State::Unknown, false), (State::Failed, true)]);
 }
 
-#[tokio::test]
-async fn deferred_mail_waits_for_its_time_and_goes_before_fresh_mail() {
-    let f = Fixture::new().await;
+pub async fn deferred_mail_waits_for_its_time_and_goes_before_fresh_mail(open: Open) {
+    let f = Fixture::new(open).await;
     for name in ["a", "b"] {
         f.register(&format!("{name}@x.example"), NOW).await;
     }
@@ -243,15 +292,16 @@ async fn deferred_mail_waits_for_its_time_and_goes_before_fresh_mail() {
     let second = f.claim(1, NOW + 99).await;
     assert_eq!(second[0].delivery.user, UserNumber(2));
     f.record(&second, Settled::Returned { next_at: NOW }, NOW + 99).await;
+    assert_eq!(f.claim(1, NOW + 99).await[0].delivery.user, UserNumber(2), "as it was");
     let retry = f.claim(1, NOW + 100).await;
     assert_eq!((retry[0].delivery.user, retry[0].attempt, retry[0].was), (UserNumber(1), 2, State::Deferred));
+    f.record(&retry, Settled::Returned { next_at: NOW }, NOW + 100).await;
     let lanes = f.store.lanes(NOW + 100).await.unwrap();
     assert_eq!(lanes.due, [LaneKey { org: f.org, provider: "other".into(), source: Source::Live }]);
 }
 
-#[tokio::test]
-async fn a_message_that_was_not_attempted_is_as_it_was_and_tells_nobody() {
-    let f = Fixture::new().await;
+pub async fn a_message_that_was_not_attempted_is_as_it_was_and_tells_nobody(open: Open) {
+    let f = Fixture::new(open).await;
     f.register("a@x.example", NOW).await;
     let email = f.accept(NOW).await;
     f.fan_out().await;
@@ -263,9 +313,8 @@ async fn a_message_that_was_not_attempted_is_as_it_was_and_tells_nobody() {
     assert_eq!(f.claim(1, NOW + 50).await[0].attempt, 1);
 }
 
-#[tokio::test]
-async fn who_unsubscribes_gets_nothing_more_and_registering_again_does_not_lift_it() {
-    let f = Fixture::new().await;
+pub async fn who_unsubscribes_gets_nothing_more_and_registering_again_does_not_lift_it(open: Open) {
+    let f = Fixture::new(open).await;
     f.register("a@x.example", NOW).await;
     let email = f.accept(NOW).await;
     f.fan_out().await;
@@ -286,9 +335,8 @@ async fn who_unsubscribes_gets_nothing_more_and_registering_again_does_not_lift_
     assert!(f.events().await.contains(&"3.1 suppressed #0".to_owned()));
 }
 
-#[tokio::test]
-async fn a_newcomer_gets_the_earlier_emails_in_order_each_once_at_the_pace() {
-    let f = Fixture::new().await;
+pub async fn a_newcomer_gets_the_earlier_emails_in_order_each_once_at_the_pace(open: Open) {
+    let f = Fixture::new(open).await;
     for _ in 0..3 {
         f.accept(NOW).await;
     }
@@ -311,9 +359,8 @@ async fn a_newcomer_gets_the_earlier_emails_in_order_each_once_at_the_pace() {
     assert_eq!(f.store.email(f.org, EmailNumber(1)).await.unwrap().unwrap().recipients, 1, "back-fill counts as a recipient");
 }
 
-#[tokio::test]
-async fn live_mail_and_backfill_to_one_provider_are_lanes_of_their_own() {
-    let f = Fixture::new().await;
+pub async fn live_mail_and_backfill_to_one_provider_are_lanes_of_their_own(open: Open) {
+    let f = Fixture::new(open).await;
     f.accept(NOW).await;
     f.register("new@x.example", NOW).await;
     f.accept(NOW + 1).await;
@@ -328,9 +375,8 @@ async fn live_mail_and_backfill_to_one_provider_are_lanes_of_their_own() {
     }
 }
 
-#[tokio::test]
-async fn a_deferred_email_holds_the_next_one_up_for_hold_max_at_most() {
-    let f = Fixture::new().await;
+pub async fn a_deferred_email_holds_the_next_one_up_for_hold_max_at_most(open: Open) {
+    let f = Fixture::new(open).await;
     f.accept(NOW).await;
     f.accept(NOW).await;
     f.register("new@x.example", NOW).await;
@@ -344,9 +390,8 @@ async fn a_deferred_email_holds_the_next_one_up_for_hold_max_at_most() {
     assert_eq!(second[0].delivery.email, EmailNumber(2));
 }
 
-#[tokio::test]
-async fn an_idempotency_key_gives_the_same_answer_for_a_day() {
-    let f = Fixture::new().await;
+pub async fn an_idempotency_key_gives_the_same_answer_for_a_day(open: Open) {
+    let f = Fixture::new(open).await;
     let key = |body: u8| Some(Idempotency { key: "k".into(), body_hash: [body; 32] });
     let first = f.store.accept(f.org, email(), key(1), NOW).await.unwrap();
     assert_eq!(first, Accepted::New { email: EmailNumber(1), recipients: 0 });
@@ -356,16 +401,14 @@ async fn an_idempotency_key_gives_the_same_answer_for_a_day() {
     assert_eq!(next_day, Accepted::New { email: EmailNumber(2), recipients: 0 });
 }
 
-#[tokio::test]
-async fn an_email_comes_back_as_it_was_accepted() {
-    let f = Fixture::new().await;
+pub async fn an_email_comes_back_as_it_was_accepted(open: Open) {
+    let f = Fixture::new(open).await;
     let number = f.accept(NOW).await;
     assert_eq!(f.store.content(f.org, number).await.unwrap().unwrap().content, email());
 }
 
-#[tokio::test]
-async fn what_the_limits_counted_survives() {
-    let f = Fixture::new().await;
+pub async fn what_the_limits_counted_survives(open: Open) {
+    let f = Fixture::new(open).await;
     let part = |bucket_ms: i64, count: i64| Usage {
         scope: "client/acme/relay".into(),
         per_ms: 3_600_000,
@@ -380,12 +423,11 @@ async fn what_the_limits_counted_survives() {
     assert_eq!(f.store.usage().await.unwrap(), [part(2, 9)]);
 }
 
-#[tokio::test]
-async fn published_records_leave_the_outbox_in_order() {
-    let f = Fixture::new().await;
+pub async fn published_records_leave_the_outbox_in_order(open: Open) {
+    let f = Fixture::new(open).await;
     f.accept(NOW).await;
     f.accept(NOW).await;
     let pending = f.store.pending(2).await.unwrap();
-    f.store.published(pending[1].number).await.unwrap();
+    f.store.published(pending[0].number).await.unwrap();
     assert_eq!(f.events().await, ["email 2 accepted", "email 2 completed"]);
 }

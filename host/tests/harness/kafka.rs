@@ -1,6 +1,7 @@
 //! Topics of one test in a real Kafka, read by a client that is not ours.
 
-use crate::harness::{Site, skip};
+use crate::harness::Site;
+use postwarm_plugin_testkit::skip::skip;
 use serde_json::Value;
 use std::process::Command;
 

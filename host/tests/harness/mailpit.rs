@@ -1,6 +1,6 @@
 //! A real Mailpit of one test alone: what it holds, its read flags and its chaos.
 
-use crate::harness::skip;
+use postwarm_plugin_testkit::skip::skip;
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command};

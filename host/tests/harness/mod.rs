@@ -220,14 +220,3 @@ pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> (Option<T>, Valu
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
-
-/// Says loudly that a test did not run, and counts it.
-pub fn skip(test: &str, because: &str) {
-    let line = format!("skipped: {test} because {because}\n");
-    eprint!("{line}");
-    if let Ok(path) = std::env::var("POSTWARM_SKIP_LOG") {
-        use std::io::Write;
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-        file.write_all(line.as_bytes()).unwrap();
-    }
-}

@@ -2,21 +2,23 @@
 //!
 //! The password is an app password, or with `auth = "xoauth2"` an access token.
 //!
-//! Invariant: presets and a table; the session is the kit's.
+//! Invariant: presets and a table; the client is the kit's.
 
-use postwarm_plugin_api::{
-    Builtin, Descriptor, Fault, Instance, Kind, Phase, Reply, SettingsProblem, SmtpClient, SmtpFactory, register_builtin,
+use postwarm_plugin_api::{Builtin, Fault, register_builtin};
+use postwarm_plugin_kit::classify::Rule;
+use postwarm_plugin_kit::preset::Preset;
+use postwarm_plugin_kit::settings::{Defaults, Tls};
+
+register_builtin!(Builtin::Smtp(&GMAIL));
+
+/// Makes clients of Gmail.
+pub const GMAIL: Preset = Preset {
+    id: "gmail",
+    version: env!("CARGO_PKG_VERSION"),
+    summary: "Sends through Gmail and reads its replies.",
+    defaults: Defaults { host: Some("smtp.gmail.com"), port: Some(587), tls: Some(Tls::StartTls), messages_per_connection_max: Some(1000) },
+    rules: RULES,
 };
-use postwarm_plugin_kit::classify::{Rule, classify_by};
-use postwarm_plugin_kit::client::Client;
-use postwarm_plugin_kit::schema::SETTINGS_SCHEMA;
-use postwarm_plugin_kit::settings::{Defaults, ServerSettings, Tls};
-use std::sync::Arc;
-use std::time::Duration;
-
-/// What the TOML need not say.
-const DEFAULTS: Defaults =
-    Defaults { host: Some("smtp.gmail.com"), port: Some(587), tls: Some(Tls::StartTls), messages_per_connection_max: Some(1000) };
 
 /// Google's replies (its support page on SMTP errors), the most telling first.
 const RULES: &[Rule] = &[
@@ -52,33 +54,6 @@ const RULES: &[Rule] = &[
     Rule::text("domain policy size per transaction exceeded", Fault::Network),
     Rule::text("email account that you tried to reach", Fault::Recipient),
 ];
-
-/// Says whose fault a reply of Gmail is.
-pub fn classify(reply: &Reply, phase: Phase) -> (Fault, Option<Duration>) {
-    classify_by(RULES, reply, phase)
-}
-
-/// Makes clients of Gmail.
-pub struct Factory;
-
-impl SmtpFactory for Factory {
-    fn descriptor(&self) -> Descriptor {
-        Descriptor {
-            id: "gmail".into(),
-            kind: Kind::SmtpClient,
-            version: env!("CARGO_PKG_VERSION").into(),
-            summary: "Sends through Gmail and reads its replies.".into(),
-            settings_schema: SETTINGS_SCHEMA.into(),
-        }
-    }
-
-    fn create(&self, instance: Instance) -> Result<Arc<dyn SmtpClient>, Vec<SettingsProblem>> {
-        let settings = ServerSettings::parse(&instance, DEFAULTS)?;
-        Ok(Arc::new(Client::new(settings, instance.connections_max, classify)))
-    }
-}
-
-register_builtin!(Builtin::Smtp(&Factory));
 
 #[cfg(test)]
 mod tests;

@@ -8,8 +8,8 @@
 use postwarm_plugin_api::{EnhancedCode, Fault, Phase, Reply};
 use std::time::Duration;
 
-/// Says whose fault a 4yz or 5yz reply in this phase is, and after which time a new attempt makes sense.
-pub type Classify = fn(&Reply, Phase) -> (Fault, Option<Duration>);
+/// A provider's table; first match wins. Empty: the general rules decide.
+pub type Rules = &'static [Rule];
 
 /// One line of a provider's table.
 #[derive(Debug, Clone, Copy)]
@@ -49,18 +49,14 @@ impl Rule {
     }
 }
 
-/// Judges a reply by a provider's rules, and where none matches by the general ones.
-pub fn classify_by(rules: &[Rule], reply: &Reply, phase: Phase) -> (Fault, Option<Duration>) {
+/// Says whose fault a 4yz or 5yz reply in this phase is, and after which time a new attempt makes sense: by a provider's
+/// rules, and where none matches by the general ones.
+pub fn classify(rules: &[Rule], reply: &Reply, phase: Phase) -> (Fault, Option<Duration>) {
     let text = reply.text.to_ascii_lowercase();
     match rules.iter().find(|rule| rule.matches(reply, &text)) {
         Some(rule) => (rule.fault, rule.retry_after_secs.map(Duration::from_secs).or_else(|| named_wait(&text))),
         None => (general_fault(reply, &text, phase), named_wait(&text)),
     }
-}
-
-/// Judges the reply of any server.
-pub fn classify(reply: &Reply, phase: Phase) -> (Fault, Option<Duration>) {
-    classify_by(&[], reply, phase)
 }
 
 fn general_fault(reply: &Reply, text: &str, phase: Phase) -> Fault {
@@ -213,7 +209,7 @@ mod tests {
         for &(line, phase) in REPLIES {
             let mut parser = ReplyParser::default();
             parser.feed(format!("{line}\r\n").as_bytes()).unwrap();
-            let (fault, retry_after) = classify(&parser.reply(), phase);
+            let (fault, retry_after) = classify(&[], &parser.reply(), phase);
             let wait = retry_after.map_or_else(String::new, |wait| format!(" after {} s", wait.as_secs()));
             table.push_str(&format!("{fault:?}{wait}: {phase:?} {line}\n"));
         }
@@ -247,7 +243,7 @@ mod tests {
     fn a_provider_rule_comes_before_the_general_ones() {
         let rules = [Rule::text("user unknown", Fault::Network).after_secs(60)];
         let reply = Reply { code: 550, enhanced: Some(EnhancedCode(5, 1, 1)), text: "User Unknown".into() };
-        assert_eq!(classify_by(&rules, &reply, Phase::Rcpt), (Fault::Network, Some(Duration::from_secs(60))));
-        assert_eq!(classify(&reply, Phase::Rcpt), (Fault::Recipient, None));
+        assert_eq!(classify(&rules, &reply, Phase::Rcpt), (Fault::Network, Some(Duration::from_secs(60))));
+        assert_eq!(classify(&[], &reply, Phase::Rcpt), (Fault::Recipient, None));
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! Invariant: making one does no I/O and starts nothing; the first `send` does, on the runtime that it runs on.
 
-use crate::classify::Classify;
+use crate::classify::Rules;
 use crate::handshake;
 use crate::job::Job;
 use crate::pool::Pool;
 use crate::settings::ServerSettings;
 use postwarm_plugin_api::{BoxFuture, Cause, Message, Outcome, SmtpClient};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -22,10 +23,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client of at most `connections_max` connections. `classify` says whose fault a refusal is.
-    pub fn new(settings: ServerSettings, connections_max: u32, classify: Classify) -> Client {
+    /// Makes a client of at most `connections_max` connections. `rules` say whose fault a refusal is.
+    pub fn new(settings: ServerSettings, connections_max: u32, rules: Rules) -> Client {
         let connections_max = usize::try_from(connections_max).unwrap_or(usize::MAX / IN_FLIGHT_PER_CONNECTION);
-        Client { pool: Pool::new(settings, connections_max, classify) }
+        Client { pool: Pool::new(settings, connections_max, rules) }
     }
 
     /// The messages that no connection has taken yet.
@@ -66,7 +67,7 @@ impl SmtpClient for Client {
     fn verify(&self, deadline: std::time::Instant) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             let deadline = Instant::from(deadline);
-            match timeout_at(deadline, handshake::open(&self.pool.settings, &self.pool.tls)).await {
+            match timeout_at(deadline, handshake::open(&self.pool.settings, &self.pool.tls, &AtomicBool::default())).await {
                 Ok(Ok(session)) => {
                     handshake::quit(session.wire, deadline.min(Instant::now() + Duration::from_secs(5))).await;
                     Ok(())

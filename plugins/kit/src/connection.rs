@@ -285,7 +285,7 @@ impl<'a> Connection<'a> {
             Progress::Refused { phase, reply, cleanup } => {
                 self.cleanup = cleanup;
                 self.served = true;
-                job.resolve(refused(self.pool.classify, reply, phase));
+                job.resolve(refused(self.pool.rules, reply, phase));
             }
             Progress::Ended => return Err(self.end_at_envelope(job, transaction.awaited())),
             Progress::Nonsense => {
@@ -302,7 +302,7 @@ impl<'a> Connection<'a> {
         self.served = true;
         match code {
             200..=299 => job.resolve(Outcome::Accepted(reply)),
-            400..=599 => job.resolve(refused(self.pool.classify, reply, Phase::EndOfData)),
+            400..=599 => job.resolve(refused(self.pool.rules, reply, Phase::EndOfData)),
             _ => {
                 let detail = format!("the server's reply to the end of data makes no sense: {reply}");
                 self.content = Some(job);
@@ -323,7 +323,7 @@ impl<'a> Connection<'a> {
         if self.served {
             broken.cause = Cause::Disconnected;
         }
-        match refused(self.pool.classify, self.wire.parser().reply(), phase) {
+        match refused(self.pool.rules, self.wire.parser().reply(), phase) {
             Outcome::Deferred { fault: Fault::Network, .. } => job.resolve_broken(broken.cause, broken.detail.clone()),
             outcome => job.resolve(outcome),
         }
@@ -367,7 +367,8 @@ impl<'a> Connection<'a> {
     /// Answers what was under way when the connection broke.
     fn fail(&mut self, broken: Broken) {
         let Broken { mut cause, detail } = broken;
-        tracing::debug!(?cause, %detail, "smtp connection ended");
+        // Not its words: they may repeat a recipient.
+        tracing::debug!(?cause, "smtp connection ended");
         if let Some(job) = self.content.take() {
             job.resolve_broken(Cause::Disconnected, detail.clone());
             cause = Cause::Disconnected;

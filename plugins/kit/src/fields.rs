@@ -1,6 +1,6 @@
 //! Reads a settings table field by field and collects what is wrong with it.
 //!
-//! Invariant: knows types and names of fields, not what they are for.
+//! Invariant: knows types and names of fields, not what they are for; of meaning it knows credentials alone.
 
 use postwarm_plugin_api::{Secret, SettingsProblem};
 use serde_json::{Map, Value};
@@ -34,11 +34,10 @@ impl<'a> Fields<'a> {
 
     /// Reads a text that is not empty; a resolved secret of this name is taken too.
     pub fn text(&mut self, key: &'static str) -> Option<&'a str> {
-        let value = self.get(key);
-        if value.is_none() {
+        if self.get(key).is_none() {
             return self.secrets.and_then(|secrets| secrets.get(key)).map(Secret::expose);
         }
-        self.checked(key, value, "a text that is not empty", |value| value.as_str().filter(|text| !text.trim().is_empty()))
+        self.value(key, "a text that is not empty", |value| value.as_str().filter(|text| !text.trim().is_empty()))
     }
 
     /// Reads a secret, which the host resolved.
@@ -52,30 +51,47 @@ impl<'a> Fields<'a> {
         self.secrets.and_then(|secrets| secrets.get(key)).cloned()
     }
 
+    /// Reads `username` and `password`, which come as a pair.
+    pub fn credentials(&mut self) -> (Option<&'a str>, Option<Secret>) {
+        let (username, password) = (self.text("username"), self.secret("password"));
+        match (username, &password) {
+            (Some(_), None) if !self.has("password") => self.problem(
+                "/password",
+                "password is missing beside username; give a reference, such as password = { env = \"SMTP_PASSWORD\" }",
+            ),
+            (None, Some(_)) if !self.has("username") => self.problem("/username", "username is missing beside password"),
+            _ => {}
+        }
+        (username, password)
+    }
+
+    /// Reads what `read` makes of a value; where it makes nothing, `expected` says what the value must be.
+    pub fn value<T>(&mut self, key: &'static str, expected: &str, read: impl FnOnce(&'a Value) -> Option<T>) -> Option<T> {
+        let read = read(self.get(key)?);
+        if read.is_none() {
+            self.problem(&format!("/{key}"), format!("{key} must be {expected}"));
+        }
+        read
+    }
+
     pub fn flag(&mut self, key: &'static str) -> Option<bool> {
-        let value = self.get(key);
-        self.checked(key, value, "true or false", Value::as_bool)
+        self.value(key, "true or false", Value::as_bool)
     }
 
     pub fn port(&mut self, key: &'static str) -> Option<u16> {
-        let value = self.get(key);
-        self.checked(key, value, "a port from 1 to 65535", |value| {
-            value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|&port| port > 0)
-        })
+        self.value(key, "a port from 1 to 65535", |value| value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|&port| port > 0))
     }
 
     /// Reads a number of things, at least 1.
     pub fn count(&mut self, key: &'static str) -> Option<u32> {
-        let value = self.get(key);
-        self.checked(key, value, "a whole number of at least 1", |value| {
+        self.value(key, "a whole number of at least 1", |value| {
             value.as_u64().and_then(|count| u32::try_from(count).ok()).filter(|&count| count > 0)
         })
     }
 
     /// Reads a duration such as `"30s"`, longer than zero and at most a day.
     pub fn duration(&mut self, key: &'static str) -> Option<Duration> {
-        let value = self.get(key);
-        self.checked(key, value, "a duration of at most a day, such as \"30s\" or \"5m\"", |value| {
+        self.value(key, "a duration of at most a day, such as \"30s\" or \"5m\"", |value| {
             let duration = humantime::parse_duration(value.as_str()?).ok()?;
             (!duration.is_zero() && duration <= Duration::from_secs(86_400)).then_some(duration)
         })
@@ -83,9 +99,8 @@ impl<'a> Fields<'a> {
 
     /// Reads one of a few words.
     pub fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&'static str, T)]) -> Option<T> {
-        let value = self.get(key);
         let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-        self.checked(key, value, &format!("one of {}", names.join(", ")), |value| {
+        self.value(key, &format!("one of {}", names.join(", ")), |value| {
             let word = value.as_str()?;
             choices.iter().find(|(name, _)| *name == word).map(|&(_, choice)| choice)
         })
@@ -93,8 +108,7 @@ impl<'a> Fields<'a> {
 
     /// Opens a table within this one; give it back to [`absorb`](Fields::absorb).
     pub fn table(&mut self, key: &'static str) -> Option<Fields<'a>> {
-        let value = self.get(key);
-        let table = self.checked(key, value, "a table", Value::as_object)?;
+        let table = self.value(key, "a table", Value::as_object)?;
         Some(Fields { table, secrets: None, pointer: format!("{}/{key}", self.pointer), known: Vec::new(), problems: Vec::new() })
     }
 
@@ -111,17 +125,10 @@ impl<'a> Fields<'a> {
     }
 
     fn get(&mut self, key: &'static str) -> Option<&'a Value> {
-        self.known.push(key);
-        self.table.get(key)
-    }
-
-    fn checked<T>(&mut self, key: &str, value: Option<&'a Value>, expected: &str, read: impl FnOnce(&'a Value) -> Option<T>) -> Option<T> {
-        let value = value?;
-        let read = read(value);
-        if read.is_none() {
-            self.problem(&format!("/{key}"), format!("{key} must be {expected}"));
+        if !self.known.contains(&key) {
+            self.known.push(key);
         }
-        read
+        self.table.get(key)
     }
 
     fn report_unknown(&mut self) {

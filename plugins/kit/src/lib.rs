@@ -1,7 +1,7 @@
 //! What SMTP plugins share: the SMTP session, the connection pool, reply classification.
 //!
-//! A plugin reads its settings with [`settings::ServerSettings::parse`], makes a [`client::Client`] with a table of
-//! [`classify`] and is done.
+//! A provider is a [`preset::Preset`]: defaults and a table of [`classify`]. A plugin that needs more reads its settings with
+//! [`settings::ServerSettings::parse`], or others with [`fields::Fields`], and makes a [`client::Client`].
 //!
 //! Invariant: depends on the plugin contract and on no provider; providers are tables in their own crates.
 
@@ -9,6 +9,7 @@ pub mod classify;
 pub mod client;
 pub mod fields;
 pub mod preflight;
+pub mod preset;
 pub mod reply;
 pub mod schema;
 pub mod session;

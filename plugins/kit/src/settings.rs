@@ -110,13 +110,16 @@ impl ServerSettings {
         // A preset port belongs to the preset's TLS mode.
         let preset_port = defaults.port.filter(|_| defaults.tls.is_none_or(|preset| preset == tls));
         let auth = fields.choice("auth", &AUTH_NAMES).unwrap_or(Auth::Auto);
+        let host = required_host(&mut fields, defaults.host);
+        let port = fields.port("port").or(preset_port).unwrap_or(default_port(tls));
+        let (username, password) = fields.credentials();
         let settings = ServerSettings {
-            host: required_host(&mut fields, defaults.host),
-            port: fields.port("port").or(preset_port).unwrap_or(default_port(tls)),
+            host,
+            port,
             tls,
             auth,
-            username: fields.text("username").map(str::to_owned),
-            password: fields.secret("password"),
+            username: username.map(str::to_owned),
+            password,
             helo_name: fields.text("helo_name").map(str::to_owned),
             allow_insecure_auth: fields.flag("allow_insecure_auth").unwrap_or(false),
             tls_ca_file: fields.text("tls_ca_file").map(PathBuf::from),
@@ -197,20 +200,11 @@ fn deadlines(fields: &mut Fields<'_>) -> Deadlines {
     deadlines
 }
 
-/// Credentials come as a pair, and an explicit mechanism needs them.
+/// An explicit mechanism needs credentials.
 fn check_credentials(settings: &ServerSettings, fields: &mut Fields<'_>) {
-    match (&settings.username, &settings.password) {
-        (Some(_), None) if !fields.has("password") => {
-            fields.problem(
-                "/password",
-                "password is missing beside username; give a reference, such as password = { env = \"SMTP_PASSWORD\" }",
-            );
-        }
-        (None, Some(_)) if !fields.has("username") => fields.problem("/username", "username is missing beside password"),
-        (None, None) if !matches!(settings.auth, Auth::Auto | Auth::None) => {
-            fields.problem("/auth", "auth names a mechanism but there are no credentials; add username and password, or remove auth");
-        }
-        _ => {}
+    let named = !matches!(settings.auth, Auth::Auto | Auth::None);
+    if named && settings.username.is_none() && settings.password.is_none() {
+        fields.problem("/auth", "auth names a mechanism but there are no credentials; add username and password, or remove auth");
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: pure.
 
-use crate::classify::Classify;
+use crate::classify::{Rules, classify};
 use crate::settings::Deadlines;
 use crate::wire::WireError;
 use postwarm_plugin_api::{Cause, Outcome, Phase, Reply};
@@ -31,8 +31,8 @@ impl From<WireError> for Broken {
 }
 
 /// Turns a 4yz or 5yz reply into an outcome.
-pub fn refused(classify: Classify, reply: Reply, phase: Phase) -> Outcome {
-    let (fault, retry_after) = classify(&reply, phase);
+pub fn refused(rules: Rules, reply: Reply, phase: Phase) -> Outcome {
+    let (fault, retry_after) = classify(rules, &reply, phase);
     match reply.code {
         400..=499 => Outcome::Deferred { reply, fault, retry_after },
         _ => Outcome::Rejected { reply, fault },

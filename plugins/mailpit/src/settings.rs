@@ -3,6 +3,7 @@
 //! Invariant: all problems are reported at once; a password goes over a network only by TLS.
 
 use postwarm_plugin_api::{Instance, Secret, SettingsProblem};
+use postwarm_plugin_kit::fields::Fields;
 
 /// The JSON Schema of the loop's settings.
 pub const LOOP_SCHEMA: &str = r#"{
@@ -29,57 +30,30 @@ pub struct LoopSettings {
 /// # Errors
 /// Everything that is wrong with them.
 pub fn feedback(instance: &Instance) -> Result<LoopSettings, Vec<SettingsProblem>> {
-    let mut problems = Vec::new();
-    let mut text = |key: &str| match instance.settings.get(key) {
-        None => None,
-        Some(serde_json::Value::String(text)) => Some(text.clone()),
-        Some(_) => {
-            problems.push(SettingsProblem::new(format!("/{key}"), "must be a text"));
-            None
-        }
+    let mut fields = Fields::new(&instance.settings, &instance.secrets);
+    let url = fields.text("url").unwrap_or("http://127.0.0.1:8025");
+    let credentials = match fields.credentials() {
+        (Some(username), Some(password)) => Some((username.to_owned(), password)),
+        _ => None,
     };
-    let url = text("url").unwrap_or_else(|| "http://127.0.0.1:8025".to_owned());
-    let username = text("username");
-    let password = instance.secrets.get("password").cloned();
-    for key in instance.settings.keys().chain(instance.secrets.keys()) {
-        match key.as_str() {
-            "url" | "username" => {}
-            "password" if instance.secrets.contains_key(key) => {}
-            "password" => problems.push(SettingsProblem::new("/password", "is a secret: name where it is, as in { env = \"NAME\" }")),
-            _ => problems.push(SettingsProblem::new(pointer(key), "is not a setting of this plugin; it knows url, username, password")),
-        }
+    if let Some(problem) = url_problem(url, fields.has("password")) {
+        fields.problem("/url", format!("url must {problem}"));
     }
-    let parsed = reqwest::Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    match &parsed {
-        None => problems.push(SettingsProblem::new("/url", "must be an http:// or https:// address, as http://127.0.0.1:8025")),
-        Some(url) if !url.username().is_empty() || url.password().is_some() => {
-            problems.push(SettingsProblem::new("/url", "must hold no credentials; use `username` and `password`"));
-        }
-        Some(url) if url.query().is_some() || url.fragment().is_some() => {
-            problems.push(SettingsProblem::new("/url", "must end with the path, without `?` and `#`"));
-        }
-        Some(url) if password.is_some() && url.scheme() == "http" && !is_loopback(url) => {
-            problems.push(SettingsProblem::new("/url", "must be https:// where a password is sent beyond this machine"));
-        }
-        Some(_) => {}
-    }
-    let credentials = match (username, password) {
-        (Some(username), Some(password)) => Some((username, password)),
-        (None, None) => None,
-        (Some(_), None) => {
-            problems.push(SettingsProblem::new("/password", "is missing beside `username`"));
-            None
-        }
-        (None, Some(_)) => {
-            problems.push(SettingsProblem::new("/username", "is missing beside `password`"));
-            None
-        }
-    };
-    if problems.is_empty() { Ok(LoopSettings { url: url.trim_end_matches('/').to_owned(), credentials }) } else { Err(problems) }
+    fields.finish(LoopSettings { url: url.trim_end_matches('/').to_owned(), credentials })
 }
 
-fn pointer(key: &str) -> String {
-    format!("/{}", key.replace('~', "~0").replace('/', "~1"))
+/// What the address must be or have and is or has not.
+fn url_problem(url: &str, with_password: bool) -> Option<&'static str> {
+    let parsed = reqwest::Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    match &parsed {
+        None => Some("be an http:// or https:// address, such as http://127.0.0.1:8025"),
+        Some(url) if !url.username().is_empty() || url.password().is_some() => Some("hold no credentials; use `username` and `password`"),
+        Some(url) if url.query().is_some() || url.fragment().is_some() => Some("end with the path, without `?` and `#`"),
+        Some(url) if with_password && url.scheme() == "http" && !is_loopback(url) => {
+            Some("be https:// where a password is sent beyond this machine")
+        }
+        Some(_) => None,
+    }
 }
 
 fn is_loopback(url: &reqwest::Url) -> bool {
@@ -122,6 +96,7 @@ mod tests {
             (json!({ "url": "http://127.0.0.1/?q" }), None, "/url"),
             (json!({ "url": "http://mail.example", "username": "u" }), Some("p"), "/url"),
             (json!({ "username": "u" }), None, "/password"),
+            (json!({ "username": "u", "password": "in clear" }), None, "/password"),
             (json!({}), Some("p"), "/username"),
             (json!({ "a/b": 1 }), None, "/a~1b"),
         ];

@@ -1,6 +1,6 @@
 //! The loop against a real Mailpit, and against a server that fails in ways that Mailpit does not.
 
-use crate::client::MailpitSmtp;
+use crate::client::MAILPIT;
 use crate::feedback::MailpitFeedback;
 use axum::Router;
 use axum::routing::get;
@@ -10,6 +10,7 @@ use postwarm_plugin_api::{
 };
 use postwarm_plugin_testkit::conformance::feedback::{Source, feedback_loop};
 use postwarm_plugin_testkit::conformance::smtp::{Pointed, smtp_client};
+use postwarm_plugin_testkit::skip::skip;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -26,9 +27,9 @@ struct Mailpit {
 
 impl Mailpit {
     /// Starts the binary that POSTWARM_TEST_MAILPIT names; without it the test is skipped, and says so.
-    async fn start(extra: &[&str]) -> Option<Mailpit> {
+    async fn start(test: &str, extra: &[&str]) -> Option<Mailpit> {
         let Ok(binary) = std::env::var("POSTWARM_TEST_MAILPIT") else {
-            println!("skipped: a test against Mailpit, because POSTWARM_TEST_MAILPIT does not name its binary");
+            skip(test, "POSTWARM_TEST_MAILPIT does not name Mailpit's binary");
             return None;
         };
         for _ in 0..5 {
@@ -53,7 +54,7 @@ impl Mailpit {
     async fn deliver(&self, from: usize, to: usize) {
         let settings = json!({ "host": self.smtp.ip().to_string(), "port": self.smtp.port() });
         let settings = settings.as_object().expect("a table").clone();
-        let client = MailpitSmtp.create(Instance { settings, ..instance(self.http, None) }).expect("right settings");
+        let client = MAILPIT.create(Instance { settings, ..instance(self.http, None) }).expect("right settings");
         for n in from..to {
             let message = Message {
                 delivery: n.to_string().into(),
@@ -140,7 +141,9 @@ const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn mailpit_tells_what_is_there_what_is_read_and_what_is_spam_over_several_pages() {
-    let Some(mailpit) = Mailpit::start(&[]).await else { return };
+    let Some(mailpit) = Mailpit::start("mailpit_tells_what_is_there_what_is_read_and_what_is_spam_over_several_pages", &[]).await else {
+        return;
+    };
     mailpit.deliver(0, 2_203).await;
     mailpit.put("/api/v1/messages", json!({ "IDs": [mailpit.id_of("m3@x").await, mailpit.id_of("m2200@x").await], "Read": true })).await;
     mailpit.put("/api/v1/tags", json!({ "IDs": [mailpit.id_of("m7@x").await], "Tags": ["Spam", "other"] })).await;
@@ -167,7 +170,7 @@ async fn mailpit_tells_what_is_there_what_is_read_and_what_is_spam_over_several_
 
 #[tokio::test]
 async fn mail_that_comes_in_during_a_poll_hides_no_older_message() {
-    let Some(mailpit) = Mailpit::start(&[]).await else { return };
+    let Some(mailpit) = Mailpit::start("mail_that_comes_in_during_a_poll_hides_no_older_message", &[]).await else { return };
     mailpit.deliver(0, 2_100).await;
     let ((), (cursor, facts)) = tokio::join!(mailpit.deliver(2_100, 2_400), poll(instance(mailpit.http, None), "", usize::MAX, LONG));
     assert_eq!(cursor, Ok("0".into()));
@@ -181,7 +184,14 @@ async fn mail_that_comes_in_during_a_poll_hides_no_older_message() {
 async fn credentials_open_a_mailpit_that_asks_for_them_and_wrong_ones_are_refused_without_being_shown() {
     let auth = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(auth.path(), "u:canary-5\n").expect("written");
-    let Some(mailpit) = Mailpit::start(&["--ui-auth-file", auth.path().to_str().expect("UTF-8")]).await else { return };
+    let Some(mailpit) = Mailpit::start(
+        "credentials_open_a_mailpit_that_asks_for_them_and_wrong_ones_are_refused_without_being_shown",
+        &["--ui-auth-file", auth.path().to_str().expect("UTF-8")],
+    )
+    .await
+    else {
+        return;
+    };
     mailpit.deliver(0, 1).await;
     assert_eq!(poll(instance(mailpit.http, Some("canary-5")), "", 9, LONG).await.1.len(), 1);
     let (answer, _) = poll(instance(mailpit.http, Some("canary-6")), "", 9, LONG).await;
@@ -253,12 +263,12 @@ async fn the_client_keeps_the_contract() {
         instance.secrets.insert("password".into(), secret);
         instance
     };
-    smtp_client(Pointed { factory: &MailpitSmtp, at: &at, with_secret: Some(&with_secret) }).await.assert_passed();
+    smtp_client(Pointed { factory: &MAILPIT, at: &at, with_secret: Some(&with_secret) }).await.assert_passed();
 }
 
 #[tokio::test]
 async fn the_loop_keeps_the_contract() {
-    let Some(mailpit) = Mailpit::start(&[]).await else { return };
+    let Some(mailpit) = Mailpit::start("the_loop_keeps_the_contract", &[]).await else { return };
     mailpit.deliver(0, 30).await;
     mailpit.put("/api/v1/messages", json!({ "IDs": [mailpit.id_of("m3@x").await], "Read": true })).await;
     mailpit.put("/api/v1/tags", json!({ "IDs": [mailpit.id_of("m3@x").await], "Tags": ["spam"] })).await;

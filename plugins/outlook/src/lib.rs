@@ -2,21 +2,28 @@
 //!
 //! Microsoft is ending passwords for submission; `auth = "xoauth2"` with an access token as the password stays.
 //!
-//! Invariant: presets and a table; the session is the kit's.
+//! Invariant: presets and a table; the client is the kit's.
 
-use postwarm_plugin_api::{
-    Builtin, Descriptor, Fault, Instance, Kind, Phase, Reply, SettingsProblem, SmtpClient, SmtpFactory, register_builtin,
+use postwarm_plugin_api::{Builtin, Fault, register_builtin};
+use postwarm_plugin_kit::classify::Rule;
+use postwarm_plugin_kit::preset::Preset;
+use postwarm_plugin_kit::settings::{Defaults, Tls};
+
+register_builtin!(Builtin::Smtp(&OUTLOOK));
+
+/// Makes clients of Outlook.
+pub const OUTLOOK: Preset = Preset {
+    id: "outlook",
+    version: env!("CARGO_PKG_VERSION"),
+    summary: "Sends through Outlook and reads its replies.",
+    defaults: Defaults {
+        host: Some("smtp.office365.com"),
+        port: Some(587),
+        tls: Some(Tls::StartTls),
+        messages_per_connection_max: Some(1000),
+    },
+    rules: RULES,
 };
-use postwarm_plugin_kit::classify::{Rule, classify_by};
-use postwarm_plugin_kit::client::Client;
-use postwarm_plugin_kit::schema::SETTINGS_SCHEMA;
-use postwarm_plugin_kit::settings::{Defaults, ServerSettings, Tls};
-use std::sync::Arc;
-use std::time::Duration;
-
-/// What the TOML need not say.
-const DEFAULTS: Defaults =
-    Defaults { host: Some("smtp.office365.com"), port: Some(587), tls: Some(Tls::StartTls), messages_per_connection_max: Some(1000) };
 
 /// Microsoft's replies, of its consumer mailboxes and of Exchange Online, the most telling first.
 const RULES: &[Rule] = &[
@@ -51,33 +58,6 @@ const RULES: &[Rule] = &[
     Rule::enhanced(4, 312, Fault::Recipient),
     Rule::text("mailbox unavailable", Fault::Recipient),
 ];
-
-/// Says whose fault a reply of Outlook is.
-pub fn classify(reply: &Reply, phase: Phase) -> (Fault, Option<Duration>) {
-    classify_by(RULES, reply, phase)
-}
-
-/// Makes clients of Outlook.
-pub struct Factory;
-
-impl SmtpFactory for Factory {
-    fn descriptor(&self) -> Descriptor {
-        Descriptor {
-            id: "outlook".into(),
-            kind: Kind::SmtpClient,
-            version: env!("CARGO_PKG_VERSION").into(),
-            summary: "Sends through Outlook and reads its replies.".into(),
-            settings_schema: SETTINGS_SCHEMA.into(),
-        }
-    }
-
-    fn create(&self, instance: Instance) -> Result<Arc<dyn SmtpClient>, Vec<SettingsProblem>> {
-        let settings = ServerSettings::parse(&instance, DEFAULTS)?;
-        Ok(Arc::new(Client::new(settings, instance.connections_max, classify)))
-    }
-}
-
-register_builtin!(Builtin::Smtp(&Factory));
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Whose mailbox it is, which decides how it words a refusal and what its loop tells.
+/// Whose mailbox it is, which decides how it words a refusal; or whose loop one plays, which decides what it can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Provider {
@@ -28,18 +28,6 @@ impl Provider {
             "outlook" | "hotmail" | "live" | "msn" if is_country_form(rest) => Provider::Outlook,
             "icloud" | "me" | "mac" if rest == "com" => Provider::Apple,
             _ => Provider::Open,
-        }
-    }
-
-    /// Finds a provider by the name that the settings use.
-    pub fn by_name(name: &str) -> Option<Provider> {
-        match name {
-            "gmail" => Some(Provider::Gmail),
-            "yahoo" => Some(Provider::Yahoo),
-            "outlook" => Some(Provider::Outlook),
-            "apple" => Some(Provider::Apple),
-            "open" => Some(Provider::Open),
-            _ => None,
         }
     }
 }

@@ -6,10 +6,10 @@
 use crate::server::Server;
 use crate::settings::{CLIENT_SCHEMA, ServerBehaviour, client};
 use postwarm_plugin_api::{
-    BoxFuture, Builtin, Cause, Descriptor, Fault, Instance, Kind, Message, Outcome, Phase, Reply, SettingsProblem, SmtpClient, SmtpFactory,
+    BoxFuture, Builtin, Cause, Descriptor, Fault, Instance, Kind, Message, Outcome, SettingsProblem, SmtpClient, SmtpFactory,
     register_builtin,
 };
-use postwarm_plugin_kit::classify::{Rule, classify_by};
+use postwarm_plugin_kit::classify::Rule;
 use postwarm_plugin_kit::client::Client;
 use postwarm_plugin_kit::settings::{Defaults, ServerSettings};
 use std::collections::HashMap;
@@ -36,7 +36,7 @@ impl SmtpFactory for SandboxSmtp {
     fn create(&self, instance: Instance) -> Result<Arc<dyn SmtpClient>, Vec<SettingsProblem>> {
         let behaviour = client(&instance)?;
         let settings = server_settings(&instance)?;
-        let idle = Client::new(settings.clone(), instance.connections_max, classify);
+        let idle = Client::new(settings.clone(), instance.connections_max, RULES);
         let in_flight_max = idle.in_flight_max();
         let (data_dir, connections_max) = (instance.data_dir, instance.connections_max);
         let state = Mutex::new(State { running: None, closed: false });
@@ -46,10 +46,6 @@ impl SmtpFactory for SandboxSmtp {
 
 /// The sandbox's mailboxes refuse in their providers' words, of which this one carries a code of the network (x.4.1).
 const RULES: &[Rule] = &[Rule::text("recipient address rejected", Fault::Recipient)];
-
-fn classify(reply: &Reply, phase: Phase) -> (Fault, Option<Duration>) {
-    classify_by(RULES, reply, phase)
-}
 
 /// The kit's settings for a server on loopback; the port is not known yet.
 fn server_settings(instance: &Instance) -> Result<ServerSettings, Vec<SettingsProblem>> {
@@ -108,7 +104,7 @@ impl SandboxClient {
             (Cause::Connect, format!("the sandbox's server cannot start: {error}; check that {dir} can be written"))
         })?;
         let settings = ServerSettings { port: server.address().port(), ..self.settings.clone() };
-        let client = Arc::new(Client::new(settings, self.connections_max, classify));
+        let client = Arc::new(Client::new(settings, self.connections_max, RULES));
         let running = Running { server, client };
         state.running = Some(running.clone());
         Ok(running)

@@ -1,4 +1,7 @@
-//! The loop that tells what the sandbox's mailboxes did, as far as their provider would tell.
+//! The loop that tells what the sandbox's mailboxes did, as far as the provider that it plays would tell.
+//!
+//! Whose messages it tells of is a matter of the organization's `domains`; the setting `mailboxes` says what it can tell of
+//! them. So whoever it is in charge of is told of, or is declared to be beyond its knowledge, whatever the mailbox.
 //!
 //! Invariant: it holds no state; the cursor is a place in the file of verdicts, and only whole lines count.
 
@@ -34,19 +37,19 @@ impl FeedbackFactory for SandboxFeedback {
             id: "sandbox".into(),
             kind: Kind::FeedbackLoop,
             version: env!("CARGO_PKG_VERSION").into(),
-            summary: "Tells what the sandbox's mailboxes did, as far as their provider would tell.".into(),
+            summary: "Tells what the sandbox's mailboxes did, as far as a provider would tell.".into(),
             settings_schema: LOOP_SCHEMA.into(),
         }
     }
 
     fn create(&self, instance: Instance) -> Result<Arc<dyn FeedbackLoop>, Vec<SettingsProblem>> {
-        let provider = mailboxes(&instance)?;
-        Ok(Arc::new(SandboxLoop { provider, path: file_path(&instance.data_dir) }))
+        let capabilities = capabilities(mailboxes(&instance)?);
+        Ok(Arc::new(SandboxLoop { capabilities, path: file_path(&instance.data_dir) }))
     }
 }
 
 struct SandboxLoop {
-    provider: Provider,
+    capabilities: Capabilities,
     path: PathBuf,
 }
 
@@ -62,10 +65,10 @@ pub fn capabilities(provider: Provider) -> Capabilities {
     }
 }
 
-/// Returns what a loop of this provider reports of a record, always in the same order.
-pub fn facts(provider: Provider, record: &Record) -> Vec<Fact> {
-    let (Some(message_id), true) = (&record.message_id, record.provider == provider) else { return Vec::new() };
-    let (capabilities, verdict) = (capabilities(provider), &record.verdict);
+/// Returns what a loop that can tell this reports of a record, always in the same order.
+fn facts(capabilities: Capabilities, record: &Record) -> Vec<Fact> {
+    let Some(message_id) = &record.message_id else { return Vec::new() };
+    let verdict = &record.verdict;
     [
         (verdict.delivered, FactKind::Delivered),
         (verdict.spam, FactKind::Spam),
@@ -116,20 +119,20 @@ impl FromStr for Cursor {
 
 impl FeedbackLoop for SandboxLoop {
     fn capabilities(&self) -> Capabilities {
-        capabilities(self.provider)
+        self.capabilities
     }
 
     fn poll<'a>(&'a self, poll: Poll<'a>, sink: &'a mut dyn FactSink) -> BoxFuture<'a, Result<String, PollError>> {
         Box::pin(async move {
             let cursor: Cursor = poll.cursor.parse().map_err(|error: CursorError| PollError::Refused(error.to_string()))?;
-            let cursor = self.read(cursor, poll.deadline, sink).await?;
+            let cursor = self.read(cursor, &poll, sink).await?;
             Ok(cursor.to_string())
         })
     }
 }
 
 impl SandboxLoop {
-    async fn read(&self, mut cursor: Cursor, deadline: Instant, sink: &mut dyn FactSink) -> Result<Cursor, PollError> {
+    async fn read(&self, mut cursor: Cursor, poll: &Poll<'_>, sink: &mut dyn FactSink) -> Result<Cursor, PollError> {
         let failed = |error: std::io::Error| PollError::Temporary(format!("cannot read {}: {error}", self.path.display()));
         let mut file = match File::open(&self.path).await {
             Ok(file) => file,
@@ -144,7 +147,7 @@ impl SandboxLoop {
         file.seek(SeekFrom::Start(cursor.offset)).await.map_err(failed)?;
         let mut reader = BufReader::with_capacity(BUFFER_OCTETS, file);
         let mut line = Vec::new();
-        while Instant::now() < deadline {
+        while Instant::now() < poll.deadline {
             line.clear();
             let read = (&mut reader).take(LINE_OCTETS_MAX).read_until(b'\n', &mut line).await.map_err(failed)? as u64;
             if line.last() != Some(&b'\n') && read < LINE_OCTETS_MAX {
@@ -152,7 +155,8 @@ impl SandboxLoop {
             }
             // What is no record is the rest of a line that a crash has cut.
             let record = serde_json::from_slice::<Record>(&line).ok();
-            let facts = record.map(|record| facts(self.provider, &record)).unwrap_or_default();
+            let record = record.filter(|record| poll.watch.in_charge_of(&record.recipient_domain));
+            let facts = record.map(|record| facts(self.capabilities, &record)).unwrap_or_default();
             let count = facts.len();
             for (n, fact) in facts.into_iter().enumerate().skip(cursor.facts) {
                 if !sink.push(Report::Message(fact)) {
@@ -175,11 +179,16 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
-    struct Nothing;
+    /// Being in charge of these domains; of all where there is none.
+    struct Charge<'a>(&'a [&'a str]);
 
-    impl WatchList for Nothing {
+    impl WatchList for Charge<'_> {
         fn page(&self, _: u64, _: usize) -> BoxFuture<'_, Vec<Watched>> {
             Box::pin(async { Vec::new() })
+        }
+
+        fn in_charge_of(&self, domain: &str) -> bool {
+            self.0.is_empty() || self.0.contains(&domain)
         }
     }
 
@@ -199,6 +208,15 @@ mod tests {
     }
 
     async fn poll(dir: &Path, mailboxes: &str, cursor: &str, room: usize) -> (Result<String, PollError>, Vec<Fact>) {
+        poll_in_charge(dir, mailboxes, &[], (cursor, room)).await
+    }
+
+    async fn poll_in_charge(
+        dir: &Path,
+        mailboxes: &str,
+        domains: &[&str],
+        (cursor, room): (&str, usize),
+    ) -> (Result<String, PollError>, Vec<Fact>) {
         let instance = Instance {
             organization: "demo".into(),
             name: "sandbox".into(),
@@ -210,7 +228,7 @@ mod tests {
         let feedback = SandboxFeedback.create(instance).expect("right settings");
         let mut sink = Sink { room, facts: Vec::new() };
         let deadline = Instant::now() + Duration::from_secs(60);
-        let cursor = feedback.poll(Poll { cursor, watch: &Nothing, deadline }, &mut sink).await;
+        let cursor = feedback.poll(Poll { cursor, watch: &Charge(domains), deadline }, &mut sink).await;
         (cursor, sink.facts)
     }
 
@@ -270,10 +288,41 @@ mod tests {
         }
     }
 
+    const DOMAINS: [&str; 5] = ["gmail.com", "yahoo.com", "outlook.com", "icloud.com", "example.com"];
+
     #[tokio::test]
-    async fn each_provider_tells_only_of_its_mailboxes_and_only_what_it_can() {
+    async fn a_loop_in_charge_of_every_domain_tells_of_every_message_whosever_mailbox_it_is() {
         let dir = tempfile::tempdir().expect("a folder");
-        for domain in ["gmail.com", "yahoo.com", "outlook.com", "icloud.com", "example.com"] {
+        for domain in DOMAINS {
+            append(dir.path(), &lines(domain, 200));
+        }
+        let (_, facts) = poll(dir.path(), "open", "", usize::MAX).await;
+        let settled = facts.iter().filter(|fact| matches!(fact.kind, FactKind::Delivered | FactKind::Bounced)).count();
+        let text = std::fs::read_to_string(file_path(dir.path())).expect("the file");
+        let accepted = text.lines().filter(|line| line.contains("\"rejected\":false")).count();
+        assert_eq!(settled, accepted, "of the accepted messages, these are told to be delivered or bounced");
+        assert!(accepted > 900, "{accepted}");
+    }
+
+    #[tokio::test]
+    async fn a_loop_tells_nothing_of_domains_that_are_in_anothers_charge() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for domain in DOMAINS {
+            append(dir.path(), &lines(domain, 50));
+        }
+        let (end, facts) = poll_in_charge(dir.path(), "open", &["gmail.com", "example.com"], ("", usize::MAX)).await;
+        let (_, gmail) = poll_in_charge(dir.path(), "open", &["gmail.com"], ("", usize::MAX)).await;
+        let (_, example) = poll_in_charge(dir.path(), "open", &["example.com"], ("", usize::MAX)).await;
+        assert!(!gmail.is_empty() && !example.is_empty());
+        assert_eq!(facts, [gmail, example].concat());
+        let size = std::fs::metadata(file_path(dir.path())).expect("the file").len();
+        assert_eq!(end, Ok(size.to_string()), "what others tell is passed over");
+    }
+
+    #[tokio::test]
+    async fn a_loop_tells_only_what_the_behaviour_can_whatever_the_domain() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for domain in DOMAINS {
             append(dir.path(), &lines(domain, 2000));
         }
         for (name, kinds) in [
@@ -283,11 +332,13 @@ mod tests {
             ("apple", vec![FactKind::Bounced]),
             ("open", vec![FactKind::Delivered, FactKind::Spam, FactKind::Opened, FactKind::Read, FactKind::Bounced]),
         ] {
-            let (_, facts) = poll(dir.path(), name, "", usize::MAX).await;
-            let mut seen: Vec<_> = facts.iter().map(|fact| fact.kind).collect();
-            seen.sort();
-            seen.dedup();
-            assert_eq!(seen, kinds, "{name}");
+            for domain in DOMAINS {
+                let (_, facts) = poll_in_charge(dir.path(), name, &[domain], ("", usize::MAX)).await;
+                let mut seen: Vec<_> = facts.iter().map(|fact| fact.kind).collect();
+                seen.sort();
+                seen.dedup();
+                assert_eq!(seen, kinds, "{name} in charge of {domain}");
+            }
         }
     }
 

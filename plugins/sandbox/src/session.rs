@@ -297,7 +297,7 @@ fn path_of<'a>(rest: &'a str, keyword: &str) -> Option<(&'a str, &'a str)> {
 }
 
 fn domain_of(address: &str) -> String {
-    address.rsplit_once('@').map(|(_, domain)| domain.to_ascii_lowercase()).unwrap_or_default()
+    address.rsplit_once('@').map(|(_, domain)| domain.to_lowercase()).unwrap_or_default()
 }
 
 /// Takes the id out of a raw Message-ID field.

@@ -4,7 +4,8 @@
 
 use crate::behaviour::{Provider, Rates, Share};
 use postwarm_plugin_api::{Instance, SettingsProblem};
-use serde_json::{Map, Value};
+use postwarm_plugin_kit::fields::Fields;
+use serde_json::Value;
 use std::time::Duration;
 
 /// The JSON Schema of the client's settings.
@@ -33,7 +34,7 @@ pub const LOOP_SCHEMA: &str = r#"{
       "type": "string",
       "enum": ["gmail", "yahoo", "outlook", "apple", "open"],
       "default": "open",
-      "description": "whose mailboxes it reports, and so what it can tell"
+      "description": "whose mailboxes it plays, and so what it can tell of its domains"
     }
   }
 }"#;
@@ -52,21 +53,20 @@ pub struct ServerBehaviour {
 /// # Errors
 /// Everything that is wrong with them.
 pub fn client(instance: &Instance) -> Result<ServerBehaviour, Vec<SettingsProblem>> {
-    let mut reader = Reader::new(instance);
+    let mut fields = Fields::new(&instance.settings, &instance.secrets);
+    let seed = fields.value("seed", "a whole number from 0 on", Value::as_u64).unwrap_or(1);
     let defaults = Rates::default();
-    let behaviour = ServerBehaviour {
-        seed: reader.integer("seed", u64::MAX).unwrap_or(1),
-        rates: Rates {
-            reject: reader.share("reject_percent", defaults.reject),
-            bounce: reader.share("bounce_percent", defaults.bounce),
-            spam: reader.share("spam_percent", defaults.spam),
-            open: reader.share("open_percent", defaults.open),
-            read: reader.share("read_percent", defaults.read),
-        },
-        delay: Duration::from_millis(reader.integer("delay_ms", 60_000).unwrap_or(0)),
+    let mut share =
+        |key, default| fields.value(key, "a number from 0 to 100", |value| value.as_f64().and_then(Share::from_percent)).unwrap_or(default);
+    let rates = Rates {
+        reject: share("reject_percent", defaults.reject),
+        bounce: share("bounce_percent", defaults.bounce),
+        spam: share("spam_percent", defaults.spam),
+        open: share("open_percent", defaults.open),
+        read: share("read_percent", defaults.read),
     };
-    reader.finish()?;
-    Ok(behaviour)
+    let delay_ms = fields.value("delay_ms", "a whole number from 0 to 60000", |value| value.as_u64().filter(|ms| *ms <= 60_000));
+    fields.finish(ServerBehaviour { seed, rates, delay: Duration::from_millis(delay_ms.unwrap_or(0)) })
 }
 
 /// Reads the loop's settings.
@@ -74,67 +74,18 @@ pub fn client(instance: &Instance) -> Result<ServerBehaviour, Vec<SettingsProble
 /// # Errors
 /// Everything that is wrong with them.
 pub fn mailboxes(instance: &Instance) -> Result<Provider, Vec<SettingsProblem>> {
-    let mut reader = Reader::new(instance);
-    let provider = match reader.take("mailboxes") {
-        None => Provider::Open,
-        Some(value) => value.as_str().and_then(Provider::by_name).unwrap_or_else(|| {
-            reader.problem("mailboxes", "must be one of \"gmail\", \"yahoo\", \"outlook\", \"apple\", \"open\"");
-            Provider::Open
-        }),
-    };
-    reader.finish()?;
-    Ok(provider)
+    let mut fields = Fields::new(&instance.settings, &instance.secrets);
+    let provider = fields.choice("mailboxes", &PROVIDER_NAMES).unwrap_or(Provider::Open);
+    fields.finish(provider)
 }
 
-/// Takes known keys out of a table; what is left over at the end is unknown.
-struct Reader {
-    rest: Map<String, Value>,
-    secrets: Vec<String>,
-    known: Vec<&'static str>,
-    problems: Vec<SettingsProblem>,
-}
-
-impl Reader {
-    fn new(instance: &Instance) -> Reader {
-        let secrets = instance.secrets.keys().cloned().collect();
-        Reader { rest: instance.settings.clone(), secrets, known: Vec::new(), problems: Vec::new() }
-    }
-
-    fn take(&mut self, key: &'static str) -> Option<Value> {
-        self.known.push(key);
-        self.rest.remove(key)
-    }
-
-    fn problem(&mut self, key: &str, message: impl Into<String>) {
-        self.problems.push(SettingsProblem::new(format!("/{}", key.replace('~', "~0").replace('/', "~1")), message));
-    }
-
-    fn integer(&mut self, key: &'static str, max: u64) -> Option<u64> {
-        let value = self.take(key)?;
-        let number = value.as_u64().filter(|number| *number <= max);
-        if number.is_none() {
-            self.problem(key, format!("must be a whole number from 0 to {max}"));
-        }
-        number
-    }
-
-    fn share(&mut self, key: &'static str, default: Share) -> Share {
-        let Some(value) = self.take(key) else { return default };
-        value.as_f64().and_then(Share::from_percent).unwrap_or_else(|| {
-            self.problem(key, "must be a number from 0 to 100");
-            default
-        })
-    }
-
-    fn finish(mut self) -> Result<(), Vec<SettingsProblem>> {
-        let known = self.known.join(", ");
-        let unknown: Vec<String> = self.rest.keys().chain(&self.secrets).cloned().collect();
-        for key in unknown {
-            self.problem(&key, format!("is not a setting of this plugin; it knows {known}"));
-        }
-        if self.problems.is_empty() { Ok(()) } else { Err(self.problems) }
-    }
-}
+const PROVIDER_NAMES: [(&str, Provider); 5] = [
+    ("gmail", Provider::Gmail),
+    ("yahoo", Provider::Yahoo),
+    ("outlook", Provider::Outlook),
+    ("apple", Provider::Apple),
+    ("open", Provider::Open),
+];
 
 #[cfg(test)]
 mod tests {
@@ -176,7 +127,7 @@ mod tests {
         };
         for key in keys(CLIENT_SCHEMA) {
             let problems = client(&instance(json!({ key.as_str(): "wrong" }))).expect_err("a text is never right");
-            assert!(problems[0].message.starts_with("must"), "{key}: {}", problems[0].message);
+            assert!(problems[0].message.starts_with(&format!("{key} must be")), "{key}: {}", problems[0].message);
         }
         assert_eq!(keys(LOOP_SCHEMA), ["mailboxes"]);
     }

@@ -1,7 +1,7 @@
 //! The plugin as the host sees it.
 
 use super::*;
-use postwarm_plugin_api::{Message, Outcome, Secret};
+use postwarm_plugin_api::{Instance, Message, Outcome, Secret, SmtpFactory};
 use postwarm_plugin_testkit::sink::Sink;
 use postwarm_plugin_testkit::sink::journal::Fact;
 use postwarm_plugin_testkit::sink::script::Script;
@@ -21,13 +21,13 @@ fn instance(settings: serde_json::Value) -> Instance {
 
 #[test]
 fn settings_without_a_host_are_refused_with_a_pointer() {
-    let problems = Factory.create(instance(json!({ "username": "u" }))).err().unwrap();
+    let problems = SMTP.create(instance(json!({ "username": "u" }))).err().unwrap();
     assert_eq!(problems[0].pointer, "/host");
 }
 
 #[test]
 fn the_schema_is_json_and_hides_the_password() {
-    let schema: serde_json::Value = serde_json::from_str(&Factory.descriptor().settings_schema).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(&SMTP.descriptor().settings_schema).unwrap();
     assert_eq!(schema["properties"]["password"]["writeOnly"], true);
 }
 
@@ -38,7 +38,7 @@ async fn a_message_goes_through_the_configured_server() {
     let settings = json!({
         "host": "127.0.0.1", "port": sink.addr.port(), "tls": "none", "username": "user", "allow_insecure_auth": true,
     });
-    let client = Factory.create(instance(settings)).unwrap();
+    let client = SMTP.create(instance(settings)).unwrap();
     let message = Message {
         delivery: "d1".into(),
         envelope_from: "news@acme.example".into(),

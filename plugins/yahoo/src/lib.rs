@@ -2,21 +2,28 @@
 //!
 //! Yahoo takes 20 messages a connection. The bracketed tag of a reply decides, not its three digits.
 //!
-//! Invariant: presets and a table; the session is the kit's.
+//! Invariant: presets and a table; the client is the kit's.
 
-use postwarm_plugin_api::{
-    Builtin, Descriptor, Fault, Instance, Kind, Phase, Reply, SettingsProblem, SmtpClient, SmtpFactory, register_builtin,
+use postwarm_plugin_api::{Builtin, Fault, register_builtin};
+use postwarm_plugin_kit::classify::Rule;
+use postwarm_plugin_kit::preset::Preset;
+use postwarm_plugin_kit::settings::{Defaults, Tls};
+
+register_builtin!(Builtin::Smtp(&YAHOO));
+
+/// Makes clients of Yahoo.
+pub const YAHOO: Preset = Preset {
+    id: "yahoo",
+    version: env!("CARGO_PKG_VERSION"),
+    summary: "Sends through Yahoo and reads its replies.",
+    defaults: Defaults {
+        host: Some("smtp.mail.yahoo.com"),
+        port: Some(465),
+        tls: Some(Tls::Implicit),
+        messages_per_connection_max: Some(20),
+    },
+    rules: RULES,
 };
-use postwarm_plugin_kit::classify::{Rule, classify_by};
-use postwarm_plugin_kit::client::Client;
-use postwarm_plugin_kit::schema::SETTINGS_SCHEMA;
-use postwarm_plugin_kit::settings::{Defaults, ServerSettings, Tls};
-use std::sync::Arc;
-use std::time::Duration;
-
-/// What the TOML need not say.
-const DEFAULTS: Defaults =
-    Defaults { host: Some("smtp.mail.yahoo.com"), port: Some(465), tls: Some(Tls::Implicit), messages_per_connection_max: Some(20) };
 
 /// Yahoo's replies, the most telling first.
 const RULES: &[Rule] = &[
@@ -41,33 +48,6 @@ const RULES: &[Rule] = &[
     Rule::text("doesn't have a", Fault::Recipient),
     Rule::text("this mailbox is disabled", Fault::Recipient),
 ];
-
-/// Says whose fault a reply of Yahoo is.
-pub fn classify(reply: &Reply, phase: Phase) -> (Fault, Option<Duration>) {
-    classify_by(RULES, reply, phase)
-}
-
-/// Makes clients of Yahoo.
-pub struct Factory;
-
-impl SmtpFactory for Factory {
-    fn descriptor(&self) -> Descriptor {
-        Descriptor {
-            id: "yahoo".into(),
-            kind: Kind::SmtpClient,
-            version: env!("CARGO_PKG_VERSION").into(),
-            summary: "Sends through Yahoo and reads its replies.".into(),
-            settings_schema: SETTINGS_SCHEMA.into(),
-        }
-    }
-
-    fn create(&self, instance: Instance) -> Result<Arc<dyn SmtpClient>, Vec<SettingsProblem>> {
-        let settings = ServerSettings::parse(&instance, DEFAULTS)?;
-        Ok(Arc::new(Client::new(settings, instance.connections_max, classify)))
-    }
-}
-
-register_builtin!(Builtin::Smtp(&Factory));
 
 #[cfg(test)]
 mod tests;

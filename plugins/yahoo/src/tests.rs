@@ -2,9 +2,8 @@
 
 use super::*;
 use expect_test::expect;
-use postwarm_plugin_api::Secret;
-use postwarm_plugin_kit::reply::ReplyParser;
-use serde_json::json;
+use postwarm_plugin_api::Phase;
+use postwarm_plugin_testkit::preset::{assert_credentials_are_enough, judged};
 
 const REPLIES: &[(&str, Phase)] = &[
     ("421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred due to unexpected volume or user complaints - 4.16.55.1", Phase::Mail),
@@ -31,15 +30,6 @@ const REPLIES: &[(&str, Phase)] = &[
 
 #[test]
 fn every_published_reply_blames_the_right_one() {
-    let mut table = String::new();
-    for &(line, phase) in REPLIES {
-        let mut parser = ReplyParser::default();
-        parser.feed(format!("{line}\r\n").as_bytes()).unwrap();
-        let reply = parser.reply();
-        let (fault, retry_after) = classify(&reply, phase);
-        let wait = retry_after.map_or_else(String::new, |wait| format!(" after {} s", wait.as_secs()));
-        table.push_str(&format!("{fault:?}{wait}: {reply}\n"));
-    }
     expect![[r#"
         Domain after 7200 s: 421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred due to unexpected volume or user complaints - 4.16.55.1
         Domain after 14400 s: 421 4.7.0 [TSS05] Messages from 192.0.2.1 temporarily deferred
@@ -58,31 +48,10 @@ fn every_published_reply_blames_the_right_one() {
         Recipient: 554 delivery error: dd This user doesn't have a yahoo.com account (a@yahoo.com)
         Recipient: 554 30 Sorry, your message to a@yahoo.com cannot be delivered. This mailbox is disabled (554.30).
         Account: 535 5.7.0 (#AUTH005) Too many bad auth attempts.
-    "#]].assert_eq(&table);
-}
-
-fn instance(settings: serde_json::Value) -> Instance {
-    Instance {
-        organization: "acme".into(),
-        name: "yahoo".into(),
-        settings: settings.as_object().unwrap().clone(),
-        secrets: [("password".to_owned(), Secret::new("secret"))].into_iter().collect(),
-        connections_max: 2,
-        data_dir: "unused".into(),
-    }
+    "#]].assert_eq(&judged(&YAHOO, REPLIES));
 }
 
 #[test]
 fn a_user_name_and_a_password_are_enough() {
-    let client = Factory.create(instance(json!({ "username": "me@acme.example" }))).unwrap();
-    assert_eq!(client.in_flight_max(), 6);
-    let settings = ServerSettings::parse(&instance(json!({ "username": "me@acme.example" })), DEFAULTS).unwrap();
-    assert_eq!((settings.host.as_str(), settings.port), ("smtp.mail.yahoo.com", 465));
-}
-
-#[test]
-fn the_toml_overrides_the_presets() {
-    let given = json!({ "username": "u", "host": "127.0.0.1", "port": 2525, "tls": "none" });
-    let settings = ServerSettings::parse(&instance(given), DEFAULTS).unwrap();
-    assert_eq!((settings.host.as_str(), settings.port, settings.tls), ("127.0.0.1", 2525, Tls::None));
+    assert_credentials_are_enough(&YAHOO);
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: the memory is bounded; a failed commit forgets it, for its numbers may not exist.
 
+use crate::db::writer::Memory;
 use crate::model::name::OrgName;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashMap;
@@ -15,6 +16,12 @@ pub struct Names {
     orgs: HashMap<OrgName, i64>,
     domains: HashMap<Arc<str>, i64>,
     providers: HashMap<Arc<str>, i64>,
+}
+
+impl Memory for Names {
+    fn rolled_back(&mut self) {
+        *self = Names::default();
+    }
 }
 
 impl Names {

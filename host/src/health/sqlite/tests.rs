@@ -2,6 +2,7 @@ use super::*;
 use crate::health::testing::{accepted, answers, changed, fact, facts, message_id, org};
 use postwarm_plugin_api::FactKind;
 use proptest::prelude::*;
+use std::sync::Arc;
 
 fn open(folder: &Path) -> SqliteLedger {
     SqliteLedger::open(&folder.join("health.db")).unwrap()
@@ -88,7 +89,7 @@ async fn only_what_the_ledger_lacks_is_news() {
 async fn a_failed_batch_leaves_nothing_and_the_next_one_works() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = open(folder.path());
-    let failed = ledger.batch(|db, names| {
+    let failed = ledger.writer.write(|db, names| {
         apply::Batch::new(db, names).apply(&changed(1, 1, 1, State::Sent))?;
         Err::<(), _>(DbError::Full)
     });

@@ -117,6 +117,8 @@ impl<'de> Deserialize<'de> for Recipients {
 }
 
 /// Lists the recipients of an email in the order of registration, those not fanned out yet included.
+///
+/// With `state`, a page may have fewer items than `limit`, even none, and yet a next page: the `Link` header tells.
 #[utoipa::path(get, path = "/emails/{id}/deliveries", tag = "deliveries",
     params(("id" = String, Path, description = "The number or the message id."),
         ("state" = Option<String>, Query, description = "Only deliveries in this state."),
@@ -133,10 +135,12 @@ pub async fn list_deliveries(
     let state = params.get("state").map(|text| DeliveryState::parse(text).ok_or_else(unknown_state)).transpose()?;
     let wanted = DeliveryPage { state, after: UserNumber(page.after_number()?), limit: page.fetch() };
     let email = find_email(&api, member.org, path).await?;
-    let rows = api.store.deliveries(member.org, email.number, wanted).await?;
+    let found = api.store.deliveries(member.org, email.number, wanted).await?;
     let (tokens, domain) = (api.store.tokens(), email.from.address.domain());
     let message_id = |user| tokens.recipient_message_id(DeliveryKey { org: member.org, email: email.number, user }, &domain);
-    Ok(page.answer(&uri, rows, |row| row.user.0.to_string(), |row| shape(message_id(row.user), row)))
+    let searched_to = found.searched_to.map(|user| user.0.to_string());
+    let shape = |row: DeliveryRow| shape(message_id(row.user), row);
+    Ok(page.answer_searched(&uri, found.rows, searched_to, |row| row.user.0.to_string(), shape))
 }
 
 fn unknown_state() -> ApiError {

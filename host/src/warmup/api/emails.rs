@@ -12,6 +12,7 @@ use crate::model::message_id::{email_message_id, read_email_message_id};
 use crate::model::name::{EmailNumber, OrgId};
 use crate::warmup::api::sender::write_mailbox;
 use crate::warmup::api::state::{Api, Member};
+use crate::warmup::progress::Question;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -54,11 +55,11 @@ pub struct CountsAnswer {
 pub struct OneEmailAnswer {
     #[serde(flatten)]
     email: EmailAnswer,
-    /// Messages a second over the last minute.
+    /// Messages tried a second over the last minute; null where none was.
     rate_per_second: Option<f64>,
-    /// When the last recipient will be tried; RFC 3339, UTC.
+    /// When all that are queued now will have been tried, as far as it can be told; never before the limits allow. RFC 3339, UTC.
     eta: Option<String>,
-    /// What the rest waits for.
+    /// What the rest waits for, in words; what ends first comes first.
     waits_for: Option<String>,
 }
 
@@ -103,7 +104,15 @@ pub async fn show_email(
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<OneEmailAnswer>, ApiError> {
     let email = find_email(&api, member.org, path).await?;
-    let progress = api.progress.of(member.org, email.number);
+    let waits = email.counts.queued > 0 || email.counts.deferred > 0;
+    let lanes = if waits { api.store.waiting(member.org, email.number).await? } else { Vec::new() };
+    let progress = api.progress.of(&Question {
+        org: member.org,
+        organization: &member.caller.organization,
+        email: email.number,
+        queued: email.counts.queued,
+        lanes: &lanes,
+    });
     Ok(Json(OneEmailAnswer {
         email: email.into(),
         rate_per_second: progress.rate_per_second,

@@ -21,6 +21,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod unsubscribe_tests;
+#[cfg(test)]
 mod wire_tests;
 
 use crate::http::layers;

@@ -3,39 +3,33 @@
 //! Invariant: the API reaches the engine only by waking it and by asking for progress.
 
 use crate::clock::Clock;
-use crate::config::settings::Settings;
+use crate::config::settings::{Organization, Settings};
 use crate::http::auth::{Auth, Caller, Keys};
 use crate::http::error::{ApiError, Code};
+use crate::http::tries::Tries;
 use crate::model::email::NewEmail;
-use crate::model::name::{EmailNumber, OrgId};
+use crate::model::name::OrgId;
+use crate::warmup::api::import::IMPORTS_MAX;
+use crate::warmup::progress::{EmailNow, Question};
 use crate::warmup::store::{Store, StoreError};
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
+/// Unsubscribe tokens that name nobody which one remote address may try within a minute.
+pub const BAD_TOKENS_MAX: usize = 30;
 /// Seconds after which a client may try again when the database was not available.
 const STORE_RETRY_SECS: u64 = 5;
 
-/// How an email goes on, as the engine sees it.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct ProgressNow {
-    /// Messages a second, over the last minute; `None` where nothing is being sent.
-    pub rate_per_second: Option<f64>,
-    /// When the last recipient will be tried, in milliseconds since 1970 UTC, as far as it can be told.
-    pub eta: Option<i64>,
-    /// What the rest waits for, in words: ``client `gmail`, daily cap 500 reached, next at ...``.
-    pub waits_for: Option<String>,
-}
-
 /// Tells how emails go on. Must not block.
 pub trait Progress: Send + Sync + 'static {
-    fn of(&self, org: OrgId, email: EmailNumber) -> ProgressNow;
+    fn of(&self, question: &Question<'_>) -> EmailNow;
 }
 
-/// Tries an email's templates; `Err` has the JSON pointer and the message of each that does not render.
-pub type CheckTemplate = Arc<dyn Fn(&NewEmail) -> Result<(), Vec<(String, String)>> + Send + Sync>;
+/// Tries an email's templates with what its organization offers; `Err` has the JSON pointer and the message of each that does not render.
+pub type CheckTemplate = Arc<dyn Fn(&NewEmail, &Organization) -> Result<(), Vec<(String, String)>> + Send + Sync>;
 
 /// What the API needs.
 #[derive(Clone)]
@@ -59,14 +53,20 @@ pub struct Api {
     pub check_template: CheckTemplate,
     pub wake: Arc<Notify>,
     pub running: Running,
+    /// A permit for each import that may run.
+    pub imports: Arc<Semaphore>,
     auth: Arc<Auth>,
+    /// Unsubscribe tokens that named nobody.
+    pub bad_tokens: Arc<Tries>,
 }
 
 impl Api {
     pub fn new(state: ApiState) -> Api {
+        let bad_tokens = Arc::new(Tries::new(BAD_TOKENS_MAX, state.clock.clone()));
         let auth = Arc::new(Auth::new(state.keys, state.settings, state.clock.clone()));
         let ApiState { store, clock, progress, check_template, wake, .. } = state;
-        Api { store, clock, progress, check_template, wake, running: Running::default(), auth }
+        let imports = Arc::new(Semaphore::new(IMPORTS_MAX));
+        Api { store, clock, progress, check_template, wake, running: Running::default(), imports, auth, bad_tokens }
     }
 
     /// Milliseconds since 1970 UTC.

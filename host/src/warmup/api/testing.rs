@@ -12,9 +12,12 @@ use crate::model::message_id::Tokens;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{Backfill, BackfillState, NewUser, User};
 use crate::warmup::api::router;
-use crate::warmup::api::state::{ApiState, Progress, ProgressNow};
+use crate::warmup::api::state::{ApiState, Progress};
+use crate::warmup::progress::{EmailNow, Question};
+use crate::warmup::render::{self, RenderSettings};
 use crate::warmup::store::{
-    Accepted, Action, DeliveryPage, DeliveryRow, Idempotency, Imported, Registered, Result, Store, StoreError, Which,
+    Accepted, Action, Deliveries, DeliveryPage, DeliveryRow, Idempotency, Imported, Registered, Result, Store, StoreError, WaitingLane,
+    Which,
 };
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -43,6 +46,8 @@ pub struct FakeStore {
     pub fails: Mutex<Option<fn() -> StoreError>>,
     /// While set, `accept` waits for it.
     pub hold: Mutex<Option<Arc<Notify>>>,
+    /// Where the search for deliveries ends early.
+    pub searched_to: Mutex<Option<UserNumber>>,
     /// Notified when `accept` is entered.
     pub entered: Notify,
 }
@@ -174,7 +179,11 @@ impl Store for FakeStore {
         self.with(org, |o| o.summary(email.0))
     }
 
-    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Vec<DeliveryRow>> {
+    async fn waiting(&self, _org: OrgId, _email: EmailNumber) -> Result<Vec<WaitingLane>> {
+        Ok(Vec::new())
+    }
+
+    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Deliveries> {
         self.with(org, |o| {
             let state = |u: &User| if o.unknown.contains(&(email.0, u.address.clone())) { State::Unknown } else { State::Queued };
             let row = |u: &User| DeliveryRow {
@@ -189,7 +198,8 @@ impl Store for FakeStore {
                 finished_at: None,
             };
             let rows = o.users.iter().filter(|u| u.number > page.after).map(row);
-            rows.filter(|r| page.state.is_none_or(|s| s == r.state)).take(page.limit).collect()
+            let rows = rows.filter(|r| page.state.is_none_or(|s| s == r.state)).take(page.limit).collect();
+            Deliveries { rows, searched_to: *self.searched_to.lock().expect("not poisoned") }
         })
     }
 
@@ -211,8 +221,8 @@ impl Store for FakeStore {
 struct FixedProgress;
 
 impl Progress for FixedProgress {
-    fn of(&self, _org: OrgId, _email: EmailNumber) -> ProgressNow {
-        ProgressNow { rate_per_second: Some(2.5), eta: Some(NOW), waits_for: Some("client `gmail`, daily cap 500 reached".into()) }
+    fn of(&self, _question: &Question<'_>) -> EmailNow {
+        EmailNow { rate_per_second: Some(2.5), eta: Some(NOW), waits_for: Some("client `gmail`, daily cap 500 reached".into()) }
     }
 }
 
@@ -231,20 +241,17 @@ pub fn api() -> (axum::Router, Arc<FakeStore>, Arc<Notify>) {
         tokens: Arc::new(Tokens::new(&[7; 32])),
         fails: Mutex::new(None),
         hold: Mutex::new(None),
+        searched_to: Mutex::new(None),
         entered: Notify::new(),
     });
     let wake = Arc::new(Notify::new());
-    let refuse = |email: &NewEmail| match email.body.contains("{{ 1 +") {
-        true => Err(vec![("/body".to_owned(), "is no template: unexpected end".to_owned())]),
-        false => Ok(()),
-    };
     let state = ApiState {
         store: store.clone(),
         settings: watch::channel(settings(&[("acme", false), ("demo", false)], None)).1,
         keys: Arc::new(FakeKeys),
         clock: Arc::new(ManualClock::at(NOW)),
         progress: Arc::new(FixedProgress),
-        check_template: Arc::new(refuse),
+        check_template: Arc::new(|email, organization| render::check(email, &RenderSettings::of(organization))),
         wake: wake.clone(),
     };
     let probes = Probes {

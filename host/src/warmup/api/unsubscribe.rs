@@ -1,10 +1,12 @@
 //! The one-click unsubscribe endpoint (RFC 8058).
 //!
 //! Invariant: GET and HEAD change nothing; POST needs no key, no cookie and no redirect, and doing it twice is harmless.
-//! A token that is not ours and one that names nobody look the same.
+//! A token has 128 bits of a keyed hash, compared in constant time. One that is not ours and one that names nobody look the same.
 
 use crate::http::error::{ApiError, Code, page};
+use crate::http::serve::Remote;
 use crate::warmup::api::state::Api;
+use axum::Extension;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS};
@@ -21,10 +23,15 @@ const PAGE_HEADERS: [(HeaderName, &str); 4] = [
 /// Shows a page with a button; changes nothing.
 #[utoipa::path(get, path = "/unsubscribe/{token}", tag = "unsubscribe", params(("token" = String, Path)),
     responses((status = 200, description = "A page with a button.", content_type = "text/html", body = String)))]
-pub async fn show_unsubscribe(State(api): State<Api>, path: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Response {
+pub async fn show_unsubscribe(
+    State(api): State<Api>,
+    remote: Option<Extension<Remote>>,
+    path: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Response {
     let known = path.ok().and_then(|Path(token)| api.store.tokens().read_unsubscribe(&token));
     if known.is_none() {
-        return refuse(&headers);
+        return refuse(&api, remote, &headers);
     }
     // Without an action the form posts to the page's own address, whatever a proxy made of it.
     let form = "<p>You will get no more mail from this sender.</p>\n<form method=\"post\">\
@@ -40,20 +47,28 @@ pub async fn show_unsubscribe(State(api): State<Api>, path: Result<Path<String>,
     responses((status = 200, description = "Unsubscribed, now or before.", content_type = "text/html", body = String)))]
 pub async fn unsubscribe(
     State(api): State<Api>,
+    remote: Option<Extension<Remote>>,
     path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let Some(delivery) = path.ok().and_then(|Path(token)| api.store.tokens().read_unsubscribe(&token)) else {
-        return Ok(refuse(&headers));
+        return Ok(refuse(&api, remote, &headers));
     };
     if !api.store.unsubscribe(delivery, api.now()).await? {
-        return Ok(refuse(&headers));
+        return Ok(refuse(&api, remote, &headers));
     }
     Ok(page(None, PAGE_HEADERS, html("Unsubscribed", "<p>You will get no more mail from this sender.</p>")))
 }
 
-fn refuse(headers: &HeaderMap) -> Response {
-    let error = ApiError::new(Code::TokenUnknown, "this unsubscribe link names nobody; it may have been cut off");
+/// A link that names nobody. Who tries many has to wait; a whole link is never held up.
+fn refuse(api: &Api, remote: Option<Extension<Remote>>, headers: &HeaderMap) -> Response {
+    let error = match api.bad_tokens.failed(remote.map(|Extension(remote)| remote.0.ip())) {
+        None => ApiError::new(Code::TokenUnknown, "this unsubscribe link names nobody; it may have been cut off"),
+        Some(secs) => {
+            let text = format!("too many links that name nobody came from this address; try again in {secs} s");
+            return ApiError::new(Code::TokenTriesExceeded, text).retry_after(secs).into_response();
+        }
+    };
     let wants_html = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/html"));
     if !wants_html {
         return error.into_response();

@@ -4,6 +4,7 @@
 
 use crate::clock::{Clock, Now};
 use crate::config::settings::Organization;
+use crate::model::email::Email;
 use crate::model::message_id::Tokens;
 use crate::model::name::{EmailNumber, OrgId};
 use crate::warmup::render::{Recipient, RenderSettings, Template};
@@ -72,7 +73,7 @@ pub struct Prepared {
     from_domain: String,
 }
 
-/// The compiled emails.
+/// The compiled emails, those that cannot be compiled included: what is wrong with one is found once.
 #[derive(Default)]
 pub struct Templates {
     kept: HashMap<(OrgId, EmailNumber), Kept>,
@@ -81,8 +82,11 @@ pub struct Templates {
     uses: u64,
 }
 
+/// `Err` says why the email cannot be sent.
+type Compiled = Result<Arc<Prepared>, Unmade>;
+
 struct Kept {
-    prepared: Arc<Prepared>,
+    compiled: Compiled,
     octets: usize,
     used: u64,
 }
@@ -92,28 +96,29 @@ impl Templates {
         *self = Templates::default();
     }
 
-    /// The email of a row, compiled once. `Err` says why it cannot be sent.
+    /// The email of a row, compiled once.
+    ///
+    /// # Errors
+    /// Why it cannot be sent: ever, or for now.
     pub async fn get(&mut self, queue: &dyn Queue, job: &Job) -> Result<Arc<Prepared>, Unmade> {
         let key = (job.claimed.delivery.org, job.claimed.delivery.email);
         self.uses += 1;
         if let Some(kept) = self.kept.get_mut(&key) {
             kept.used = self.uses;
-            return Ok(kept.prepared.clone());
+            return kept.compiled.clone();
         }
-        let content = queue.content(key.0, key.1).await.map_err(|e| Unmade::Now(format!("an email cannot be read: {e}")))?;
-        let email = content.ok_or_else(|| Unmade::Content("the email is gone".to_owned()))?;
-        let links = RenderSettings::of(&job.settings);
-        let problems = |found: Vec<(String, String)>| found.iter().map(|(at, what)| format!("{at} {what}")).collect::<Vec<_>>().join("; ");
-        let template = Template::compile(&email, &links).map_err(|found| Unmade::Content(problems(found)))?;
-        let content = &email.content;
-        // The text, and what is encoded of it.
-        let octets = 2 * (content.subject.len() + content.body.len() + content.html.as_ref().map_or(0, String::len));
-        let from = &content.from.address;
-        let prepared = Arc::new(Prepared { template, links, envelope_from: from.as_str().into(), from_domain: from.domain() });
+        let content = queue.content(key.0, key.1).await.map_err(|error| {
+            tracing::error!(%error, "an email could not be read; its messages are tried again");
+            Unmade::Now(format!("an email cannot be read: {error}"))
+        })?;
+        let (compiled, octets) = match content {
+            Some(email) => (prepare(&email, &job.settings), octets(&email)),
+            None => (Err(Unmade::Content("the email is gone".to_owned())), 0),
+        };
         self.make_room(octets);
         self.octets += octets;
-        self.kept.insert(key, Kept { prepared: prepared.clone(), octets, used: self.uses });
-        Ok(prepared)
+        self.kept.insert(key, Kept { compiled: compiled.clone(), octets, used: self.uses });
+        compiled
     }
 
     /// Forgets the emails that were used the longest time ago.
@@ -123,6 +128,20 @@ impl Templates {
             self.octets -= self.kept.remove(&oldest).map_or(0, |kept| kept.octets);
         }
     }
+}
+
+/// The text, and what is encoded of it.
+fn octets(email: &Email) -> usize {
+    let content = &email.content;
+    2 * (content.subject.len() + content.body.len() + content.html.as_ref().map_or(0, String::len))
+}
+
+fn prepare(email: &Email, settings: &Organization) -> Compiled {
+    let links = RenderSettings::of(settings);
+    let words = |found: Vec<(String, String)>| found.iter().map(|(at, what)| format!("{at} {what}")).collect::<Vec<_>>().join("; ");
+    let template = Template::compile(email, &links).map_err(|problems| Unmade::Content(words(problems)))?;
+    let from = &email.content.from.address;
+    Ok(Arc::new(Prepared { template, links, envelope_from: from.as_str().into(), from_domain: from.domain() }))
 }
 
 /// Answers for a row even where its task panics.

@@ -7,7 +7,7 @@ use crate::model::delivery::Source;
 use crate::warmup::engine::fair::{self, Ask, Pool};
 use crate::warmup::engine::hands::{ClientNumber, Hands, Scopes};
 use crate::warmup::engine::organizations::Organizations;
-use crate::warmup::engine::view::View;
+use crate::warmup::engine::view::{Held, View};
 use crate::warmup::limits::{Blocked, Limits};
 use crate::warmup::route::Choice;
 use crate::warmup::store::{Claim, Claimed, LaneKey, Lanes, Settled};
@@ -140,16 +140,17 @@ impl LaneBook {
             Choice::Use(index) => (index, false),
             Choice::Probe(index) => (index, true),
             Choice::Wait(at) => {
-                view.blocked(org, &provider, organization.why_failing());
+                view.hold(org, &provider, Held { words: organization.why_failing(), until_boot_ms: None });
                 self.wake_at(at.unwrap_or(now.boot_ms + 1_000));
                 return None;
             }
         };
-        if let Some((until, why)) = organization.paused(index, &provider, *now) {
-            view.blocked(org, &provider, why);
+        if let Some((until, words)) = organization.paused(index, &provider, *now) {
+            view.hold(org, &provider, Held { words, until_boot_ms: Some(until) });
             self.wake_at(until);
             return None;
         }
+        view.goes(org, &provider, organization.client_name(index));
         let room = if probe { 1 } else { organization.room(index).min(rows_max) };
         if room == 0 {
             return None;
@@ -157,7 +158,6 @@ impl LaneBook {
         let scopes = organization.scopes_of(index, &provider);
         let claimable = limits.claimable(&scopes, room as u64, now.boot_ms);
         if claimable.n == 0 {
-            view.limited(org, &provider, claimable.blocked_by.as_ref(), *now);
             self.wake_after(claimable.blocked_by, *now);
             return None;
         }
@@ -167,12 +167,11 @@ impl LaneBook {
     /// Takes the slots of a lane's part. Lanes before it may have taken what it saw.
     fn take(&mut self, look: Look, part: usize, around: &mut Around<'_>) -> Option<Lane> {
         let lane = self.due[look.place].clone();
-        let Around { organizations, limits, view, now } = around;
+        let Around { organizations, limits, now, .. } = around;
         let organization = organizations.get_mut(lane.org)?;
         let still_probing = look.probe && matches!(organization.choose(now.boot_ms), Choice::Probe(index) if index == look.index);
         let room = if look.probe { usize::from(still_probing) } else { organization.room(look.index) };
         let claimable = limits.claimable(&look.scopes, part.min(room) as u64, now.boot_ms);
-        view.limited(lane.org, &lane.provider, claimable.blocked_by.as_ref(), *now);
         let rows_max = claimable.n as usize;
         self.wake_after(claimable.blocked_by, *now);
         if rows_max == 0 {

@@ -21,7 +21,7 @@ mod view;
 use crate::clock::{Clock, Now};
 use crate::config::settings::{Organization, Settings, SmtpEntry};
 use crate::model::name::OrgId;
-use crate::warmup::limits::Limits;
+use crate::warmup::limits::Shared;
 use crate::warmup::store::{BackfillPace, Claim, Claimed, Queue, Recorded, Store, StoreError, Turn};
 use dispatch::{Done, Templates};
 use hands::{ClientNumber, Hand, Hands, Scopes};
@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use dispatch::{MakeSigner, Sign};
 pub use feeder::{Feeder, Looked, ProviderLookup};
-pub use view::{EmailNow, View};
+pub use view::{Held, View};
 
 /// How long the engine waits before it tries a failed commit again.
 const COMMIT_RETRY: Duration = Duration::from_millis(200);
@@ -67,6 +67,8 @@ pub struct Parts {
     /// Notified when rows may have become due.
     pub wake: Arc<Notify>,
     pub view: Arc<View>,
+    /// What an earlier process counted is not in them yet.
+    pub limits: Shared,
     pub signers: Arc<dyn MakeSigner>,
     /// Seeds the jitter.
     pub seed: u64,
@@ -80,7 +82,7 @@ pub struct Engine {
     wake: Arc<Notify>,
     view: Arc<View>,
     organizations: Organizations,
-    limits: Limits,
+    limits: Shared,
     lanes: LaneBook,
     templates: Templates,
     done: mpsc::UnboundedReceiver<Done>,
@@ -96,12 +98,12 @@ pub struct Engine {
 impl Engine {
     /// Recovers what an earlier process left and takes the settings.
     pub async fn start(parts: Parts) -> anyhow::Result<Engine> {
-        let mut limits = Limits::new(parts.clock.boot_id());
-        limits.restore(parts.queue.usage().await?, parts.clock.now());
+        let counted = parts.queue.usage().await?;
+        parts.limits.lock().restore(counted, parts.clock.now());
         let (finished, done) = mpsc::unbounded_channel();
         let mut engine = Engine {
             organizations: Organizations::new(parts.store, parts.make, parts.signers),
-            limits,
+            limits: parts.limits,
             lanes: LaneBook::default(),
             templates: Templates::default(),
             queue: parts.queue,
@@ -132,7 +134,7 @@ impl Engine {
         let now = self.clock.now();
         for claimed in left {
             let scopes = self.organizations.scopes_of_left(&claimed);
-            self.limits.take(&scopes, 1, now.boot_ms);
+            self.limits.lock().take(&scopes, 1, now.boot_ms);
             self.doubt(Arc::new(claimed), &scopes, CRASHED, now);
         }
         self.commit(Vec::new()).await?;
@@ -141,7 +143,7 @@ impl Engine {
 
     /// Notes that nobody will learn what became of a row.
     fn doubt(&mut self, claimed: Arc<Claimed>, scopes: &Scopes, words: &str, now: Now) {
-        self.limits.settle(scopes, 1, now.boot_ms);
+        self.limits.lock().settle(scopes, 1, now.boot_ms);
         let settings = self.organizations.get(claimed.delivery.org).map(|running| &*running.settings);
         let result = settle::in_doubt(settings, words, now.wall_ms);
         self.view.settled(&claimed, &result, now);
@@ -173,7 +175,10 @@ impl Engine {
     async fn take_settings(&mut self) -> anyhow::Result<()> {
         let settings = self.settings.borrow_and_update().clone();
         self.sending_rows_max = settings.process.sending_rows_max;
-        self.organizations.take(&settings, &mut self.limits, self.clock.now()).await?;
+        let taken = self.organizations.take(&settings).await;
+        // Whatever runs now has its limits, even where not all could be taken.
+        self.organizations.configure(&settings, &mut self.limits.lock(), self.clock.now());
+        taken?;
         self.paces = Arc::new(self.organizations.paces());
         self.templates.clear();
         self.lanes.look_again();
@@ -193,7 +198,7 @@ impl Engine {
 
     /// Decides what is claimed now and takes its slots.
     fn plan(&mut self) -> Vec<Lane> {
-        let (organizations, limits) = (&mut self.organizations, &mut self.limits);
+        let (organizations, limits) = (&mut self.organizations, &mut self.limits.lock());
         let around = Around { organizations, limits, view: &self.view, now: self.clock.now() };
         self.lanes.plan(self.sending_rows_max, &self.hands, around)
     }
@@ -203,12 +208,12 @@ impl Engine {
         match self.commit(claims).await {
             Ok(claimed) => {
                 let rows = self.take_in_hand(&mut planned, claimed);
-                self.lanes.claimed(&planned, &mut self.organizations, &mut self.limits, self.clock.now());
+                self.lanes.claimed(&planned, &mut self.organizations, &mut self.limits.lock(), self.clock.now());
                 self.dispatch(rows).await;
             }
             Err(error) => {
                 tracing::error!(%error, "a turn could not be committed; nothing was sent, and it is tried again");
-                self.lanes.claimed(&planned, &mut self.organizations, &mut self.limits, self.clock.now());
+                self.lanes.claimed(&planned, &mut self.organizations, &mut self.limits.lock(), self.clock.now());
                 self.lanes.look_again();
                 self.clock.sleep(COMMIT_RETRY).await;
             }
@@ -219,11 +224,11 @@ impl Engine {
     async fn commit(&mut self, claims: Vec<Claim>) -> Result<Vec<Claimed>, StoreError> {
         let now = self.clock.now();
         let outcomes = Arc::new(std::mem::take(&mut self.recorded));
-        let usage = self.limits.dirty(now);
+        let usage = self.limits.lock().dirty(now);
         let turn = Turn { outcomes: outcomes.clone(), claims, usage, paces: self.paces.clone(), now: now.wall_ms };
         match self.queue.turn(turn).await {
             Ok(claimed) => {
-                self.limits.written();
+                self.limits.lock().written();
                 // Only now can the store find what came back as due.
                 for recorded in outcomes.iter() {
                     self.lanes.settled(&recorded.result, now);
@@ -303,14 +308,15 @@ impl Engine {
     fn take_in(&mut self, done: Done) {
         let Some(hand) = self.hands.remove(done.claimed.delivery) else { return };
         match &done.outcome {
-            Ok(Outcome::NotAttempted { .. }) | Err(_) => self.limits.give_back(&hand.scopes, 1, done.at.boot_ms),
-            Ok(_) => self.limits.settle(&hand.scopes, 1, done.at.boot_ms),
+            Ok(Outcome::NotAttempted { .. }) | Err(_) => self.limits.lock().give_back(&hand.scopes, 1, done.at.boot_ms),
+            Ok(_) => self.limits.lock().settle(&hand.scopes, 1, done.at.boot_ms),
         }
         let settled = match self.organizations.get_mut(done.claimed.delivery.org) {
             Some(org) => {
                 org.ended(&hand, &done);
-                if let (Err(_), Some((_, why))) = (&done.outcome, org.held(&done.claimed.provider, done.at)) {
-                    self.view.blocked(done.claimed.delivery.org, &done.claimed.provider, why);
+                if let (Err(_), Some((until, words))) = (&done.outcome, org.held(&done.claimed.provider, done.at)) {
+                    let held = Held { words, until_boot_ms: Some(until) };
+                    self.view.hold(done.claimed.delivery.org, &done.claimed.provider, held);
                 }
                 settle::settle(&done, &org.settings, self.random.f64())
             }

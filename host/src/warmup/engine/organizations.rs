@@ -5,6 +5,7 @@
 
 use crate::clock::Now;
 use crate::config::settings::{Organization, Providers, Settings, SmtpEntry};
+use crate::model::address::without_addresses;
 use crate::model::message_id::Tokens;
 use crate::model::name::{OrgId, OrgName};
 use crate::warmup::engine::MakeClient;
@@ -12,6 +13,8 @@ use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign, Unmade};
 use crate::warmup::engine::hands::{ClientNumber, Hand, Scopes};
 use crate::warmup::engine::settle;
 use crate::warmup::limits::Limits;
+use crate::warmup::metrics::client_failing;
+use crate::warmup::progress;
 use crate::warmup::route::{self, Choice, ClientHealth, Pause};
 use crate::warmup::store::{BackfillPace, Claimed, Store};
 use postwarm_plugin_api::{Fault, Outcome, SmtpClient};
@@ -93,7 +96,7 @@ impl Organizations {
     }
 
     /// Takes new settings: makes what is new, keeps what did not change, closes what is gone.
-    pub async fn take(&mut self, settings: &Settings, limits: &mut Limits, now: Now) -> anyhow::Result<()> {
+    pub async fn take(&mut self, settings: &Settings) -> anyhow::Result<()> {
         // All that can fail comes first: a reload is taken up whole or not at all.
         let mut found = Vec::with_capacity(settings.organizations.len());
         for organization in settings.organizations.values() {
@@ -103,13 +106,17 @@ impl Organizations {
         for (org, organization) in found {
             let old = before.remove(&org);
             let running = self.one(organization.clone(), settings.providers.clone(), old);
-            running.configure(settings, limits, now);
             self.running.insert(org, running);
         }
         for gone in before.into_values() {
-            gone.clients.into_iter().for_each(|c| retire(c.client));
+            gone.clients.into_iter().for_each(|c| c.retire(&gone.settings.name));
         }
         Ok(())
+    }
+
+    /// Sets the limits of all that run.
+    pub fn configure(&self, settings: &Settings, limits: &mut Limits, now: Now) {
+        self.running.values().for_each(|running| running.configure(settings, limits, now));
     }
 
     fn one(&mut self, organization: Arc<Organization>, providers: Arc<Providers>, old: Option<Running>) -> Running {
@@ -137,7 +144,10 @@ impl Organizations {
                 }
             }
         }
-        kept.into_iter().for_each(|c| retire(c.client));
+        kept.into_iter().for_each(|c| c.retire(&organization.name));
+        for client in &clients {
+            client_failing(&organization.name, &client.name, client.health.is_failing());
+        }
         let signer = self.signers.make(&organization);
         Running { settings: organization, signer, clients, providers, pauses, held: HashMap::new(), scopes: HashMap::new() }
     }
@@ -157,9 +167,12 @@ impl Organizations {
     }
 }
 
-/// Lets a client that is no longer named end its messages and close.
-fn retire(client: Arc<dyn SmtpClient>) {
-    tokio::spawn(async move { client.close(Duration::from_secs(600)).await });
+impl Client {
+    /// Lets a client that is no longer named end its messages and close.
+    fn retire(self, org: &OrgName) {
+        client_failing(org, &self.name, false);
+        tokio::spawn(async move { self.client.close(Duration::from_secs(600)).await });
+    }
 }
 
 impl Running {
@@ -198,6 +211,7 @@ impl Running {
             if client.health.is_stalled(client.heard_at, boot_ms) {
                 client.health.stall(boot_ms);
                 client.last_failure = "its server is silent".to_owned();
+                client_failing(&self.settings.name, &client.name, true);
                 tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, rows = client.in_hand, "a client's server is silent; the next one takes over");
             }
         }
@@ -221,13 +235,13 @@ impl Running {
         let account = client.pause.paused_until(now.boot_ms);
         let lane = self.pauses.get(&(client.name.clone(), provider.clone())).and_then(|pause| pause.paused_until(now.boot_ms));
         let (until, what) = account.map(|at| (at, "account")).max(lane.map(|at| (at, "domain")))?;
-        Some((until, format!("client `{}` was refused for its {what}, next at {}", client.name, clock_time(until, now))))
+        Some((until, format!("client `{}` was refused for its {what}, next at {}", client.name, progress::instant(until, now))))
     }
 
     /// Until when the mail to a provider is kept back because it could not be made, and why.
     pub fn held(&self, provider: &Arc<str>, now: Now) -> Option<(i64, String)> {
         let held = self.held.get(provider).filter(|held| held.until > now.boot_ms)?;
-        Some((held.until, format!("{}, tried again at {}", held.why, clock_time(held.until, now))))
+        Some((held.until, format!("{}, tried again at {}", held.why, progress::instant(held.until, now))))
     }
 
     /// Keeps a lane back whose mail cannot be made now.
@@ -250,6 +264,10 @@ impl Running {
 
     pub fn client(&self, index: usize) -> (Arc<str>, ClientNumber) {
         (self.clients[index].name.clone(), self.clients[index].number)
+    }
+
+    pub fn client_name(&self, index: usize) -> &Arc<str> {
+        &self.clients[index].name
     }
 
     pub fn begin_probe(&mut self, index: usize, boot_ms: i64) {
@@ -312,14 +330,20 @@ impl Running {
         client.health.observe(outcome, now);
         match (before, client.health.is_failing(), outcome) {
             (false, true, Outcome::Unknown { detail, .. }) => {
+                let detail = without_addresses(detail).into_owned();
                 client.last_failure = "several messages in a row had no reply".to_owned();
+                client_failing(&self.settings.name, &client.name, true);
                 tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, detail, "a client's messages get no reply; the next one takes over");
             }
             (false, true, Outcome::NotAttempted { cause, detail }) => {
-                client.last_failure = detail.clone();
+                // Servers repeat recipients in what they say, and this goes to the log and to `waits_for`.
+                let detail = without_addresses(detail).into_owned();
+                client.last_failure.clone_from(&detail);
+                client_failing(&self.settings.name, &client.name, true);
                 tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, ?cause, detail, "a client fails; the next one takes over");
             }
             (true, false, _) => {
+                client_failing(&self.settings.name, &client.name, false);
                 tracing::info!(organization.name = %self.settings.name, client.name = %client.name, "a client works again");
             }
             _ => {}
@@ -342,9 +366,4 @@ fn share_of<'a>(settings: &'a Organization, client: &str) -> Option<&'a str> {
 fn scopes(org: &OrgName, client: &str, provider: &str, share: Option<&str>) -> Scopes {
     let own = [format!("org/{org}"), provider_scope(org, provider), client_scope(org, client)];
     own.into_iter().chain(share.map(|share| format!("share/{share}"))).collect()
-}
-
-fn clock_time(boot_ms: i64, now: Now) -> humantime::Rfc3339Timestamp {
-    let wall_ms = now.wall_ms + boot_ms - now.boot_ms;
-    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_millis(wall_ms.max(0) as u64))
 }

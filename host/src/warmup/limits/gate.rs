@@ -3,6 +3,7 @@
 //! Invariant: for every window, what is out and what was recorded within it never exceed its maximum, but for slots that were
 //! out before the maximum was lowered.
 
+use super::allowance::Allowance;
 use super::rolling::{Bucket, Rolling};
 use crate::clock::Now;
 use crate::config::settings::Window;
@@ -61,6 +62,22 @@ impl Gate {
             latest = latest.max(window.next_at(now_boot_ms, in_flight)?);
         }
         Some(latest)
+    }
+
+    /// The window without a free slot that frees one last, and when; `None` in place of the time where only an outcome can.
+    pub fn waits(&mut self, now_boot_ms: i64) -> Option<(Window, Option<i64>)> {
+        let in_flight = self.in_flight;
+        let shut = self.windows.iter_mut().filter_map(|w| {
+            let at = w.next_at(now_boot_ms, in_flight);
+            at.is_none_or(|at| at > now_boot_ms).then_some((w.window, at))
+        });
+        shut.max_by_key(|(window, at)| (at.unwrap_or(i64::MAX), window.per))
+    }
+
+    /// What each window allows from now on.
+    pub fn allowances(&mut self, now_boot_ms: i64) -> impl Iterator<Item = Allowance> {
+        let in_flight = self.in_flight;
+        self.windows.iter_mut().map(move |window| window.allowance(now_boot_ms, in_flight))
     }
 
     /// The window that allows least now, with what it allows.

@@ -3,6 +3,7 @@
 //! Invariant: `sum` is the sum of the buckets; buckets are in the order of their start; a slot recorded at `t` never comes free
 //! before `t` plus the window, so nobody who received the message earlier can count more than the window allows.
 
+use super::allowance::Allowance;
 use crate::config::settings::Window;
 use std::collections::VecDeque;
 
@@ -119,6 +120,22 @@ impl Rolling {
             }
         }
         None
+    }
+
+    /// What it allows from now on, `in_flight` being out: these come free a whole window from now at the earliest.
+    pub fn allowance(&mut self, now: i64, in_flight: u64) -> Allowance {
+        let mut slots = vec![(now, self.available(now, in_flight))];
+        // A maximum that was lowered: so many must come free before one counts.
+        let mut excess = self.sum.saturating_add(in_flight).saturating_sub(self.window.messages);
+        for bucket in &self.buckets {
+            let gone = excess.min(bucket.count);
+            excess -= gone;
+            slots.push((self.free_at(bucket.start_ms), bucket.count - gone));
+        }
+        slots.push((now.saturating_add(self.per_ms()), in_flight.saturating_sub(excess)));
+        slots.retain(|(_, n)| *n > 0);
+        slots.sort_unstable();
+        Allowance { per_ms: self.per_ms(), slots }
     }
 
     /// Takes over what another window counted, as far as it lies within this one. Never earlier than it was recorded.

@@ -2,51 +2,29 @@
 //!
 //! Invariant: an email that passes can be compiled, and each problem names its field by JSON pointer.
 
+use super::RenderSettings;
 use super::text::Text;
-use crate::model::email::{Mailbox, NewEmail};
+use crate::model::email::{HEADER_NAME_CHARS_MAX, HEADERS_MAX, Mailbox, NewEmail, is_own_header};
 
 /// Octets of a subject, a display name or a header value.
 const FIELD_OCTETS_MAX: usize = 998;
-/// Characters of a header name.
-const NAME_MAX: usize = 64;
-/// Further headers of one email.
-const HEADERS_MAX: usize = 50;
-
-/// Header names that Postwarm, servers or signers write, lower case.
-const RESERVED: [&str; 18] = [
-    "from",
-    "sender",
-    "to",
-    "cc",
-    "bcc",
-    "reply-to",
-    "subject",
-    "date",
-    "message-id",
-    "mime-version",
-    "dkim-signature",
-    "feedback-id",
-    "list-unsubscribe",
-    "list-unsubscribe-post",
-    "return-path",
-    "received",
-    "delivered-to",
-    "authentication-results",
-];
-const RESERVED_PREFIXES: [&str; 3] = ["content-", "resent-", "arc-"];
-
-/// Checks an email as the API got it: all problems at once, each with the JSON pointer of its field.
-pub fn check(email: &NewEmail) -> Result<(), Vec<(String, String)>> {
+/// Checks an email as the API got it against what its organization offers: all problems at once, each with the JSON pointer of its
+/// field.
+pub fn check(email: &NewEmail, settings: &RenderSettings) -> Result<(), Vec<(String, String)>> {
     let mut problems = Vec::new();
     mailbox(&mut problems, "/from", &email.from);
     if let Some(reply_to) = &email.reply_to {
         mailbox(&mut problems, "/reply_to", reply_to);
     }
     field(&mut problems, "/subject", &email.subject);
-    for (pointer, compiled) in [("/subject", Text::plain(&email.subject)), ("/body", Text::plain(&email.body))] {
-        problems.extend(compiled.err().map(|message| (pointer.to_owned(), message)));
+    let texts = [
+        ("/subject", Some(Text::plain(&email.subject))),
+        ("/body", Some(Text::plain(&email.body))),
+        ("/html", email.html.as_deref().map(Text::html)),
+    ];
+    for (pointer, text) in texts {
+        problems.extend(text.and_then(|text| template(text, settings)).map(|message| (pointer.to_owned(), message)));
     }
-    problems.extend(email.html.as_ref().and_then(|html| Text::html(html).err()).map(|message| ("/html".to_owned(), message)));
     for (pointer, text) in [("/body", Some(&email.body)), ("/html", email.html.as_ref())] {
         if text.is_some_and(|text| text.contains('\0')) {
             problems.push((pointer.to_owned(), "contains NUL; remove it".to_owned()));
@@ -56,18 +34,33 @@ pub fn check(email: &NewEmail) -> Result<(), Vec<(String, String)>> {
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
+/// What is wrong with a text.
+fn template(text: Result<Text, String>, settings: &RenderSettings) -> Option<String> {
+    let text = match text {
+        Ok(text) => text,
+        Err(message) => return Some(message),
+    };
+    (settings.public_url.is_none() && text.names("unsubscribe_url")).then(|| {
+        format!(
+            "names `unsubscribe_url`, but there is no address that it could point to; set public_url in config/organizations/{}.toml to \
+             where this service is reached from outside, or leave the link out",
+            settings.organization
+        )
+    })
+}
+
 fn headers(problems: &mut Vec<(String, String)>, headers: &[(String, String)]) {
     if headers.len() > HEADERS_MAX {
         problems.push(("/headers".to_owned(), format!("has {} headers; use at most {HEADERS_MAX}", headers.len())));
     }
     for (name, value) in headers {
         let pointer = format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"));
-        let lower = name.to_ascii_lowercase();
-        let formed = (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        let formed = (1..=HEADER_NAME_CHARS_MAX).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
         if !formed {
-            let message = format!("is no header name: use 1 to {NAME_MAX} letters, digits and hyphens");
+            let message = format!("is no header name: use 1 to {HEADER_NAME_CHARS_MAX} letters, digits and hyphens");
             problems.push((pointer.clone(), message));
-        } else if RESERVED.contains(&lower.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) {
+        } else if is_own_header(name) {
             problems.push((pointer.clone(), "is a header that is written for you; leave it out".to_owned()));
         }
         field(problems, &pointer, value);

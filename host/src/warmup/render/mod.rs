@@ -96,10 +96,10 @@ enum Content {
 }
 
 impl Template {
-    /// Compiles an email. Problems are JSON pointers with what is wrong; an email that passed [`check`] has none but a link that
-    /// cannot be made.
+    /// Compiles an email. Problems are JSON pointers with what is wrong; an email that passed [`check`] with the same settings has
+    /// none.
     pub fn compile(email: &Email, settings: &RenderSettings) -> Result<Template, Vec<(String, String)>> {
-        check(&email.content)?;
+        check(&email.content, settings)?;
         let content = &email.content;
         let failed = |pointer: &str| {
             let pointer = pointer.to_owned();
@@ -108,12 +108,6 @@ impl Template {
         let subject = Text::plain(&content.subject).map_err(failed("/subject"))?;
         let plain = Text::plain(&content.body).map_err(failed("/body"))?;
         let html = content.html.as_deref().map(Text::html).transpose().map_err(failed("/html"))?;
-        for (pointer, text) in [("/subject", Some(&subject)), ("/body", Some(&plain)), ("/html", html.as_ref())] {
-            if settings.public_url.is_none() && text.is_some_and(|text| text.names("unsubscribe_url")) {
-                let message = "names `unsubscribe_url`, but the organization has no `public_url`".to_owned();
-                return Err(vec![(pointer.to_owned(), message)]);
-            }
-        }
         let fixed = fixed_fields(email, settings, subject.fixed());
         let mailboxes = [Some(&content.from), content.reply_to.as_ref()];
         Ok(Template {

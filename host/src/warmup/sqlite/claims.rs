@@ -11,13 +11,15 @@ use crate::warmup::store::{BackfillPace, Claim, Claimed, LaneKey, Lanes};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// The queues of a lane in the order of their turn: retries before live mail; back-fill and its retries are one.
+/// Retries before live mail before back-fill.
+pub const QUEUES: [i64; 3] = [0, 1, 2];
+
+/// The queues of a lane in the order of their turn; back-fill and its retries are one.
 fn queues(source: Source) -> &'static [i64] {
     match source {
-        Source::Live => &[0, 1],
-        Source::Backfill => &[2],
+        Source::Live => &QUEUES[..2],
+        Source::Backfill => &QUEUES[2..],
     }
 }
 
@@ -80,7 +82,7 @@ fn from_queue(
         let delivery = DeliveryKey { org: claim.lane.org, email: EmailNumber(row.email), user: UserNumber(row.user) };
         if row.suppressed {
             suppress(connection, context, delivery, &row, now)?;
-            deltas.moved(claim.lane.org, row.email, row.was, State::Suppressed);
+            deltas.moved((claim.lane.org, row.email), &provider, row.was, State::Suppressed);
             continue;
         }
         connection.prepare_cached("INSERT INTO sending (org, email, user, client, since) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute([
@@ -136,8 +138,7 @@ fn suppress(connection: &Connection, context: &mut Context, delivery: DeliveryKe
         )?
         .execute([delivery.org.0, delivery.email.0, delivery.user.0, now])?;
     if row.source == Source::Backfill {
-        let at_once = BackfillPace { messages: 1, per: Duration::ZERO, hold_max: Duration::ZERO };
-        backfill::finished(connection, delivery, at_once, now)?;
+        backfill::finished(connection, delivery, BackfillPace::AT_ONCE, now)?;
     }
     fan_out::tell_suppressed(connection, context, delivery, row.source, now)
 }

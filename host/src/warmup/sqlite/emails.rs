@@ -97,7 +97,8 @@ pub fn tell(connection: &Connection, context: &mut Context, org: OrgId, number: 
         recipients,
         at: now,
     });
-    outbox::add(connection, context, wire::encode(&event))
+    outbox::add(context, wire::encode(&event));
+    Ok(())
 }
 
 /// Marks an email started at its first claim, once.

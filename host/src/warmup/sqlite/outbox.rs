@@ -1,42 +1,52 @@
-//! The outbox: events that wait for the relay.
+//! The outbox: events that wait for the relay, a row for what one job told.
 
-use crate::bus::{Outgoing, Record, Topic};
+use crate::bus::{Outgoing, Record, batch, wire};
 use crate::db::DbError;
+use crate::warmup::metrics::Depth;
 use crate::warmup::sqlite::rows::Context;
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
-const TOPICS: [Topic; 3] = [Topic::Emails, Topic::Recipients, Topic::Facts];
+/// Adds a record to those of the job that runs.
+pub fn add(context: &mut Context, record: Record) {
+    if let Some(state) = wire::state_of(&record) {
+        context.changes.add(&record.org, state);
+    }
+    context.outgoing.push(record);
+}
 
-/// Adds a record; the relay is woken once the job that runs is committed.
-pub fn add(connection: &Connection, context: &mut Context, record: Record) -> Result<(), DbError> {
-    connection
-        .prepare_cached("INSERT INTO outbox (topic, key, id, kind, org, at, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-        .execute(params![record.topic as i64, record.key, record.id, record.kind, record.org, record.at, record.payload])?;
-    context.outgoing();
-    Ok(())
+/// Writes the records of the job that has run; answers whether there were any.
+pub fn write(connection: &Connection, context: &mut Context) -> Result<bool, DbError> {
+    if context.outgoing.is_empty() {
+        return Ok(false);
+    }
+    connection.prepare_cached("INSERT INTO outbox (records) VALUES (?1)")?.execute([batch::encode(context.outgoing.iter())])?;
+    context.outgoing.clear();
+    Ok(true)
 }
 
 pub fn pending(connection: &Connection, max: usize) -> Result<Vec<Outgoing>, DbError> {
-    let mut statement =
-        connection.prepare_cached("SELECT number, topic, key, id, kind, org, at, payload FROM outbox ORDER BY number LIMIT ?1")?;
-    let found = statement
-        .query_map([max as i64], |row| {
-            let topic = row.get::<_, i64>(1)? as usize;
-            Ok(Outgoing {
-                number: row.get(0)?,
-                record: Record {
-                    topic: TOPICS.get(topic).copied().unwrap_or(Topic::Recipients),
-                    key: row.get(2)?,
-                    id: row.get(3)?,
-                    kind: row.get::<_, String>(4)?.into(),
-                    org: row.get(5)?,
-                    at: row.get(6)?,
-                    payload: row.get(7)?,
-                },
-            })
-        })?
-        .collect::<Result<_, _>>()?;
+    let mut statement = connection.prepare_cached("SELECT number, records FROM outbox ORDER BY number")?;
+    let mut rows = statement.query([])?;
+    let (mut found, mut records) = (Vec::new(), 0);
+    while records < max {
+        let Some(row) = rows.next()? else { break };
+        let batch =
+            batch::decode(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?).map_err(|e| DbError::Damaged(e.to_string()))?;
+        records += batch.len();
+        found.push(Outgoing { number: row.get(0)?, records: batch });
+    }
     Ok(found)
+}
+
+/// How much is under way. Reads one short row an email, and what is in `sending`.
+pub fn depth(connection: &Connection) -> Result<Depth, DbError> {
+    // Numbers are given one by one and go from the lowest, so the ends tell how many there are.
+    let sql = "SELECT (SELECT count(*) FROM sending),
+        (SELECT coalesce(sum(recipients + backfilled - sent - failed - suppressed - unknown), 0) FROM progress),
+        coalesce((SELECT max(number) FROM outbox) - (SELECT min(number) FROM outbox) + 1, 0)";
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+    let (sending, open, outbox) = connection.prepare_cached(sql)?.query_row([], read)?;
+    Ok(Depth { queued: (open - sending).max(0), sending, outbox })
 }
 
 pub fn published(connection: &Connection, number: i64) -> Result<(), DbError> {
@@ -47,7 +57,7 @@ pub fn published(connection: &Connection, number: i64) -> Result<(), DbError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::{Outbox, contract};
+    use crate::bus::{Outbox, Topic, contract};
     use crate::warmup::sqlite::SqliteStore;
     use futures_util::FutureExt;
     use std::sync::Arc;
@@ -60,8 +70,8 @@ mod tests {
         let (commit, may_commit) = std::sync::mpsc::channel();
         let writing = store.clone();
         let writing = tokio::spawn(async move {
-            let job = move |connection: &Connection, context: &mut Context| {
-                add(connection, context, contract::record(Topic::Recipients, "a", 1))?;
+            let job = move |_: &Connection, context: &mut Context| {
+                add(context, contract::record(Topic::Recipients, "a", 1));
                 added.send(()).unwrap();
                 may_commit.recv().unwrap();
                 Ok(())

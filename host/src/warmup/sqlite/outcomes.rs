@@ -6,10 +6,11 @@ use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
 use crate::model::name::OrgId;
 use crate::warmup::sqlite::rows::{Context, fault_number};
-use crate::warmup::sqlite::{backfill, emails, outbox};
+use crate::warmup::sqlite::{backfill, clock, emails, outbox, waiting};
 use crate::warmup::store::{BackfillPace, Claimed, Recorded, Settled, Turn, Usage};
 use rusqlite::{Connection, params};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The pace of an organization whose settings are gone.
@@ -17,18 +18,32 @@ const PACE: BackfillPace = BackfillPace { messages: 1, per: Duration::from_secs(
 
 /// How the counters of one email change.
 #[derive(Default)]
-pub struct Deltas(BTreeMap<(OrgId, i64), [i64; 7]>);
+pub struct Deltas {
+    emails: BTreeMap<(OrgId, i64), [i64; 7]>,
+    /// By lane: queued and deferred.
+    lanes: BTreeMap<(OrgId, i64, Arc<str>), (i64, i64)>,
+}
 
 impl Deltas {
-    pub fn moved(&mut self, org: OrgId, email: i64, from: State, to: State) {
-        let counts = self.0.entry((org, email)).or_default();
-        counts[from as usize] -= 1;
-        counts[to as usize] += 1;
+    pub fn moved(&mut self, (org, email): (OrgId, i64), provider: &Arc<str>, from: State, to: State) {
+        let counts = self.emails.entry((org, email)).or_default();
+        let (queued, deferred) = self.lanes.entry((org, email, provider.clone())).or_default();
+        for (state, by) in [(from, -1), (to, 1)] {
+            counts[state as usize] += by;
+            match state {
+                State::Queued => *queued += by,
+                State::Deferred => *deferred += by,
+                _ => {}
+            }
+        }
     }
 
     /// Writes the changes and completes the emails that nobody waits for any more.
     pub fn write(self, connection: &Connection, context: &mut Context, now: i64) -> Result<(), DbError> {
-        for ((org, email), counts) in self.0 {
+        for ((org, email, provider), change) in self.lanes {
+            waiting::moved(connection, context, (org, email, &provider), change)?;
+        }
+        for ((org, email), counts) in self.emails {
             let of = |state: State| counts[state as usize];
             connection
                 .prepare_cached(
@@ -56,6 +71,9 @@ pub fn record(connection: &Connection, context: &mut Context, turn: &Turn) -> Re
         let pace = turn.paces.get(&recorded.claimed.delivery.org).copied().unwrap_or(PACE);
         one(connection, context, recorded, pace, &mut deltas)?;
     }
+    if !turn.outcomes.is_empty() {
+        clock::see(connection, turn.now)?;
+    }
     deltas.write(connection, context, turn.now)
 }
 
@@ -81,20 +99,22 @@ fn one(
         Settled::Returned { next_at } => return give_back(connection, claimed, *next_at),
     };
     update(connection, context, claimed, state, said, next_at, at)?;
-    deltas.moved(key.org, key.email.0, claimed.was, state);
+    deltas.moved((key.org, key.email.0), &claimed.provider, claimed.was, state);
     if claimed.source == Source::Backfill {
         match state.is_final() {
             true => backfill::finished(connection, key, pace, at)?,
             false => backfill::held(connection, key, pace, at)?,
         }
     }
-    outbox::add(connection, context, wire::encode(&Event::Recipient(changed(claimed, state, said, at))))
+    outbox::add(context, wire::encode(&Event::Recipient(changed(claimed, state, said, at))));
+    Ok(())
 }
 
+/// It was first in its lane; among the retries it is again, and newer live mail, which waits for no time, does not pass it.
 fn give_back(connection: &Connection, claimed: &Claimed, next_at: i64) -> Result<(), DbError> {
     let key = claimed.delivery;
     connection
-        .prepare_cached("UPDATE deliveries SET next_at = max(next_at, ?4) WHERE org = ?1 AND email = ?2 AND user = ?3")?
+        .prepare_cached("UPDATE deliveries SET next_at = ?4, queue = iif(queue = 1, 0, queue) WHERE org = ?1 AND email = ?2 AND user = ?3")?
         .execute([key.org.0, key.email.0, key.user.0, next_at])?;
     Ok(())
 }
@@ -149,6 +169,7 @@ pub fn changed(claimed: &Claimed, state: State, said: &Said, at: i64) -> Recipie
         message_id: claimed.message_id.to_string(),
         client: Some(claimed.client.clone()),
         said: said.clone(),
+        dropped: false,
         at,
     }
 }

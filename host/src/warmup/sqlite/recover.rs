@@ -7,11 +7,12 @@ use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
 use crate::model::message_id::Tokens;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
-use crate::warmup::sqlite::outbox;
 use crate::warmup::sqlite::outcomes::Deltas;
 use crate::warmup::sqlite::rows::{Context, address, email_exists, state};
-use crate::warmup::store::{Action, Claimed, Which};
+use crate::warmup::sqlite::{backfill, outbox};
+use crate::warmup::store::{Action, BackfillPace, Claimed};
 use rusqlite::{Connection, Row, params};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Why a row is failed after a person dropped it.
@@ -54,9 +55,11 @@ impl Doubt {
             message_id: context.tokens.recipient_message_id(self.delivery, &from_domain),
             client: self.client.clone(),
             said: Said { detail: Some(detail.to_owned()), ..Said::default() },
+            dropped: state == State::Failed,
             at: now,
         });
-        outbox::add(connection, context, wire::encode(&event))
+        outbox::add(context, wire::encode(&event));
+        Ok(())
     }
 }
 
@@ -110,41 +113,61 @@ fn doubts(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql]) -
     Ok(found)
 }
 
-const UNKNOWN: &str = "
+/// An address names one user, and a user has one delivery of an email.
+const UNKNOWN_BY_NAME: &str = "
     SELECT d.org, d.email, d.user, d.attempts, d.source, m.name AS domain, p.name AS provider, c.name AS client
-    FROM deliveries d JOIN users u ON u.org = d.org AND u.number = d.user JOIN domains m ON m.id = u.domain
-    JOIN names p ON p.id = d.provider LEFT JOIN names c ON c.id = d.client
-    WHERE d.org = ?1 AND d.email = ?2 AND d.state = 6 AND (?3 IS NULL OR u.address_key = ?3)
+    FROM users u CROSS JOIN deliveries d ON d.org = u.org AND d.email = ?2 AND d.user = u.number
+    JOIN domains m ON m.id = u.domain JOIN names p ON p.id = d.provider LEFT JOIN names c ON c.id = d.client
+    WHERE u.org = ?1 AND u.address_key = ?3 AND d.state = 6
       AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)";
 
+/// The list repeats the condition of the index, without which SQLite does not take it.
+const UNKNOWN: &str = "
+    SELECT d.org, d.email, d.user, d.attempts, d.source, m.name AS domain, p.name AS provider, c.name AS client
+    FROM deliveries d INDEXED BY deliveries_state CROSS JOIN users u ON u.org = d.org AND u.number = d.user
+    JOIN domains m ON m.id = u.domain JOIN names p ON p.id = d.provider LEFT JOIN names c ON c.id = d.client
+    WHERE d.org = ?1 AND d.email = ?2 AND d.state = 6 AND d.state IN (1, 4, 5, 6) AND d.user > ?3
+      AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)
+    ORDER BY d.user LIMIT ?4";
+
+/// A part of the unknown deliveries, small enough for one commit.
+pub enum Part {
+    /// At most this many, behind a user.
+    Behind(UserNumber, usize),
+    Named(Vec<Address>),
+}
+
+/// Settles a part; answers how many rows and the last user of it.
 pub fn resolve(
     connection: &Connection,
     context: &mut Context,
-    org: OrgId,
-    email: EmailNumber,
-    which: &Which,
+    (org, email): (OrgId, EmailNumber),
+    part: &Part,
     action: Action,
     now: i64,
-) -> Result<usize, DbError> {
+) -> Result<(usize, UserNumber), DbError> {
     if !email_exists(connection, org, email.0)? {
-        return Ok(0);
+        return Ok((0, UserNumber(0)));
     }
-    let wanted: Vec<Option<String>> = match which {
-        Which::All => vec![None],
-        Which::Recipients(addresses) => addresses.iter().map(|a: &Address| Some(a.key())).collect(),
-    };
-    let mut deltas = Deltas::default();
-    let mut settled = 0;
-    for address in wanted {
-        for doubt in doubts(connection, UNKNOWN, params![org.0, email.0, address])? {
-            settle(connection, context, &doubt, action, now)?;
-            let to = if action == Action::Resend { State::Queued } else { State::Failed };
-            deltas.moved(org, email.0, State::Unknown, to);
-            settled += 1;
+    let found = match part {
+        Part::Behind(user, rows_max) => doubts(connection, UNKNOWN, params![org.0, email.0, user.0, *rows_max as i64])?,
+        Part::Named(addresses) => {
+            let keys: BTreeSet<String> = addresses.iter().map(Address::key).collect();
+            let mut found = Vec::new();
+            for key in keys {
+                found.extend(doubts(connection, UNKNOWN_BY_NAME, params![org.0, email.0, key])?);
+            }
+            found
         }
+    };
+    let to = if action == Action::Resend { State::Queued } else { State::Failed };
+    let mut deltas = Deltas::default();
+    for doubt in &found {
+        settle(connection, context, doubt, action, now)?;
+        deltas.moved((org, email.0), &doubt.provider, State::Unknown, to);
     }
     deltas.write(connection, context, now)?;
-    Ok(settled)
+    Ok((found.len(), found.last().map_or(UserNumber(0), |doubt| doubt.delivery.user)))
 }
 
 fn settle(connection: &Connection, context: &mut Context, doubt: &Doubt, action: Action, now: i64) -> Result<(), DbError> {
@@ -167,8 +190,11 @@ fn settle(connection: &Connection, context: &mut Context, doubt: &Doubt, action:
         )?
         .execute(params![key.org.0, key.email.0, key.user.0, now, DROPPED])?;
     if doubt.source == Source::Backfill {
-        let pace = crate::warmup::store::BackfillPace { messages: 1, per: std::time::Duration::ZERO, hold_max: std::time::Duration::ZERO };
-        crate::warmup::sqlite::backfill::finished(connection, key, pace, now)?;
+        backfill::finished(connection, key, BackfillPace::AT_ONCE, now)?;
     }
     doubt.tell(connection, context, State::Failed, DROPPED, now)
 }
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

@@ -5,7 +5,6 @@ mod order;
 mod session;
 mod truth;
 
-use crate::classify::classify;
 use crate::client::Client;
 use crate::settings::{Defaults, ServerSettings};
 use postwarm_plugin_api::{Instance, Message, Outcome, Secret, SmtpClient as _};
@@ -39,7 +38,7 @@ fn client(sink: &Sink, connections_max: u32) -> Arc<Client> {
 }
 
 fn client_with(sink: &Sink, connections_max: u32, more: Value) -> Arc<Client> {
-    Arc::new(Client::new(settings_with(sink, more, &[]), connections_max, classify))
+    Arc::new(Client::new(settings_with(sink, more, &[]), connections_max, &[]))
 }
 
 fn message(to: &str) -> Message {

@@ -3,7 +3,7 @@
 use super::*;
 use expect_test::{Expect, expect};
 use postwarm_plugin_testkit::sink::journal::Fact;
-use postwarm_plugin_testkit::sink::script::{Action, Script, Step, Tls};
+use postwarm_plugin_testkit::sink::script::{Action, Gate, Rule, Script, Step, Tls};
 
 fn credentials() -> Option<(String, String)> {
     Some(("user".into(), "secret".into()))
@@ -21,7 +21,7 @@ fn ca_file(sink: &Sink) -> (tempfile::TempDir, String) {
 }
 
 async fn outcome(sink: &Sink, more: Value, secrets: &[(&str, &str)]) -> Outcome {
-    let client = Client::new(settings_with(sink, more, secrets), 1, classify);
+    let client = Client::new(settings_with(sink, more, secrets), 1, &[]);
     let outcome = client.send(message("a@y.example"), far()).await;
     client.close(Duration::from_secs(5)).await;
     outcome
@@ -40,6 +40,27 @@ fn auths(sink: &Sink) -> Vec<(String, bool, bool)> {
 fn check_detail(outcome: &Outcome, sink: &Sink, expected: Expect) {
     let Outcome::NotAttempted { cause, detail } = outcome else { panic!("{outcome:?}") };
     expected.assert_eq(&format!("{cause:?}: {}", detail.replace(&sink.addr.to_string(), "SINK")));
+}
+
+#[tokio::test]
+async fn mail_for_a_server_that_does_not_greet_comes_back_within_a_second_and_the_next_waits_for_it() {
+    let gate = Gate::closed();
+    let sink = Sink::start(Script { rules: vec![Rule::new(Step::Greeting, Action::Hold(gate.clone()))], ..Script::default() }).await;
+    let client = client(&sink, 2);
+    let began = Instant::now();
+    for waiting in [send(&client, "a@y.example"), send(&client, "b@y.example"), send(&client, "c@y.example")] {
+        assert_eq!(words(&waiting.await.unwrap()), "NotAttempted Connect");
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // Slow, not away: who tries it now gets through on the connection that is being made.
+    let next = send(&client, "d@y.example");
+    while client.queued() == 0 {
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    assert_eq!(words(&next.await.unwrap()), "Accepted");
+    client.close(Duration::from_secs(5)).await;
+    assert_eq!(sink.journal().accepted(), ["d@y.example"]);
 }
 
 #[tokio::test]
@@ -152,9 +173,9 @@ async fn a_server_with_fewer_connections_than_ours_gets_all_mail_over_those() {
 #[tokio::test]
 async fn verify_says_what_is_wrong_and_sends_no_mail() {
     let sink = Sink::start(Script { credentials: credentials(), ..Script::default() }).await;
-    let good = Client::new(settings_with(&sink, json!({ "allow_insecure_auth": true }), SECRETS), 1, classify);
+    let good = Client::new(settings_with(&sink, json!({ "allow_insecure_auth": true }), SECRETS), 1, &[]);
     assert_eq!(good.verify(far()).await, Ok(()));
-    let bad = Client::new(settings_with(&sink, json!({}), SECRETS), 1, classify);
+    let bad = Client::new(settings_with(&sink, json!({}), SECRETS), 1, &[]);
     assert!(bad.verify(far()).await.unwrap_err().contains("without TLS"));
     assert_eq!(sink.journal().count(|entry| matches!(entry.fact, Fact::Mail(_))), 0);
 }

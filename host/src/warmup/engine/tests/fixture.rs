@@ -11,8 +11,10 @@ use crate::warmup::engine::dispatch::{MakeSigner, Sign};
 use crate::warmup::engine::feeder::{Looked, ProviderLookup};
 use crate::warmup::engine::tests::flaky::Flaky;
 use crate::warmup::engine::{Engine, MakeClient, Parts, View};
+use crate::warmup::limits::{Limits, Shared};
+use crate::warmup::progress::{self, Question};
 use crate::warmup::sqlite::SqliteStore;
-use crate::warmup::store::{Accepted, Queue, Store};
+use crate::warmup::store::{Accepted, Believed, Queue, Store};
 use postwarm_plugin_api::{BoxFuture, Cause, EnhancedCode, Message, Outcome, Phase, Reply, SmtpClient};
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,6 +24,8 @@ use tokio::sync::{Notify, watch};
 
 /// When the tests' clock starts.
 pub const START: i64 = 1_764_000_000_000;
+/// Every provider that the fixture noted.
+const BELIEVED: Believed = Believed { checked_after: START - 1, settings: 7 };
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -199,6 +203,8 @@ pub struct World {
     pub settings: watch::Sender<Arc<Settings>>,
     pub script: Script,
     pub view: Arc<View>,
+    /// Those of the latest engine.
+    limits: Mutex<Shared>,
     pub signers: Arc<dyn MakeSigner>,
 }
 
@@ -208,6 +214,7 @@ impl World {
         let store = Arc::new(SqliteStore::open(&folder.path().join("warmup.db")).unwrap());
         let queue = Arc::new(Flaky::over(store));
         let (clock, view) = (Arc::new(ManualClock::at(START)), Arc::new(View::default()));
+        let limits = Mutex::new(Shared::new(Limits::new(clock.boot_id())));
         World {
             _folder: folder,
             queue,
@@ -215,6 +222,7 @@ impl World {
             settings: watch::channel(settings).0,
             script: Script::default(),
             view,
+            limits,
             signers: Arc::new(Unsigned),
         }
     }
@@ -245,12 +253,12 @@ impl World {
             let provider = |d: String| (d.clone(), d.split('.').next().unwrap().to_owned());
             domains.into_iter().map(provider).collect::<Vec<_>>()
         };
-        while let Some(next) = self.queue.fan_out_next(1_000, START - 1).await.unwrap() {
-            self.queue.set_providers(named(next.unknown_domains), START).await.unwrap();
+        while let Some(next) = self.queue.fan_out_next(OrgId(0), 1_000, BELIEVED).await.unwrap() {
+            self.queue.set_providers(named(next.unknown_domains), BELIEVED.settings, START).await.unwrap();
             self.queue.fan_out(next.org, next.email, 1_000, now).await.unwrap();
         }
-        let domains = self.queue.backfill_domains(1_000, START - 1, now).await.unwrap();
-        self.queue.set_providers(named(domains), START).await.unwrap();
+        let domains = self.queue.backfill_domains(1_000, BELIEVED, now).await.unwrap();
+        self.queue.set_providers(named(domains), BELIEVED.settings, START).await.unwrap();
         self.queue.backfill_step(1_000, now).await.unwrap();
     }
 
@@ -262,7 +270,10 @@ impl World {
         email
     }
 
+    /// A new process: what the one before it counted is in the database alone.
     pub async fn engine(&self) -> Engine {
+        let limits = Shared::new(Limits::new(self.clock.boot_id()));
+        *self.limits.lock().unwrap() = limits.clone();
         let parts = Parts {
             queue: self.queue.clone(),
             store: self.queue.clone(),
@@ -271,6 +282,7 @@ impl World {
             make: Arc::new(self.script.clone()),
             wake: Arc::new(Notify::new()),
             view: self.view.clone(),
+            limits,
             signers: self.signers.clone(),
             seed: 1,
         };
@@ -282,7 +294,13 @@ impl World {
     }
 
     pub async fn waits_for(&self, name: &str) -> Option<String> {
-        self.view.of(self.org(name).await, EmailNumber(1), self.clock.now().boot_ms).waits_for
+        let (org, email) = (self.org(name).await, EmailNumber(1));
+        let organization = self.settings.borrow().organizations[&OrgName::parse(name).unwrap()].clone();
+        let queued = self.counts(name, email).await.queued;
+        let lanes = self.queue.store.waiting(org, email).await.unwrap();
+        let question = Question { org, organization: &organization, email, queued, lanes: &lanes };
+        let limits = self.limits.lock().unwrap().clone();
+        progress::now(&question, &self.view, &limits, self.clock.now()).waits_for
     }
 }
 

@@ -8,8 +8,8 @@ use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{Backfill, NewUser, User};
 use crate::warmup::sqlite::SqliteStore;
 use crate::warmup::store::{
-    Accepted, Action, BackfillStep, Claimed, DeliveryPage, DeliveryRow, FanOut, Idempotency, Imported, Lanes, Queue, Registered,
-    Result as Stored, Store, StoreError, Turn, Usage, Which,
+    Accepted, Action, BackfillStep, Believed, Claimed, Deliveries, DeliveryPage, FanOut, Idempotency, Imported, Lanes, Queue, Registered,
+    Result as Stored, Store, StoreError, Turn, Usage, WaitingLane, Which,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -95,7 +95,11 @@ impl Store for Flaky {
         unreachable!("the API's")
     }
 
-    async fn deliveries(&self, _: OrgId, _: EmailNumber, _: DeliveryPage) -> Stored<Vec<DeliveryRow>> {
+    async fn waiting(&self, _: OrgId, _: EmailNumber) -> Stored<Vec<WaitingLane>> {
+        unreachable!("the API's")
+    }
+
+    async fn deliveries(&self, _: OrgId, _: EmailNumber, _: DeliveryPage) -> Stored<Deliveries> {
         unreachable!("the API's")
     }
 
@@ -119,20 +123,20 @@ impl Queue for Flaky {
         self.store.lanes(now).await
     }
 
-    async fn fan_out_next(&self, rows: usize, checked_after: i64) -> Stored<Option<FanOut>> {
-        self.store.fan_out_next(rows, checked_after).await
+    async fn fan_out_next(&self, last: OrgId, rows: usize, believed: Believed) -> Stored<Option<FanOut>> {
+        self.store.fan_out_next(last, rows, believed).await
     }
 
-    async fn set_providers(&self, found: Vec<(String, String)>, now: i64) -> Stored<()> {
-        self.store.set_providers(found, now).await
+    async fn set_providers(&self, found: Vec<(String, String)>, settings: i64, checked_at: i64) -> Stored<()> {
+        self.store.set_providers(found, settings, checked_at).await
     }
 
     async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Stored<()> {
         self.store.fan_out(org, email, rows, now).await
     }
 
-    async fn backfill_domains(&self, rows: usize, checked_after: i64, now: i64) -> Stored<Vec<String>> {
-        self.store.backfill_domains(rows, checked_after, now).await
+    async fn backfill_domains(&self, rows: usize, believed: Believed, now: i64) -> Stored<Vec<String>> {
+        self.store.backfill_domains(rows, believed, now).await
     }
 
     async fn backfill_step(&self, rows: usize, now: i64) -> Stored<BackfillStep> {
