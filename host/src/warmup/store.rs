@@ -158,9 +158,9 @@ pub enum Action {
 /// What the engine asks. One engine works on a database at a time.
 #[async_trait]
 pub trait Queue: Outbox {
-    /// Frees what an earlier process left: rows in `sending` become unknown (or queued, for organizations in `resend`
-    /// after they were listed as unknown), each with its event. Answers the unknown ones, for the limits to count.
-    async fn recover(&self, resend: &[OrgName], now: i64) -> Result<Vec<Recovered>>;
+    /// Every row in `sending`, as it was claimed: after a start, what an earlier process left there. Reads only; a row
+    /// leaves `sending` by a turn that records what became of it.
+    async fn in_hand(&self) -> Result<Vec<Claimed>>;
     /// One turn: outcomes recorded, limits written, new rows claimed into `sending`, all in one commit.
     async fn turn(&self, turn: Turn) -> Result<Vec<Claimed>>;
     /// Which lanes have rows due at or before `now`, and when the next deferred row is due.
@@ -182,20 +182,13 @@ pub trait Queue: Outbox {
     async fn usage(&self) -> Result<Vec<Usage>>;
 }
 
-/// A row that a crash left in doubt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recovered {
-    pub delivery: DeliveryKey,
-    pub provider: String,
-    pub client: String,
-}
-
 /// One turn of the engine.
 #[derive(Debug, Default)]
 pub struct Turn {
-    pub outcomes: Vec<Recorded>,
+    /// Shared, as whoever asks keeps them until the turn has committed.
+    pub outcomes: Arc<Vec<Recorded>>,
     pub claims: Vec<Claim>,
-    pub usage: Vec<Usage>,
+    pub usage: Arc<Vec<Usage>>,
     /// The pace of back-fill by organization, for the outcomes of this turn.
     pub paces: Arc<HashMap<OrgId, BackfillPace>>,
     /// Milliseconds since 1970 UTC.
@@ -232,8 +225,7 @@ pub enum Settled {
 /// A wish for rows of one lane.
 #[derive(Debug, Clone)]
 pub struct Claim {
-    pub org: OrgId,
-    pub provider: String,
+    pub lane: LaneKey,
     pub client: Arc<str>,
     pub rows_max: usize,
 }
@@ -257,10 +249,18 @@ pub struct Claimed {
     pub message_id: Arc<str>,
 }
 
+/// One organization's mail to one mailbox provider: live mail and its retries, or back-fill and its retries.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LaneKey {
+    pub org: OrgId,
+    pub provider: Arc<str>,
+    pub source: Source,
+}
+
 /// The lanes that have work.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lanes {
-    pub due: Vec<(OrgId, String)>,
+    pub due: Vec<LaneKey>,
     pub next_at: Option<i64>,
 }
 

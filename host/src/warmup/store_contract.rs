@@ -4,7 +4,7 @@
 
 use crate::bus::wire;
 use crate::model::address::Address;
-use crate::model::delivery::{Counts, Said, State};
+use crate::model::delivery::{Counts, Said, Source, State};
 use crate::model::email::{Mailbox, NewEmail};
 use crate::model::event::Event;
 use crate::model::name::{EmailNumber, OrgId, OrgName, UserNumber};
@@ -74,8 +74,9 @@ impl Fixture {
     }
 
     async fn claim(&self, rows_max: usize, now: i64) -> Vec<Arc<Claimed>> {
-        let claim = Claim { org: self.org, provider: "other".into(), client: "relay".into(), rows_max };
-        let turn = Turn { claims: vec![claim], now, ..Turn::default() };
+        let lane = |source| LaneKey { org: self.org, provider: "other".into(), source };
+        let claim = |source| Claim { lane: lane(source), client: "relay".into(), rows_max };
+        let turn = Turn { claims: vec![claim(Source::Live), claim(Source::Backfill)], now, ..Turn::default() };
         self.store.turn(turn).await.unwrap().into_iter().map(Arc::new).collect()
     }
 
@@ -83,7 +84,7 @@ impl Fixture {
         let recorded = |c: &Arc<Claimed>| Recorded { claimed: c.clone(), result: result.clone(), at: now };
         let pace = BackfillPace { messages: 1, per: Duration::from_secs(10), hold_max: Duration::from_secs(3600) };
         let turn = Turn {
-            outcomes: claimed.iter().map(recorded).collect(),
+            outcomes: Arc::new(claimed.iter().map(recorded).collect()),
             paces: Arc::new(HashMap::from([(self.org, pace)])),
             now,
             ..Turn::default()
@@ -205,32 +206,56 @@ pub async fn what_waits_is_known_by_lane_with_what_stands_before_it(open: Open) 
     assert_eq!(f.waiting(first).await, "other 1+0 of 1, yahoo 1+0 of 1", "back-fill waits too");
 }
 
-pub async fn what_a_dead_process_had_in_hand_is_unknown_and_listed_and_nothing_else(open: Open) {
+pub async fn what_a_dead_process_had_in_hand_is_found_as_it_was_claimed_and_nothing_else(open: Open) {
     let f = Fixture::new(open).await;
-    for name in ["a", "b", "c"] {
+    for name in ["A", "b", "c"] {
+        f.register(&format!("{name}@x.example"), NOW).await;
+    }
+    f.accept(NOW).await;
+    f.fan_out().await;
+    assert_eq!(f.store.in_hand().await.unwrap(), []);
+    let first = f.claim(1, NOW).await;
+    f.record(&first, Settled::Deferred { said: said(451, "later"), next_at: NOW + 1 }, NOW).await;
+    let claimed: Vec<Claimed> = f.claim(2, NOW + 1).await.iter().map(|c| (**c).clone()).collect();
+    let f = f.restart().await;
+    assert_eq!(f.store.in_hand().await.unwrap(), claimed);
+    assert_eq!(f.store.in_hand().await.unwrap().len(), 2, "a look changes nothing");
+    assert_eq!(f.claim(10, NOW + 5).await.len(), 1, "what is in hand is not handed out");
+}
+
+pub async fn what_was_in_hand_is_settled_like_any_outcome(open: Open) {
+    let f = Fixture::new(open).await;
+    for name in ["a", "b"] {
         f.register(&format!("{name}@x.example"), NOW).await;
     }
     let email = f.accept(NOW).await;
     f.fan_out().await;
     f.claim(2, NOW).await;
     let f = f.restart().await;
-    let left = f.store.recover(&[], NOW + 5).await.unwrap();
-    assert_eq!(left.len(), 2);
-    assert_eq!(f.states(email).await, ["unknown", "unknown", "queued"]);
-    assert_eq!(f.claim(10, NOW + 5).await.len(), 1, "an unknown one is not sent again by itself");
+    let left: Vec<Arc<Claimed>> = f.store.in_hand().await.unwrap().into_iter().map(Arc::new).collect();
+    f.record(&left[..1], Settled::Unknown { said: Said::default(), resend_at: None }, NOW + 5).await;
+    f.record(&left[1..], Settled::Unknown { said: Said::default(), resend_at: Some(NOW + 9) }, NOW + 5).await;
+    assert_eq!(f.states(email).await, ["unknown", "unknown"]);
+    assert_eq!(f.counts(email).await, Counts { unknown: 2, ..Counts::default() });
+    assert!(f.events().await.contains(&"1.1 unknown #1".to_owned()));
+    assert!(f.claim(10, NOW + 8).await.is_empty());
+    let again = f.claim(10, NOW + 9).await;
+    assert_eq!(again.iter().map(|c| (c.delivery.user.0, c.attempt)).collect::<Vec<_>>(), [(2, 2)], "only where it is wanted again");
 }
 
-pub async fn an_organization_that_wants_unknown_mail_again_gets_it_after_it_was_listed(open: Open) {
+pub async fn a_backfill_in_doubt_holds_the_rest_of_the_archive_up_for_hold_max_at_most(open: Open) {
     let f = Fixture::new(open).await;
-    f.register("a@x.example", NOW).await;
     f.accept(NOW).await;
-    f.fan_out().await;
+    f.accept(NOW).await;
+    f.register("new@x.example", NOW).await;
+    f.store.backfill_step(10, NOW).await.unwrap();
     f.claim(1, NOW).await;
     let f = f.restart().await;
-    f.store.recover(&[OrgName::parse("acme").unwrap()], NOW + 5).await.unwrap();
-    assert!(f.events().await.contains(&"1.1 unknown #1".to_owned()));
-    let again = f.claim(1, NOW + 5).await;
-    assert_eq!(again.iter().map(|c| c.attempt).collect::<Vec<_>>(), [2]);
+    let left: Vec<Arc<Claimed>> = f.store.in_hand().await.unwrap().into_iter().map(Arc::new).collect();
+    f.record(&left, Settled::Unknown { said: Said::default(), resend_at: None }, NOW).await;
+    assert_eq!(f.store.backfill_step(10, NOW + 3_599_999).await.unwrap().started, 0);
+    assert_eq!(f.store.backfill_step(10, NOW + 3_600_000).await.unwrap().started, 1);
+    assert_eq!(f.claim(1, NOW + 3_600_000).await[0].delivery.email, EmailNumber(2));
 }
 
 pub async fn a_person_resends_or_drops_what_is_unknown(open: Open) {
@@ -272,7 +297,7 @@ pub async fn deferred_mail_waits_for_its_time_and_goes_before_fresh_mail(open: O
     assert_eq!((retry[0].delivery.user, retry[0].attempt, retry[0].was), (UserNumber(1), 2, State::Deferred));
     f.record(&retry, Settled::Returned { next_at: NOW }, NOW + 100).await;
     let lanes = f.store.lanes(NOW + 100).await.unwrap();
-    assert_eq!(lanes.due, [(f.org, "other".to_owned())]);
+    assert_eq!(lanes.due, [LaneKey { org: f.org, provider: "other".into(), source: Source::Live }]);
 }
 
 pub async fn a_message_that_was_not_attempted_is_as_it_was_and_tells_nobody(open: Open) {
@@ -334,6 +359,22 @@ pub async fn a_newcomer_gets_the_earlier_emails_in_order_each_once_at_the_pace(o
     assert_eq!(f.store.email(f.org, EmailNumber(1)).await.unwrap().unwrap().recipients, 1, "back-fill counts as a recipient");
 }
 
+pub async fn live_mail_and_backfill_to_one_provider_are_lanes_of_their_own(open: Open) {
+    let f = Fixture::new(open).await;
+    f.accept(NOW).await;
+    f.register("new@x.example", NOW).await;
+    f.accept(NOW + 1).await;
+    f.fan_out().await;
+    f.store.backfill_step(10, NOW).await.unwrap();
+    let lane = |source| LaneKey { org: f.org, provider: "other".into(), source };
+    assert_eq!(f.store.lanes(NOW + 1).await.unwrap().due, [lane(Source::Live), lane(Source::Backfill)]);
+    for (source, email) in [(Source::Backfill, 1), (Source::Live, 2)] {
+        let claim = Claim { lane: lane(source), client: "relay".into(), rows_max: 9 };
+        let claimed = f.store.turn(Turn { claims: vec![claim], now: NOW + 1, ..Turn::default() }).await.unwrap();
+        assert_eq!(claimed.iter().map(|c| c.delivery.email.0).collect::<Vec<_>>(), [email]);
+    }
+}
+
 pub async fn a_deferred_email_holds_the_next_one_up_for_hold_max_at_most(open: Open) {
     let f = Fixture::new(open).await;
     f.accept(NOW).await;
@@ -376,8 +417,8 @@ pub async fn what_the_limits_counted_survives(open: Open) {
         boot_id: "b".into(),
         count,
     };
-    f.store.turn(Turn { usage: vec![part(1, 5), part(2, 7)], now: NOW, ..Turn::default() }).await.unwrap();
-    f.store.turn(Turn { usage: vec![part(1, 0), part(2, 9)], now: NOW, ..Turn::default() }).await.unwrap();
+    f.store.turn(Turn { usage: Arc::new(vec![part(1, 5), part(2, 7)]), now: NOW, ..Turn::default() }).await.unwrap();
+    f.store.turn(Turn { usage: Arc::new(vec![part(1, 0), part(2, 9)]), now: NOW, ..Turn::default() }).await.unwrap();
     let f = f.restart().await;
     assert_eq!(f.store.usage().await.unwrap(), [part(2, 9)]);
 }

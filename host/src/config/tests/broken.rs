@@ -195,6 +195,25 @@ fn an_organization_without_what_it_needs_is_told_so() {
 }
 
 #[test]
+fn a_dkim_key_that_cannot_sign_is_a_problem_and_is_not_shown() {
+    let dkim = |selector: &str, algorithm: &str, variable: &str| {
+        format!(
+            "[[dkim]]\ndomain = \"demo.example\"\nselector = \"{selector}\"\nalgorithm = \"{algorithm}\"\nkey = {{ env = \"{variable}\" }}\n"
+        )
+    };
+    let keys = [dkim("s1", "rsa-sha256", "NO_PEM"), dkim("s2", "ed25519-sha256", "SHORT"), dkim("s3", "ed25519-sha256", "SEED")];
+    let text = format!("{DEMO}{}", keys.concat());
+    let folder = Folder::demo(&[("organizations/demo.toml", &text)])
+        .set("NO_PEM", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n")
+        .set("SHORT", "c2hvcnQ=")
+        .set("SEED", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=");
+    expect![[r#"
+        organizations/demo.toml:10:7: `key` is no RSA key in PEM (PKCS#1 or PKCS#8); name the private key of the selector s1 of demo.example, and its algorithm
+        organizations/demo.toml:15:7: `key` is no Ed25519 key (PEM with PKCS#8, or 32 octets in base64); name the private key of the selector s2 of demo.example, and its algorithm
+    "#]].assert_eq(&folder.shown(&folder.load().problems));
+}
+
+#[test]
 fn a_secret_that_is_not_there_is_a_problem() {
     check(
         "organizations/demo.toml",

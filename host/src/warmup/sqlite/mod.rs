@@ -31,8 +31,8 @@ use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{Backfill, NewUser, User};
 use crate::warmup::metrics::{Depth, Meter};
 use crate::warmup::store::{
-    Accepted, Action, BackfillStep, Believed, Claimed, Deliveries, DeliveryPage, FanOut, Idempotency, Imported, Lanes, Queue, Recovered,
-    Registered, Result, Store, StoreError, Turn, Usage, WaitingLane, Which,
+    Accepted, Action, BackfillStep, Believed, Claimed, Deliveries, DeliveryPage, FanOut, Idempotency, Imported, Lanes, Queue, Registered,
+    Result, Store, StoreError, Turn, Usage, WaitingLane, Which,
 };
 use async_trait::async_trait;
 use rows::Context;
@@ -261,9 +261,9 @@ impl Outbox for SqliteStore {
 
 #[async_trait]
 impl Queue for SqliteStore {
-    async fn recover(&self, resend: &[OrgName], now: i64) -> Result<Vec<Recovered>> {
-        let resend = resend.to_vec();
-        self.write(move |connection, context| recover::recover(connection, context, &resend, now)).await
+    async fn in_hand(&self) -> Result<Vec<Claimed>> {
+        let tokens = self.tokens.clone();
+        self.read_queue(move |connection| recover::in_hand(connection, &tokens)).await
     }
 
     async fn turn(&self, turn: Turn) -> Result<Vec<Claimed>> {

@@ -67,7 +67,7 @@ impl Deltas {
 
 pub fn record(connection: &Connection, context: &mut Context, turn: &Turn) -> Result<(), DbError> {
     let mut deltas = Deltas::default();
-    for recorded in &turn.outcomes {
+    for recorded in turn.outcomes.iter() {
         let pace = turn.paces.get(&recorded.claimed.delivery.org).copied().unwrap_or(PACE);
         one(connection, context, recorded, pace, &mut deltas)?;
     }

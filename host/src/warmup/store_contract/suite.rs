@@ -7,13 +7,15 @@ macro_rules! store_contract {
             an_address_registers_once_whatever_its_case
             a_broadcast_reaches_who_was_registered_before_it_and_its_counts_add_up
             what_waits_is_known_by_lane_with_what_stands_before_it
-            what_a_dead_process_had_in_hand_is_unknown_and_listed_and_nothing_else
-            an_organization_that_wants_unknown_mail_again_gets_it_after_it_was_listed
+            what_a_dead_process_had_in_hand_is_found_as_it_was_claimed_and_nothing_else
+            what_was_in_hand_is_settled_like_any_outcome
+            a_backfill_in_doubt_holds_the_rest_of_the_archive_up_for_hold_max_at_most
             a_person_resends_or_drops_what_is_unknown
             deferred_mail_waits_for_its_time_and_goes_before_fresh_mail
             a_message_that_was_not_attempted_is_as_it_was_and_tells_nobody
             who_unsubscribes_gets_nothing_more_and_registering_again_does_not_lift_it
             a_newcomer_gets_the_earlier_emails_in_order_each_once_at_the_pace
+            live_mail_and_backfill_to_one_provider_are_lanes_of_their_own
             a_deferred_email_holds_the_next_one_up_for_hold_max_at_most
             an_idempotency_key_gives_the_same_answer_for_a_day
             an_email_comes_back_as_it_was_accepted
