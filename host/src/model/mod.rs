@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod delivery;
+pub mod domain;
 pub mod email;
 pub mod event;
 pub mod message_id;
