@@ -141,6 +141,18 @@ async fn an_address_registers_once_whatever_its_case() {
 }
 
 #[tokio::test]
+async fn an_address_registers_once_however_its_domain_is_written_and_is_shown_as_given() {
+    let f = Fixture::new().await;
+    f.store.register(f.org, user("U@münchen.example"), NOW).await.unwrap();
+    let again = f.store.register(f.org, user("u@xn--mnchen-3ya.example"), NOW + 5).await.unwrap();
+    let Registered::Existing(again) = again else { panic!("it is one mailbox") };
+    assert_eq!((again.address.given(), again.address.as_str()), ("U@münchen.example", "U@xn--mnchen-3ya.example"));
+    let imported = f.store.import(f.org, vec![user("u@MÜNCHEN.example"), user("u@other.example")], false, NOW).await.unwrap();
+    assert_eq!(imported, Imported { created: 1, existing: 1 });
+    assert!(f.store.user(f.org, &Address::parse("u@mu\u{308}nchen.example").unwrap()).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn a_broadcast_reaches_who_was_registered_before_it_and_its_counts_add_up() {
     let f = Fixture::new().await;
     for name in ["a", "b", "c"] {
