@@ -1,4 +1,4 @@
-# `make` alone lists the targets.
+# `make` alone lists the targets. `make bench BENCH="broadcast --rounds 3"` runs one bench; `BENCH=--list` names them.
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench all tools
 
@@ -38,7 +38,7 @@ check: tools
 	cargo run --quiet --locked -p postwarm -- check --config config
 
 bench: tools
-	cargo bench --locked -p postwarm
+	cargo bench --locked -p postwarm -- $(BENCH)
 
 all:
 	docker compose up --build

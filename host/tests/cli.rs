@@ -1,6 +1,8 @@
 //! The command line: what it prints, and the exit codes that scripts and units rely on.
 
 use crate::harness::{Site, until};
+use postwarm_plugin_testkit::sink::Sink;
+use postwarm_plugin_testkit::sink::script::{Action, Rule, Script, Step};
 use std::process::{Command, Output, Stdio};
 
 const DEMO: &str = "[[smtp]]\nname = \"sandbox\"\nplugin = \"sandbox\"\n";
@@ -62,6 +64,20 @@ fn a_broken_configuration_ends_with_78_and_says_where() {
 }
 
 #[test]
+fn a_log_that_is_not_understood_ends_with_64_and_names_the_remedy() {
+    for (name, bad, remedy) in
+        [("RUST_LOG", "bad[[", "info"), ("RUST_LOG", "postwarm=loud", "info"), ("POSTWARM_LOG_FORMAT", "jsn", "json")]
+    {
+        let site = Site::with_organization(DEMO);
+        let mut command = serve(&site, &["serve"]);
+        command.env(name, bad);
+        let (code, words) = ends(command);
+        assert_eq!(code, Some(USAGE), "{name}={bad}: {words}");
+        assert!(words.contains(name) && words.contains(bad) && words.contains(remedy), "{words}");
+    }
+}
+
+#[test]
 fn health_alone_with_the_embedded_log_ends_with_78_and_the_remedy() {
     let site = Site::with_organization(DEMO);
     let (code, words) = ends(serve(&site, &["serve", "health"]));
@@ -82,6 +98,126 @@ async fn a_port_that_is_taken_and_a_folder_that_is_held_end_with_69() {
     let (code, words) = ends(serve(&site, &["serve", "warmup"]));
     assert_eq!(code, Some(UNAVAILABLE), "{words}");
     assert!(words.contains(&format!("127.0.0.1:{port}")) && words.contains("PORT"), "{words}");
+}
+
+#[tokio::test]
+async fn a_port_of_the_second_service_that_is_taken_ends_with_69_too() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let site = Site::with_organization(DEMO);
+    let text = format!("[warmup]\nlisten = \"127.0.0.1:0\"\n[health]\nlisten = \"127.0.0.1:{port}\"\n[dns]\nenabled = false\n");
+    site.write("postwarm.toml", &text);
+    let (code, words) = ends(serve(&site, &["serve"]));
+    assert_eq!(code, Some(UNAVAILABLE), "{words}");
+    assert!(words.contains(&format!("health cannot listen on 127.0.0.1:{port}")) && words.contains("[health] listen"), "{words}");
+}
+
+#[test]
+fn a_data_folder_that_cannot_be_made_or_written_ends_with_69_and_the_remedy() {
+    let site = Site::with_organization(DEMO);
+    site.write("file", "no folder");
+    // Root may write everywhere, but in a file and in the kernel's own folders.
+    for folder in [site.config().join("file"), site.config().join("file/below"), "/proc/self".into(), "/proc/postwarm".into()] {
+        let mut command = site.command(&["serve"]);
+        let (code, words) = ends({
+            command.arg("--data").arg(&folder);
+            command
+        });
+        assert_eq!(code, Some(UNAVAILABLE), "{folder:?}: {words}");
+        let named = words.contains(&format!("the data folder {} cannot be used: ", folder.display()));
+        assert!(named && words.contains("--data") && words.contains("may write to"), "{words}");
+    }
+    std::fs::create_dir_all(site.data().join("warmup.db")).unwrap();
+    let (code, words) = ends(serve(&site, &["serve"]));
+    assert_eq!(code, Some(UNAVAILABLE), "{words}");
+    assert!(words.contains("cannot start with the data folder") && words.contains(&site.data().display().to_string()), "{words}");
+}
+
+#[test]
+fn kafka_topic_with_one_name_ends_with_78_and_the_right_form() {
+    let site = Site::with_organization(DEMO).env("KAFKA_BROKERS", "127.0.0.1:9").env("KAFKA_TOPIC", "events");
+    let (code, words) = ends(serve(&site, &["serve"]));
+    assert_eq!(code, Some(CONFIGURATION), "{words}");
+    assert!(words.contains("KAFKA_TOPIC: one topic is named; ") && words.contains("emails,recipients"), "{words}");
+}
+
+/// A service whose start stands still until the database is let go.
+fn standing_start(site: &Site) -> (std::process::Child, rusqlite::Connection) {
+    std::fs::create_dir_all(site.data()).unwrap();
+    let holder = rusqlite::Connection::open(site.data().join("warmup.db")).unwrap();
+    holder.execute_batch("PRAGMA journal_mode = WAL; BEGIN IMMEDIATE").unwrap();
+    let child = serve(site, &["serve"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    (child, holder)
+}
+
+/// Waits until it stands there: a signal before that ends it with nothing started.
+async fn stands(child: &std::process::Child) {
+    until("the start to come to the database", async || {
+        let mut open = std::fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap().flatten();
+        let found = open.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|file| file.ends_with("warmup.db")));
+        (found.then_some(()), found.into())
+    })
+    .await;
+}
+
+fn signal(child: &std::process::Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn sigterm_during_the_start_ends_with_0_once_the_start_is_over() {
+    let site = Site::with_organization(DEMO);
+    let (mut child, holder) = standing_start(&site);
+    stands(&child).await;
+    signal(&child, "-TERM");
+    holder.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once_and_says_which() {
+    for (name, code) in [("-TERM", 128 + 15), ("-INT", 128 + 2)] {
+        let site = Site::with_organization(DEMO);
+        let (mut child, _holder) = standing_start(&site);
+        stands(&child).await;
+        let ended = until("the end", async || {
+            // The system puts signals together that nobody has taken yet.
+            let ended = child.try_wait().unwrap();
+            if ended.is_none() {
+                signal(&child, name);
+            }
+            (ended, "it runs".into())
+        })
+        .await;
+        assert_eq!(ended.code(), Some(code));
+    }
+}
+
+#[tokio::test]
+async fn a_second_sigterm_cuts_the_drain_short() {
+    let stalls = Script { rules: vec![Rule::new(Step::EndOfData, Action::Stall)], ..Script::default() };
+    let sink = Sink::start(stalls).await;
+    let site = Site::with_organization(&format!(
+        "[[smtp]]\nname = \"sink\"\nplugin = \"smtp\"\nsettings = {{ host = \"127.0.0.1\", port = {}, tls = \"none\" }}\n",
+        sink.addr.port()
+    ));
+    site.append("[delivery]\ndrain_max = \"1h\"");
+    let postwarm = site.serve();
+    postwarm.register("somebody@x.example").await;
+    let email = postwarm.send("Hello").await;
+    postwarm.counts_when(email, |counts| counts["sending"] == 1).await;
+    let pid = postwarm.pid().to_string();
+    let term = || assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    term();
+    until("the drain", async || {
+        let refused = postwarm.client.get(format!("{}/livez", postwarm.warmup)).send().await.is_err();
+        (refused.then_some(()), refused.into())
+    })
+    .await;
+    // One second of an hour.
+    assert_eq!(postwarm.terminate(), Some(128 + 15));
+    let postwarm = site.serve();
+    postwarm.counts_when(email, |counts| counts["unknown"] == 1).await;
 }
 
 #[tokio::test]

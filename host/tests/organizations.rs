@@ -3,7 +3,7 @@
 use crate::harness::{Postwarm, Site, until};
 use postwarm_plugin_testkit::sink::Sink;
 use postwarm_plugin_testkit::sink::journal::{Entry, Fact};
-use postwarm_plugin_testkit::sink::script::Script;
+use postwarm_plugin_testkit::sink::script::{Action, Rule, Script, Step};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -135,6 +135,46 @@ async fn the_first_client_gets_all_mail_and_the_second_takes_over_within_a_secon
         "the other organization goes on as before"
     );
     assert!(!two.site.log().contains("panicked"), "{}", two.site.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_server_takes_connections_and_never_greets_hands_over_within_a_second() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let second = Sink::start(Script::default()).await;
+    let settings = |port: u16| format!("plugin = \"smtp\"\nsettings = {{ host = \"127.0.0.1\", port = {port}, tls = \"none\" }}\n");
+    let port = silent.local_addr().unwrap().port();
+    let site = Site::with_organization(&format!(
+        "[[smtp]]\nname = \"silent\"\n{}[[smtp]]\nname = \"backup\"\n{}",
+        settings(port),
+        settings(second.addr.port())
+    ));
+    let postwarm = site.serve();
+    postwarm.import(30, "x.example").await;
+    let email = postwarm.send("Hello").await;
+    let sent_at = Instant::now();
+    second.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Accepted { .. }))).await;
+    assert!(sent_at.elapsed() < Duration::from_secs(1), "the second client took over after {:?}", sent_at.elapsed());
+    // One may be on its way as a probe of the first client.
+    postwarm.counts_when(email, |counts| counts["sent"].as_u64().unwrap() >= 29).await;
+    println!("handed over after {:?}", sent_at.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failing_server_says_of_a_recipient_is_neither_logged_nor_shown_with_the_address() {
+    let busy = Rule::new(Step::Rcpt, Action::ReplyThenClose("421 4.3.2 <user0@x.example>: too many connections".into()));
+    let sink = Sink::start(Script { rules: vec![busy], ..Script::default() }).await;
+    let site = Site::with_organization(&client("relay", &sink, ""));
+    let postwarm = site.serve();
+    postwarm.import(1, "x.example").await;
+    let email = postwarm.send("Hello").await;
+    let waits_for = until("the client to fail", async || {
+        let (_, body) = postwarm.get(&format!("/emails/{email}")).await;
+        (body["waits_for"].as_str().map(str::to_owned), body)
+    })
+    .await;
+    assert!(waits_for.contains("too many connections") && waits_for.contains("[address]"), "{waits_for}");
+    let log = site.log();
+    assert!(log.contains("too many connections") && !log.contains("user0@"), "{log}");
 }
 
 /// The most that arrived in any rolling window.

@@ -38,7 +38,7 @@ async fn a_new_smtp_provider_and_a_new_recipient_domain_need_toml_alone_and_no_r
         ((!new.journal().accepted().is_empty()).then_some(()), Value::Null)
     })
     .await;
-    assert!(edited_at.elapsed() < Duration::from_secs(2), "the edit was taken up after {:?}", edited_at.elapsed());
+    assert!(edited_at.elapsed() < TAKEN_UP_MAX, "the edit was taken up after {:?}", edited_at.elapsed());
 
     postwarm.import(12, "mymail.example").await;
     postwarm.import(12, "other.example").await;
@@ -78,7 +78,7 @@ const BROKEN: [(&str, &str, &str); 10] = [
     (
         "providers.toml",
         "[provider.two]\ndomains = [\"a.example\"]\n[provider.three]\ndomains = [\"A.example\"]\n",
-        "2:12: `a.example` already belongs to [provider.three]; name it once",
+        "4:12: `a.example` already belongs to [provider.two] at ",
     ),
     ("postwarm.toml", "[warmup]\nlisen = \"127.0.0.1:0\"\n", "2:1: `lisen` is no key of [warmup]; did you mean `listen`?"),
     ("organizations/demo.keys", "nonsense\n", "1:1: is no line of a keys file; remove it, and make a key with `postwarm key new`"),
@@ -93,43 +93,74 @@ async fn said(postwarm: &Postwarm, base: &str) -> (bool, String) {
     (ready, check["detail"].as_str().unwrap_or_default().to_owned())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn ten_broken_files_are_each_named_precisely_and_change_nothing() {
-    futures_util::future::join_all(BROKEN.map(|(file, text, error)| a_broken_file_changes_nothing(file, text, error))).await;
-}
+/// The promise is two seconds; the rest is for a machine that runs all other tests at the same time.
+const TAKEN_UP_MAX: Duration = Duration::from_millis(2000 + 1000);
 
-async fn a_broken_file_changes_nothing(file: &'static str, text: &'static str, error: &'static str) {
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_broken_files_are_each_named_precisely_within_two_seconds_and_change_nothing() {
     let sink = Sink::start(Script::default()).await;
     let site = Site::with_organization(&format!("[[smtp]]\nname = \"old\"\nplugin = \"smtp\"\n{}", settings(&sink)));
     let postwarm = site.serve();
     postwarm.register("somebody@x.example").await;
-    let path = site.config().join(file);
-    let wanted = format!("{}:{error}", path.display());
-    let before = std::fs::read_to_string(&path).unwrap_or_default();
-    std::fs::write(&path, text).unwrap();
-    let broken_at = Instant::now();
-    let checked = site.command(&["check"]).output().unwrap();
-    let shown = String::from_utf8(checked.stdout).unwrap();
-    assert_eq!(checked.status.code(), Some(78), "{file}: {shown}");
-    assert!(shown.lines().any(|line| line.starts_with(&wanted)), "{wanted}: {shown}");
-    for base in [&postwarm.warmup, &postwarm.health] {
-        until(&wanted, async || {
-            let (ready, detail) = said(&postwarm, base).await;
-            assert!(ready, "a broken file makes nothing unready: {detail}");
-            (detail.lines().any(|line| line.starts_with(&wanted)).then_some(()), Value::String(detail))
+    for (number, (file, text, error)) in BROKEN.into_iter().enumerate() {
+        let path = site.config().join(file);
+        let wanted = format!("{}:{error}", path.display());
+        let before = std::fs::read_to_string(&path).ok();
+        std::fs::write(&path, text).unwrap();
+        let broken_at = Instant::now();
+        for base in [&postwarm.warmup, &postwarm.health] {
+            until(&wanted, async || {
+                let (ready, detail) = said(&postwarm, base).await;
+                assert!(ready, "a broken file makes nothing unready: {detail}");
+                (detail.lines().any(|line| line.starts_with(&wanted)).then_some(()), Value::String(detail))
+            })
+            .await;
+        }
+        assert!(broken_at.elapsed() < TAKEN_UP_MAX, "{file}: named after {:?}", broken_at.elapsed());
+        let checked = site.command(&["check"]).output().unwrap();
+        let shown = String::from_utf8(checked.stdout).unwrap();
+        assert_eq!(checked.status.code(), Some(78), "{file}: {shown}");
+        assert!(shown.lines().any(|line| line.starts_with(&wanted)), "{wanted}: {shown}");
+        let email = postwarm.send("As before").await;
+        postwarm.counts_when(email, |counts| counts["sent"] == 1).await;
+        assert_eq!(sink.journal().accepted(), vec!["somebody@x.example"; number + 1]);
+        match before {
+            Some(before) => std::fs::write(&path, before).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        until("the repair", async || {
+            let (_, detail) = said(&postwarm, &postwarm.warmup).await;
+            (detail.is_empty().then_some(()), Value::String(detail))
         })
         .await;
     }
-    // Ten services at once share the machine; alone one takes less than two seconds.
-    assert!(broken_at.elapsed() < Duration::from_secs(6), "{file}: named after {:?}", broken_at.elapsed());
-    let email = postwarm.send("As before").await;
-    postwarm.counts_when(email, |counts| counts["sent"] == 1).await;
-    assert_eq!(sink.journal().accepted(), ["somebody@x.example"]);
-    std::fs::write(&path, before).unwrap();
-    until("the repair", async || {
-        let (_, detail) = said(&postwarm, &postwarm.warmup).await;
-        (detail.is_empty().then_some(()), Value::String(detail))
+    assert!(!site.log().contains("panicked"), "{}", site.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_is_corrected_in_its_file_alone_is_used_within_two_seconds() {
+    let credentials = Some(("user".to_owned(), "right".to_owned()));
+    let sink = Sink::start(Script { credentials, ..Script::default() }).await;
+    let site = Site::with_organization(&format!(
+        "[[smtp]]\nname = \"relay\"\nplugin = \"smtp\"\nsettings = {{ host = \"127.0.0.1\", port = {}, tls = \"none\", \
+         username = \"user\", password = {{ file = \"relay.password\" }}, allow_insecure_auth = true }}\n",
+        sink.addr.port()
+    ));
+    site.write("organizations/relay.password", "wrong\n");
+    let postwarm = site.serve();
+    postwarm.register("somebody@x.example").await;
+    let email = postwarm.send("Hello").await;
+    until("the refusal of the password", async || {
+        let (_, body) = postwarm.get(&format!("/emails/{email}")).await;
+        let waits_for = body["waits_for"].as_str().unwrap_or_default().to_owned();
+        (waits_for.contains("relay").then_some(()), Value::String(waits_for))
     })
     .await;
-    assert!(!site.log().contains("panicked"), "{}", site.log());
+    assert!(sink.journal().accepted().is_empty());
+    site.write("organizations/relay.password", "right\n");
+    let edited_at = Instant::now();
+    postwarm.counts_when(email, |counts| counts["sent"] == 1).await;
+    assert!(edited_at.elapsed() < TAKEN_UP_MAX, "the edit was taken up after {:?}", edited_at.elapsed());
+    assert_eq!(sink.journal().accepted(), ["somebody@x.example"]);
+    assert!(!site.log().contains("right"), "a secret in the log: {}", site.log());
 }

@@ -2,8 +2,8 @@
 
 use crate::harness::{Postwarm, Site, until};
 use postwarm_plugin_testkit::sink::Sink;
-use postwarm_plugin_testkit::sink::script::Script;
-use serde_json::Value;
+use postwarm_plugin_testkit::sink::script::{Action, Gate, Script, Step};
+use serde_json::{Value, json};
 use std::collections::HashMap;
 
 /// The size of the issue is 20,000; a debug build and a busy machine get a tenth of it unless asked.
@@ -64,6 +64,38 @@ async fn after_sigterm_the_broadcast_goes_on_and_nobody_is_written_to_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_sends_nothing_and_leaves_no_row_in_doubt() {
+    let sink = Sink::start(Script::default()).await;
+    let site = site(&sink).await;
+    let held = "limits = { windows = [{ messages = 1, per = \"1h\" }] }\n";
+    let organization = std::fs::read_to_string(site.config().join("organizations/demo.toml")).unwrap();
+    site.organization("demo", &format!("{held}{organization}"));
+    let postwarm = site.serve();
+    postwarm.import(200, "x.example").await;
+    let email = postwarm.send("Hello").await;
+    postwarm.counts_when(email, |counts| counts["sent"] == 1).await;
+    assert_eq!(postwarm.terminate(), Some(0));
+
+    // 199 are due at once in what follows.
+    site.organization("demo", &organization);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let process = std::fs::read_to_string(site.config().join("postwarm.toml")).unwrap();
+    site.write("postwarm.toml", &process.replace("[health]\nlisten = \"127.0.0.1:0\"", &format!("[health]\nlisten = \"{address}\"")));
+    for _ in 0..3 {
+        let output = site.command(&["serve"]).arg("--data").arg(site.data()).output().unwrap();
+        assert_eq!(output.status.code(), Some(69));
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert!(words.contains(&address.to_string()), "{words}");
+    }
+    assert_eq!(sink.journal().accepted().len(), 1, "nothing was sent");
+    drop(taken);
+    let postwarm = site.serve();
+    let counts = postwarm.counts_when(email, is_over).await;
+    assert_eq!((counts["sent"].as_u64(), counts["unknown"].as_u64()), (Some(200), Some(0)), "{counts}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_kill_9_nothing_is_lost_nothing_falsely_accepted_and_every_doubt_is_listed() {
     let sink = Sink::start(Script::default()).await;
     let site = site(&sink).await;
@@ -87,4 +119,40 @@ async fn after_kill_9_nothing_is_lost_nothing_falsely_accepted_and_every_doubt_i
     for recipient in missing {
         assert!(unknown.contains(&recipient), "{recipient} was not accepted and is not listed");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_message_waits_for_its_reply_the_probes_tell_of_draining_and_nothing_else_is_answered() {
+    let gate = Gate::closed();
+    let sink = Sink::start(Script::default().on(Step::EndOfData, Action::Hold(gate.clone()))).await;
+    let site = site(&sink).await;
+    let postwarm = site.serve();
+    postwarm.register("somebody@x.example").await;
+    let email = postwarm.send("Hello").await;
+    postwarm.counts_when(email, |counts| counts["sending"] == 1).await;
+    postwarm.begin_termination();
+    for base in [&postwarm.warmup, &postwarm.health] {
+        let ask = async |path: &str| {
+            let answer = postwarm.client.get(format!("{base}{path}")).send().await.unwrap();
+            let retry_after = answer.headers().get("retry-after").is_some();
+            (answer.status().as_u16(), retry_after, answer.text().await.unwrap())
+        };
+        // The connections of before are closed as the signal is taken up.
+        until("the service to drain", async || {
+            let ready = postwarm.client.get(format!("{base}/readyz")).send().await;
+            let status = ready.map_or(0, |answer| answer.status().as_u16());
+            ((status == 503).then_some(()), json!(status))
+        })
+        .await;
+        let (status, _, ready) = ask("/readyz").await;
+        assert!(status == 503 && ready.contains("\"draining\":true"), "{ready}");
+        assert_eq!(ask("/livez").await.0, 200);
+        let (status, retry_after, problem) = ask(if base == &postwarm.warmup { "/users" } else { "/all_mail_stats" }).await;
+        assert!(status == 503 && retry_after && problem.contains("\"code\":\"draining\""), "{problem}");
+    }
+    gate.open();
+    let warmup = postwarm.warmup.clone();
+    assert_eq!(postwarm.terminate(), Some(0));
+    assert!(reqwest::get(format!("{warmup}/livez")).await.is_err(), "the port is closed");
+    assert_eq!(accepted(&sink).values().sum::<usize>(), 1);
 }

@@ -27,7 +27,7 @@ pub mod smtp_client;
 pub use descriptor::{Descriptor, Instance, Kind, Secret, SettingsProblem};
 pub use feedback_loop::{Aggregate, Capabilities, Fact, FactKind, FactSink, FeedbackLoop, Poll, PollError, Report, WatchList, Watched};
 pub use message::Message;
-pub use outcome::{Cause, EnhancedCode, Fault, Outcome, Phase, Reply};
+pub use outcome::{Cause, EnhancedCode, Fault, NoEnhancedCode, Outcome, Phase, Reply};
 pub use register::{Builtin, FeedbackFactory, SmtpFactory};
 pub use smtp_client::SmtpClient;
 

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// What became of one attempt.
@@ -105,6 +106,27 @@ pub struct EnhancedCode(pub u8, pub u16, pub u16);
 impl fmt::Display for EnhancedCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// A text that is no enhanced status code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an enhanced status code is three numbers with dots between them")]
+pub struct NoEnhancedCode;
+
+/// Reads three numbers of ASCII digits with dots between them, of whatever class.
+impl FromStr for EnhancedCode {
+    type Err = NoEnhancedCode;
+
+    fn from_str(text: &str) -> Result<EnhancedCode, NoEnhancedCode> {
+        let mut parts = text.split('.').map(|part| part.bytes().all(|octet| octet.is_ascii_digit()).then_some(part));
+        let mut next = || parts.next().flatten().ok_or(NoEnhancedCode);
+        let (class, subject, detail) = (next()?, next()?, next()?);
+        let code = (class.parse().ok(), subject.parse().ok(), detail.parse().ok());
+        match (code, parts.next()) {
+            ((Some(class), Some(subject), Some(detail)), None) => Ok(EnhancedCode(class, subject, detail)),
+            _ => Err(NoEnhancedCode),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 -- Numbers count from 1 within an organization. Instants are milliseconds since 1970 UTC.
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('clock', 0); -- the latest instant from which something waits
 
 CREATE TABLE organizations (
     id     INTEGER PRIMARY KEY,
@@ -15,7 +16,8 @@ CREATE TABLE domains (
     id         INTEGER PRIMARY KEY,
     name       TEXT NOT NULL UNIQUE,
     provider   INTEGER NOT NULL,
-    checked_at INTEGER NOT NULL DEFAULT 0
+    checked_at INTEGER NOT NULL DEFAULT 0,
+    settings   INTEGER NOT NULL DEFAULT 0   -- the fingerprint of those it was found with
 );
 
 CREATE TABLE users (
@@ -64,7 +66,7 @@ CREATE TABLE progress (
     completed_at INTEGER,
     PRIMARY KEY (org, number)
 ) WITHOUT ROWID;
-CREATE INDEX progress_fan_out ON progress (number, org) WHERE fanned_out < audience;
+CREATE INDEX progress_fan_out ON progress (org, number) WHERE fanned_out < audience;
 
 CREATE TABLE deliveries (
     org         INTEGER NOT NULL,
@@ -72,7 +74,7 @@ CREATE TABLE deliveries (
     user        INTEGER NOT NULL,
     provider    INTEGER NOT NULL,
     queue       INTEGER,                -- 0 retries, 1 live, 2 back-fill; null: nothing happens by itself
-    next_at     INTEGER,
+    next_at     INTEGER,                -- 0: at once, whatever the clock shows
     state       INTEGER NOT NULL,
     source      INTEGER NOT NULL,       -- 0 live, 1 back-fill
     attempts    INTEGER NOT NULL DEFAULT 0,
@@ -87,6 +89,19 @@ CREATE TABLE deliveries (
     PRIMARY KEY (org, email, user)
 ) WITHOUT ROWID;
 CREATE INDEX deliveries_due ON deliveries (org, provider, queue, next_at, email, user) WHERE queue IS NOT NULL;
+-- Deferred, failed, suppressed, unknown: lists of them and their settling need no walk over those that were sent. What
+-- goes from queued to sent never enters it.
+CREATE INDEX deliveries_state ON deliveries (org, email, state, user) WHERE state IN (1, 4, 5, 6);
+
+-- How many recipients of an email wait in each lane; a row goes when nobody does. What a client has in hand counts as it did before.
+CREATE TABLE waiting (
+    org      INTEGER NOT NULL,
+    email    INTEGER NOT NULL,
+    provider INTEGER NOT NULL,
+    queued   INTEGER NOT NULL,
+    deferred INTEGER NOT NULL,
+    PRIMARY KEY (org, email, provider)
+) WITHOUT ROWID;
 
 -- What a client has in hand, recorded before it gets it. Small: at most sending_rows_max.
 CREATE TABLE sending (

@@ -1,10 +1,12 @@
 //! The registry as the configuration and the engine see it: what may be named, and what is made of a name.
 
 use crate::config::catalogue::Catalogue;
-use crate::config::instance::{feedback_instance, smtp_instance};
+use crate::config::instance::{feedback_parts, smtp_instance};
 use crate::config::live::SharedEnv;
-use crate::config::secrets::SecretError;
+use crate::config::secrets::{SecretError, resolve_secrets};
 use crate::config::settings::{FeedbackEntry, Organization, SmtpEntry};
+use crate::health::charge::Origin;
+use crate::model::name::OrgName;
 use crate::registry::Registry;
 use crate::warmup::engine::MakeClient;
 use postwarm_plugin_api::{FeedbackLoop, Instance, Kind, SettingsProblem, SmtpClient};
@@ -19,10 +21,17 @@ pub struct Plugins {
 }
 
 impl Plugins {
+    /// What a feedback loop would be made from now. Reads files of secrets.
+    pub fn origin(&self, entry: &FeedbackEntry) -> Result<Origin, String> {
+        let plugin =
+            self.registry.list().into_iter().find(|p| p.kind == Some(Kind::FeedbackLoop) && p.id.as_deref() == Some(&*entry.plugin));
+        Ok(Origin { secrets: resolve_secrets(&entry.secrets, &*self.env).map_err(secrets)?, sha256: plugin.and_then(|p| p.sha256) })
+    }
+
     /// Makes a feedback loop. `Err` says in words why there is none.
-    pub fn make_loop(&self, organization: &Organization, entry: &FeedbackEntry) -> Result<Arc<dyn FeedbackLoop>, String> {
+    pub fn make_loop(&self, org: &OrgName, entry: &FeedbackEntry, origin: &Origin) -> Result<Arc<dyn FeedbackLoop>, String> {
         let factory = self.registry.resolve_feedback(&entry.plugin)?;
-        let instance = feedback_instance(&organization.name, entry, &self.data, &*self.env).map_err(secrets)?;
+        let instance = Instance { secrets: origin.secrets.clone(), ..feedback_parts(org, entry, &self.data) };
         factory.create(instance).map_err(problems)
     }
 }

@@ -5,15 +5,17 @@
 
 mod catalogue;
 mod health;
+mod metrics;
 mod readiness;
+mod signals;
 mod signers;
 mod summary;
+mod supervise;
 mod warmup;
 
 use crate::bus::EventLog;
 use crate::bus::embedded::EmbeddedLog;
 use crate::bus::kafka::{KafkaLog, TopicOptions};
-
 use crate::clock::{Clock, SystemClock};
 use crate::config::files::Files;
 use crate::config::live::{Live, SharedEnv, Snapshot};
@@ -31,6 +33,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use catalogue::{Plugins, RegistryCatalogue};
+use supervise::Supervisor;
 
 /// How often the plugins directory is looked at.
 const RESCAN: Duration = Duration::from_millis(500);
@@ -43,7 +46,7 @@ pub struct Options {
     pub data: PathBuf,
 }
 
-/// Why a start failed, by exit code (sysexits).
+/// Why serving failed, by exit code (sysexits).
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// 78. The text lists every problem.
@@ -52,6 +55,9 @@ pub enum StartError {
     /// 69: a port, a folder or a broker cannot be had.
     #[error("{0}")]
     Unavailable(String),
+    /// 69: a part of the running process ended that it cannot do without. What else ran has drained.
+    #[error("{0}; see the log, and start the service again")]
+    Ended(String),
 }
 
 /// What both services are built from.
@@ -65,6 +71,8 @@ pub struct Shared {
     pub log: Arc<dyn EventLog>,
     pub metrics: metrics_exporter_prometheus::PrometheusHandle,
     pub stop: CancellationToken,
+    /// Starts what must run for as long as the process does.
+    pub supervisor: Supervisor,
 }
 
 /// Makes the registry of a configuration folder and scans the plugins directory once.
@@ -79,8 +87,9 @@ pub fn registry(config: &Path, data: &Path, serving: Serving, env: &SharedEnv) -
     registry
 }
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves until SIGTERM or SIGINT, then drains. Nothing runs before all that may fail to be had is there.
 pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<(), StartError> {
+    let asked_to_stop = signals::listen()?;
     postwarm_plugin_builtin::self_check().map_err(StartError::Configuration)?;
     let registry = registry(&options.config, &options.data, options.serving, &env);
     let catalogue = Arc::new(RegistryCatalogue(registry.clone()));
@@ -94,29 +103,39 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let log = event_log(&options, &first.settings, &clock).await?;
     let stop = CancellationToken::new();
+    let supervisor = Supervisor::new(stop.clone());
     let shared = Arc::new(Shared {
         plugins: Arc::new(Plugins { registry: registry.clone(), data: options.data.clone(), env }),
-        settings: settings_of(&live, &stop),
+        settings: settings_of(&live, &supervisor),
         options,
         live,
         clock,
         log,
         metrics,
         stop: stop.clone(),
+        supervisor,
     });
-    watch_files(shared.clone(), registry);
     let warmup = match shared.options.serving.warmup() {
-        true => Some(warmup::start(&shared).await?),
+        true => Some(warmup::Opened::open(&shared).await?),
         false => None,
     };
     let health = match shared.options.serving.health() {
-        true => Some(health::start(&shared).await?),
+        true => Some(health::Opened::open(&shared).await?),
         false => None,
     };
-    // Whoever reads the summary may send a signal at once: it is listened for before.
-    let stopped = stopped()?;
+    let (warmup, health) = match asked_to_stop.is_cancelled() {
+        true => (None, None),
+        false => (warmup, health),
+    };
+    let warmup = match warmup {
+        Some(opened) => Some(opened.start(&shared).await?),
+        None => None,
+    };
+    let health = health.map(|opened| opened.start(&shared));
+    watch_files(shared.clone(), registry);
+    metrics::keep_up(&shared);
     summary::print(&shared, &first, [warmup.as_ref().map(|w| w.address), health.as_ref().map(|h| h.address)]);
-    stopped.await;
+    stop.run_until_cancelled(asked_to_stop.cancelled()).await;
     tracing::info!("stopping: running requests and messages end first");
     stop.cancel();
     if let Some(warmup) = warmup {
@@ -125,26 +144,19 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
     if let Some(health) = health {
         health.ended().await;
     }
-    Ok(())
-}
-
-/// Listens for SIGTERM and SIGINT from now on; what it returns resolves at the first.
-fn stopped() -> Result<impl Future<Output = ()>, StartError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|e| StartError::Unavailable(format!("signals cannot be listened for: {e}")));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
+    match shared.supervisor.failure() {
+        Some(words) => Err(StartError::Ended(words.to_owned())),
+        None => Ok(()),
+    }
 }
 
 /// Makes the data folder and locks it for the services that this process serves.
 fn data_folder(options: &Options) -> Result<Vec<std::fs::File>, StartError> {
     let data = &options.data;
-    let unavailable = |e: std::io::Error| StartError::Unavailable(format!("the data folder {} cannot be used: {e}", data.display()));
+    let unavailable = |e: std::io::Error| {
+        let remedy = "make it a folder that this user may write to, or name another with --data";
+        StartError::Unavailable(format!("the data folder {} cannot be used: {e}; {remedy}", data.display()))
+    };
     std::fs::create_dir_all(data).map_err(unavailable)?;
     let names = [("warmup", options.serving.warmup()), ("health", options.serving.health())];
     let lock = |name: &str| {
@@ -169,26 +181,28 @@ async fn event_log(options: &Options, settings: &Settings, clock: &Arc<dyn Clock
             }
             Ok(Arc::new(EmbeddedLog::open(&options.data, *retention, clock.clone()).map_err(|e| unavailable(&e))?))
         }
-        Events::Kafka(kafka) => Ok(Arc::new(KafkaLog::open(kafka.clone(), TopicOptions::default()).map_err(|e| unavailable(&e))?)),
+        Events::Kafka(kafka) => {
+            Ok(Arc::new(KafkaLog::open(kafka.clone(), TopicOptions::default(), clock.clone()).map_err(|e| unavailable(&e))?))
+        }
     }
 }
 
 /// The settings of the live configuration, as they change.
-fn settings_of(live: &Arc<Live>, stop: &CancellationToken) -> watch::Receiver<Arc<Settings>> {
+fn settings_of(live: &Arc<Live>, supervisor: &Supervisor) -> watch::Receiver<Arc<Settings>> {
     let (sender, receiver) = watch::channel(live.now().settings.clone());
-    let (mut changes, stop) = (live.subscribe(), stop.clone());
-    tokio::spawn(stop.run_until_cancelled_owned(async move {
+    let mut changes = live.subscribe();
+    supervisor.spawn_endless("the follower of the settings", async move {
         while changes.changed().await.is_ok() {
             sender.send_replace(changes.borrow_and_update().settings.clone());
         }
-    }));
+    });
     receiver
 }
 
 /// Takes up edits of the configuration and files dropped into the plugins directory.
 fn watch_files(shared: Arc<Shared>, registry: Arc<Registry>) {
-    let stop = shared.stop.clone();
-    tokio::spawn(stop.run_until_cancelled_owned(async move {
+    let supervisor = shared.supervisor.clone();
+    let watch = async move {
         let started = std::time::Instant::now();
         let mut rescanned = started;
         loop {
@@ -213,7 +227,8 @@ fn watch_files(shared: Arc<Shared>, registry: Arc<Registry>) {
                 tracing::error!("looking for edits failed; it goes on");
             }
         }
-    }));
+    };
+    supervisor.spawn_endless("the watch over the files", watch);
 }
 
 /// API keys as the live configuration has them.

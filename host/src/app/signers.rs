@@ -30,7 +30,7 @@ impl MakeSigner for DkimSigners {
                 Arc::new(Dkim { signer, slow })
             }
             Err(error) => {
-                tracing::error!(organization.name = %organization.name, %error, "the DKIM keys cannot be used; its mail fails until they can");
+                tracing::error!(organization.name = %organization.name, %error, "the DKIM keys cannot be used; its mail waits until they can");
                 Arc::new(Broken(format!("the DKIM keys cannot be used: {error}")))
             }
         }

@@ -1,41 +1,66 @@
 //! Starts the warmup service.
 
-use crate::app::readiness::Ready;
+use crate::app::readiness::{Common, WarmupReady, keep_trying};
 use crate::app::signers::DkimSigners;
 use crate::app::{LiveKeys, Shared, StartError};
 use crate::bus::relay::Relay;
 use crate::config::settings::Settings;
 use crate::http::probes::Probes;
-use crate::http::serve::{Limits, serve};
+use crate::http::serve::{Drain, Limits, serve};
 use crate::warmup::api::state::{ApiState, Progress};
 use crate::warmup::engine::{Engine, Feeder, Looked, Parts, ProviderLookup, View};
 use crate::warmup::limits::{Limits as SendLimits, Shared as SharedLimits};
 use crate::warmup::mailbox_provider::dns::DnsLookup;
-use crate::warmup::mailbox_provider::{Directory, Found, MxLookup};
+use crate::warmup::mailbox_provider::{Directory, Found, MxLookup, fingerprint};
 use crate::warmup::progress::{self, EmailNow, Question};
 use crate::warmup::render::{self, RenderSettings};
 use crate::warmup::sqlite::SqliteStore;
 use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 /// The running service.
 pub struct Warmup {
     /// Where it listens.
     pub address: std::net::SocketAddr,
     api: JoinHandle<()>,
+    /// Cancelled when the work has ended: until then the probes answer.
+    ends: CancellationToken,
     engine: JoinHandle<()>,
-    relay: JoinHandle<()>,
-    store: Arc<SqliteStore>,
-    shared: Arc<Shared>,
+    relaying: JoinHandle<()>,
+    relay: Arc<Relay>,
 }
 
-pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
-    let unavailable = |e: anyhow::Error| StartError::Unavailable(format!("the warmup service cannot start: {e:#}"));
-    let listener = listen("warmup", shared.settings.borrow().process.warmup.listen).await?;
-    let address = listener.local_addr().map_err(|e| unavailable(e.into()))?;
-    let store = Arc::new(SqliteStore::open(&shared.options.data.join("warmup.db")).map_err(unavailable)?);
+/// What the service needs and may fail to get.
+pub struct Opened {
+    listener: TcpListener,
+    address: std::net::SocketAddr,
+    store: Arc<SqliteStore>,
+}
+
+impl Opened {
+    /// Binds the port and opens the database; nothing runs yet.
+    pub async fn open(shared: &Shared) -> Result<Opened, StartError> {
+        let listener = listen("warmup", shared.settings.borrow().process.warmup.listen).await?;
+        let address = listener.local_addr().map_err(|e| unavailable(shared, e.into()))?;
+        let store = SqliteStore::open(&shared.options.data.join("warmup.db")).map_err(|e| unavailable(shared, e))?;
+        let store = Arc::new(store);
+        Ok(Opened { listener, address, store })
+    }
+
+    /// Where it fails, nothing was sent and nothing runs.
+    pub async fn start(self, shared: &Arc<Shared>) -> Result<Warmup, StartError> {
+        start(self, shared).await
+    }
+}
+
+fn unavailable(shared: &Shared, e: anyhow::Error) -> StartError {
+    StartError::Unavailable(format!("the warmup service cannot start with the data folder {}: {e:#}", shared.options.data.display()))
+}
+
+async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>) -> Result<Warmup, StartError> {
     let (wake, feeder_wake) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let view = Arc::new(View::default());
     let limits = SharedLimits::new(SendLimits::new(shared.clock.boot_id()));
@@ -51,7 +76,7 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
         signers: Arc::new(DkimSigners(shared.plugins.env.clone())),
         seed: shared.clock.now().wall_ms as u64,
     };
-    let engine = Engine::start(parts).await.map_err(unavailable)?;
+    let engine = Engine::start(parts).await.map_err(|e| unavailable(shared, e))?;
     let feeder = Feeder {
         queue: store.clone(),
         clock: shared.clock.clone(),
@@ -68,22 +93,35 @@ pub async fn start(shared: &Arc<Shared>) -> Result<Warmup, StartError> {
         check_template: Arc::new(|email, organization| render::check(email, &RenderSettings::of(organization))),
         wake: feeder_wake,
     };
+    let relay = Arc::new(Relay::new(store.clone(), shared.log.clone(), shared.clock.clone()));
+    let common = Common {
+        live: shared.live.clone(),
+        registry: shared.plugins.registry.clone(),
+        clock: shared.clock.clone(),
+        log: shared.log.clone(),
+        database: store.writer(),
+    };
     let probes = Probes {
         service: "warmup",
-        readiness: Arc::new(Ready { live: shared.live.clone(), registry: shared.plugins.registry.clone() }),
+        readiness: Arc::new(WarmupReady { common, relay: relay.clone() }),
         draining: shared.stop.clone(),
         metrics: Some(shared.metrics.clone()),
         document: Arc::new(OnceLock::new()),
     };
     let router = crate::warmup::api::router(state, probes);
-    tokio::spawn(feeder.run(shared.stop.clone()));
+    let (stop, supervisor) = (shared.stop.clone(), &shared.supervisor);
+    crate::app::metrics::sample(shared, store.clone());
+    supervisor.spawn("the feeder", feeder.run(stop.clone()));
+    supervisor.spawn("the probe of warmup.db", keep_trying(store.writer(), stop.clone()));
+    let (relaying, until) = (relay.clone(), stop.clone());
+    let drain = Drain { begins: stop.clone(), ends: CancellationToken::new() };
     Ok(Warmup {
         address,
-        api: tokio::spawn(serve(listener, router, shared.stop.clone(), Limits::default())),
-        engine: tokio::spawn(engine.run(shared.stop.clone())),
-        relay: tokio::spawn(Relay::run(store.clone(), shared.log.clone(), shared.clock.clone(), shared.stop.clone())),
-        store,
-        shared: shared.clone(),
+        ends: drain.ends.clone(),
+        api: supervisor.spawn("warmup's API", serve(listener, router, drain, Limits::default())),
+        engine: supervisor.spawn("the engine", engine.run(stop)),
+        relaying: supervisor.spawn("the relay", async move { relaying.run(until).await }),
+        relay,
     })
 }
 
@@ -99,13 +137,17 @@ pub async fn listen(service: &str, address: std::net::SocketAddr) -> Result<TcpL
 impl Warmup {
     /// Resolves when requests and messages have ended and their events are in the log.
     pub async fn ended(self) {
-        for task in [self.api, self.engine, self.relay] {
-            if let Err(error) = task.await {
+        let ended = |ended: Result<(), JoinError>| {
+            if let Err(error) = ended {
                 tracing::error!(%error, "a task of the warmup service ended badly");
             }
-        }
-        let drained = Relay::drain(&*self.store, &*self.shared.log, &*self.shared.clock);
-        match tokio::time::timeout(std::time::Duration::from_secs(5), drained).await {
+        };
+        ended(self.engine.await);
+        ended(self.relaying.await);
+        self.ends.cancel();
+        // Requests that still ran may have written events.
+        ended(self.api.await);
+        match tokio::time::timeout(std::time::Duration::from_secs(5), self.relay.drain()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error, "events stay in the outbox until the next start"),
             Err(_) => tracing::warn!("events stay in the outbox until the next start: the log takes too long"),
@@ -153,6 +195,11 @@ impl ProviderLookup for Lookup {
         };
         let found = directory.find(domain, boot_ms).await;
         Looked { provider: found.name().to_owned(), decided: !matches!(found, Found::Undecided) }
+    }
+
+    fn settings(&self) -> i64 {
+        let now = self.settings.borrow();
+        fingerprint(&now.providers, &now.process.dns)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::bus::{Consumed, Consumer, EventLog, LogError, POLL_OCTETS_MAX, Positi
 use crate::clock::Clock;
 use crate::db::DbError;
 use crate::db::sqlite::{Durability, Readers, migrate, open_writer};
-use crate::db::writer::Writer;
+use crate::db::writer::{Writable, Writer};
 use rusqlite::{Connection, OptionalExtension};
 use std::fs::File;
 use std::path::Path;
@@ -73,6 +73,10 @@ impl EventLog for EmbeddedLog {
         self.writer.write(move |db, ()| append(db, &records, keep_from)).await.map_err(unavailable)?;
         self.appended.send_replace(());
         Ok(())
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.writer.last_error().map(|error| format!("the last write to events.db failed: {error}"))
     }
 
     async fn consume(&self, topics: &[Topic], positions: &[Position]) -> Result<Box<dyn Consumer>, LogError> {

@@ -4,12 +4,16 @@
 //! goes on is its caller's to store: there is no consumer group and nothing is committed to Kafka.
 
 mod consumer;
+mod reach;
 mod topics;
 
+use crate::bus::kafka::reach::{REPORT_EVERY_MS, Reach, Reports};
 use crate::bus::{Consumer, EventLog, LogError, Position, Record, Topic};
+use crate::clock::Clock;
 use crate::config::settings::Kafka;
+use rdkafka::Statistics;
 use rdkafka::client::ClientContext;
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
@@ -41,13 +45,15 @@ impl Default for TopicOptions {
 pub struct KafkaLog {
     kafka: Kafka,
     options: TopicOptions,
-    producer: ThreadedProducer<Reports>,
+    producer: ThreadedProducer<Delivered>,
+    reach: Arc<Reach>,
     topics_exist: OnceCell<()>,
 }
 
 impl KafkaLog {
     /// Makes the client; the brokers are first asked when something is published or consumed.
-    pub fn open(kafka: Kafka, options: TopicOptions) -> Result<KafkaLog, LogError> {
+    pub fn open(kafka: Kafka, options: TopicOptions, clock: Arc<dyn Clock>) -> Result<KafkaLog, LogError> {
+        let reach = Arc::new(Reach::new(clock));
         let producer = client_config(&kafka)
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -56,13 +62,13 @@ impl KafkaLog {
             .set("message.timeout.ms", PUBLISH_MAX.as_millis().to_string())
             .set("partitioner", "murmur2_random")
             .set("queue.buffering.max.kbytes", "16384")
-            .create_with_context(Reports)
+            .create_with_context(Delivered(Reports(reach.clone())))
             .map_err(unavailable)?;
-        Ok(KafkaLog { kafka, options, producer, topics_exist: OnceCell::new() })
+        Ok(KafkaLog { kafka, options, producer, reach, topics_exist: OnceCell::new() })
     }
 
     async fn ensure_topics(&self) -> Result<(), LogError> {
-        self.topics_exist.get_or_try_init(|| topics::ensure(&self.kafka, self.options)).await.copied()
+        self.topics_exist.get_or_try_init(|| topics::ensure(&self.kafka, self.options, Reports(self.reach.clone()))).await.copied()
     }
 }
 
@@ -91,9 +97,14 @@ impl EventLog for KafkaLog {
     async fn consume(&self, topics: &[Topic], positions: &[Position]) -> Result<Box<dyn Consumer>, LogError> {
         self.ensure_topics().await?;
         let (kafka, topics, positions) = (self.kafka.clone(), topics.to_vec(), positions.to_vec());
-        let open = move || consumer::open(&kafka, &topics, &positions);
+        let reports = Reports(self.reach.clone());
+        let open = move || consumer::open(&kafka, &topics, &positions, reports);
         let opened = tokio::task::spawn_blocking(open).await.map_err(|e| LogError::Unavailable(e.to_string()))??;
         Ok(Box::new(opened))
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.reach.trouble()
     }
 }
 
@@ -119,12 +130,24 @@ impl Batch {
     }
 }
 
-/// Takes the delivery reports.
-struct Reports;
+/// Takes the delivery reports, and passes on the others.
+struct Delivered(Reports);
 
-impl ClientContext for Reports {}
+impl ClientContext for Delivered {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, words: &str) {
+        self.0.log(level, fac, words);
+    }
 
-impl ProducerContext for Reports {
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.0.stats(statistics);
+    }
+}
+
+impl ProducerContext for Delivered {
     type DeliveryOpaque = Arc<Batch>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, batch: Arc<Batch>) {
@@ -133,7 +156,7 @@ impl ProducerContext for Reports {
 }
 
 /// Puts the records into the producer's queue, waiting for room. Those behind a failure are not sent.
-fn hand_over(producer: &ThreadedProducer<Reports>, kafka: &Kafka, records: &[Record], batch: &Arc<Batch>) {
+fn hand_over(producer: &ThreadedProducer<Delivered>, kafka: &Kafka, records: &[Record], batch: &Arc<Batch>) {
     let deadline = Instant::now() + PUBLISH_MAX;
     for (index, record) in records.iter().enumerate() {
         let mut message = BaseRecord::with_opaque_to(topic_name(kafka, record.topic), batch.clone())
@@ -175,6 +198,7 @@ fn client_config(kafka: &Kafka) -> ClientConfig {
         .set("bootstrap.servers", kafka.brokers.join(","))
         .set("client.id", "postwarm")
         .set("socket.keepalive.enable", "true")
+        .set("statistics.interval.ms", REPORT_EVERY_MS)
         .set("topic.metadata.refresh.interval.ms", "30000");
     config
 }

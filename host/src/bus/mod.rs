@@ -9,6 +9,7 @@ pub mod contract;
 pub mod embedded;
 pub mod kafka;
 pub mod relay;
+pub mod throttle;
 pub mod wire;
 
 use std::time::Duration;
@@ -82,6 +83,11 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// Opens a consumer of these topics that starts at `positions`.
     async fn consume(&self, topics: &[Topic], positions: &[Position]) -> Result<Box<dyn Consumer>, LogError>;
+
+    /// What keeps the log from working just now, as far as is known without asking it. Does not block.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Reads the log in the order of each partition.

@@ -3,9 +3,10 @@
 //! Invariant: a row is forgotten only after the log has it durably; after a failure the same records are published
 //! again, which is harmless.
 
+use crate::bus::throttle::{Say, Throttle};
 use crate::bus::{EventLog, LogError, Outbox, OutboxError};
 use crate::clock::Clock;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,21 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 
 /// Moves records from outbox to log.
-pub struct Relay;
+pub struct Relay {
+    outbox: Arc<dyn Outbox>,
+    log: Arc<dyn EventLog>,
+    clock: Arc<dyn Clock>,
+    progress: Mutex<Progress>,
+}
+
+/// How far the relay is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// When the oldest event happened that is not in the log yet, in milliseconds since 1970 UTC; `None`: all are.
+    pub oldest_at: Option<i64>,
+    /// What its last attempt failed with.
+    pub last_error: Option<String>,
+}
 
 #[derive(Debug, thiserror::Error)]
 enum RelayError {
@@ -28,23 +43,34 @@ enum RelayError {
 }
 
 impl Relay {
+    pub fn new(outbox: Arc<dyn Outbox>, log: Arc<dyn EventLog>, clock: Arc<dyn Clock>) -> Relay {
+        Relay { outbox, log, clock, progress: Mutex::default() }
+    }
+
+    /// How far it is, for `/readyz`.
+    pub fn progress(&self) -> Progress {
+        self.lock().clone()
+    }
+
     /// Runs until `stop`; what is pending then stays in the outbox.
-    pub async fn run(outbox: Arc<dyn Outbox>, log: Arc<dyn EventLog>, clock: Arc<dyn Clock>, stop: CancellationToken) {
-        let mut backoff = BACKOFF_MIN;
+    pub async fn run(&self, stop: CancellationToken) {
+        let (mut backoff, mut throttle) = (BACKOFF_MIN, Throttle::default());
         let work = async {
             loop {
-                match step(&*outbox, &*log, &*clock).await {
+                match self.step().await {
                     Ok(moved) => {
                         backoff = BACKOFF_MIN;
+                        self.tell(throttle.worked(), "");
                         if moved == 0 {
-                            outbox.wait().await;
-                            clock.sleep(LINGER).await;
+                            self.outbox.wait().await;
+                            self.clock.sleep(LINGER).await;
                         }
                     }
                     Err(error) => {
                         metrics::counter!("postwarm_relay_failures_total").increment(1);
-                        tracing::warn!(%error, retry_after_ms = backoff.as_millis() as u64, "events wait in the outbox");
-                        clock.sleep(backoff).await;
+                        self.tell(throttle.failed(self.clock.now().boot_ms), &error.to_string());
+                        self.lock().last_error = Some(error.to_string());
+                        self.clock.sleep(backoff).await;
                         backoff = (backoff * 2).min(BACKOFF_MAX);
                     }
                 }
@@ -53,28 +79,48 @@ impl Relay {
         stop.run_until_cancelled(work).await;
     }
 
+    fn tell(&self, say: Say, error: &str) {
+        let secs = |since_ms| (self.clock.now().boot_ms - since_ms) / 1000;
+        match say {
+            Say::Nothing => {}
+            Say::Began => tracing::warn!(error, "events wait in the outbox"),
+            Say::Still { since_ms, suppressed } => {
+                tracing::warn!(error, secs = secs(since_ms), suppressed, "events still wait in the outbox")
+            }
+            Say::Over { since_ms, suppressed } => tracing::warn!(secs = secs(since_ms), suppressed, "the event log takes events again"),
+        }
+    }
+
     /// Publishes all that is pending, once; for the end of a drain.
     ///
     /// Errors are those of the log or the outbox, as text.
-    pub async fn drain(outbox: &dyn Outbox, log: &dyn EventLog, clock: &dyn Clock) -> Result<(), String> {
-        while step(outbox, log, clock).await.map_err(|e| e.to_string())? > 0 {}
+    pub async fn drain(&self) -> Result<(), String> {
+        while self.step().await.map_err(|e| e.to_string())? > 0 {}
         Ok(())
     }
-}
 
-/// Moves one batch; answers how many rows it had.
-async fn step(outbox: &dyn Outbox, log: &dyn EventLog, clock: &dyn Clock) -> Result<usize, RelayError> {
-    let pending = outbox.pending(BATCH_MAX).await?;
-    let oldest = pending.iter().flat_map(|row| &row.records).next();
-    let lag_ms = oldest.map_or(0, |oldest| (clock.now().wall_ms - oldest.at).max(0));
-    metrics::gauge!("postwarm_relay_lag_seconds").set(lag_ms as f64 / 1000.0);
-    let Some(last) = pending.last().map(|row| row.number) else { return Ok(0) };
-    let (rows, records) = (pending.len(), pending.into_iter().flat_map(|row| row.records).collect::<Vec<_>>());
-    let count = records.len() as u64;
-    log.publish(records).await?;
-    outbox.published(last).await?;
-    metrics::counter!("postwarm_events_published_total").increment(count);
-    Ok(rows)
+    /// Moves one batch; answers how many rows it had.
+    async fn step(&self) -> Result<usize, RelayError> {
+        let pending = self.outbox.pending(BATCH_MAX).await?;
+        let oldest_at = pending.iter().flat_map(|row| &row.records).next().map(|oldest| oldest.at);
+        self.lock().oldest_at = oldest_at;
+        let lag_ms = oldest_at.map_or(0, |at| (self.clock.now().wall_ms - at).max(0));
+        metrics::gauge!("postwarm_relay_lag_seconds").set(lag_ms as f64 / 1000.0);
+        let (rows, last) = (pending.len(), pending.last().map(|row| row.number));
+        if let Some(last) = last {
+            let records = pending.into_iter().flat_map(|row| row.records).collect::<Vec<_>>();
+            let count = records.len() as u64;
+            self.log.publish(records).await?;
+            self.outbox.published(last).await?;
+            metrics::counter!("postwarm_events_published_total").increment(count);
+        }
+        self.lock().last_error = None;
+        Ok(rows)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().expect("nobody panics while he holds this lock")
+    }
 }
 
 #[cfg(test)]
@@ -82,7 +128,6 @@ mod tests {
     use super::*;
     use crate::bus::{Consumer, Outgoing, Position, Record, Topic, contract};
     use crate::clock::ManualClock;
-    use std::sync::Mutex;
     use tokio::sync::Notify;
 
     #[derive(Default)]
@@ -141,17 +186,25 @@ mod tests {
         let outbox = Arc::new(Rows { rows: Mutex::new(outgoing), ..Rows::default() });
         let log = Arc::new(Flaky { fail: Mutex::new(2), failed: Notify::new(), got: Mutex::default() });
         let (clock, stop) = (Arc::new(ManualClock::at(0)), CancellationToken::new());
-        let relay = tokio::spawn(Relay::run(outbox.clone(), log.clone(), clock.clone(), stop.clone()));
+        let relay = Arc::new(Relay::new(outbox.clone(), log.clone(), clock.clone()));
+        let running = tokio::spawn({
+            let (relay, stop) = (relay.clone(), stop.clone());
+            async move { relay.run(stop).await }
+        });
         for _ in 0..2 {
             log.failed.notified().await;
             assert_eq!(outbox.rows.lock().unwrap().len(), 2500);
             tokio::task::yield_now().await;
+            let away = "the event log is not available: away".to_owned();
+            assert_eq!(relay.progress(), Progress { oldest_at: Some(1), last_error: Some(away) });
             clock.advance(BACKOFF_MAX);
         }
         outbox.emptied.notified().await;
         stop.cancel();
-        relay.await.unwrap();
+        running.await.unwrap();
         let got: Vec<i64> = log.got.lock().unwrap().iter().map(|r| r.at).collect();
         assert_eq!(got, (1..=5000).collect::<Vec<_>>());
+        relay.drain().await.unwrap();
+        assert_eq!(relay.progress(), Progress::default());
     }
 }

@@ -4,10 +4,11 @@
 //! is published again. No record holds an address: texts that servers said are stripped of them here.
 
 use crate::bus::{Record, Topic};
+use crate::model::address::without_addresses;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{EmailProgressed, Event, FactsReported, Progress, RecipientChanged};
 use crate::model::name::{EmailNumber, OrgName, UserNumber};
-use postwarm_plugin_api::{EnhancedCode, Fault, Reply, Report};
+use postwarm_plugin_api::{Fault, Reply, Report};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -83,6 +84,8 @@ struct RecipientWire<'a> {
     fault: Option<Fault>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     detail: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    dropped: bool,
     at_ms: i64,
 }
 
@@ -150,9 +153,17 @@ fn encode_recipient(e: &RecipientChanged) -> Record {
         reply,
         fault: e.said.fault,
         detail: e.said.detail.as_deref().map(without_addresses),
+        dropped: e.dropped,
         at_ms: e.at,
     };
-    let kind = match e.state {
+    let kind = recipient_kind(e.state);
+    let key = format!("{}/{}.{}", e.org, e.email.0, e.user.0);
+    let id = format!("{}/{}/{}/{}/{}", e.org, e.email.0, e.user.0, e.attempt, wire.state);
+    record(Topic::Recipients, key, id, kind, e.org.as_str(), e.at, &wire)
+}
+
+fn recipient_kind(state: State) -> &'static str {
+    match state {
         State::Queued => "postwarm.recipient.queued.v1",
         State::Deferred => "postwarm.recipient.deferred.v1",
         State::Sending => "postwarm.recipient.sending.v1",
@@ -160,10 +171,12 @@ fn encode_recipient(e: &RecipientChanged) -> Record {
         State::Failed => "postwarm.recipient.failed.v1",
         State::Suppressed => "postwarm.recipient.suppressed.v1",
         State::Unknown => "postwarm.recipient.unknown.v1",
-    };
-    let key = format!("{}/{}.{}", e.org, e.email.0, e.user.0);
-    let id = format!("{}/{}/{}/{}/{}", e.org, e.email.0, e.user.0, e.attempt, wire.state);
-    record(Topic::Recipients, key, id, kind, e.org.as_str(), e.at, &wire)
+    }
+}
+
+/// The state that a recipient has come to; `None` for other events.
+pub fn state_of(record: &Record) -> Option<State> {
+    State::ALL.into_iter().find(|state| recipient_kind(*state) == record.kind)
 }
 
 fn encode_facts(e: &FactsReported) -> Record {
@@ -208,7 +221,7 @@ fn decode_email(wire: EmailWire<'_>) -> Result<EmailProgressed, WireError> {
 
 fn decode_recipient(wire: RecipientWire<'_>) -> Result<RecipientChanged, WireError> {
     let reply = wire.reply.map(|r| {
-        let enhanced = r.enhanced.as_deref().map(|e| enhanced(e).ok_or(WireError::Field("reply.enhanced"))).transpose()?;
+        let enhanced = r.enhanced.as_deref().map(|e| e.parse().map_err(|_| WireError::Field("reply.enhanced"))).transpose()?;
         Ok::<_, WireError>(Reply { code: r.code, enhanced, text: r.text.into_owned() })
     });
     Ok(RecipientChanged {
@@ -227,6 +240,7 @@ fn decode_recipient(wire: RecipientWire<'_>) -> Result<RecipientChanged, WireErr
         message_id: wire.message_id.into_owned(),
         client: wire.client.map(|c| (&*c).into()),
         said: Said { reply: reply.transpose()?, fault: wire.fault, detail: wire.detail.map(Cow::into_owned) },
+        dropped: wire.dropped,
         at: wire.at_ms,
     })
 }
@@ -253,12 +267,6 @@ fn number(number: i64, field: &'static str) -> Result<i64, WireError> {
     Some(number).filter(|n| *n > 0).ok_or(WireError::Field(field))
 }
 
-fn enhanced(text: &str) -> Option<EnhancedCode> {
-    let mut parts = text.split('.');
-    let code = EnhancedCode(parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    parts.next().is_none().then_some(code)
-}
-
 fn progress_text(progress: Progress) -> &'static str {
     match progress {
         Progress::Accepted => "accepted",
@@ -275,19 +283,6 @@ fn report_without_addresses(report: Report) -> Report {
         }
         other => other,
     }
-}
-
-/// Replaces what looks like an address: servers like to repeat the recipient's.
-fn without_addresses(text: &str) -> Cow<'_, str> {
-    if !text.contains('@') {
-        return text.into();
-    }
-    let bounds = |c: char| c.is_whitespace() || matches!(c, '<' | '>' | '(' | ')' | '[' | ']' | ',' | ';' | ':' | '"' | '\'');
-    let parts = text.split_inclusive(bounds).map(|part| {
-        let end = part.trim_end_matches(bounds).len();
-        if part[..end].contains('@') { format!("[address]{}", &part[end..]).into() } else { Cow::from(part) }
-    });
-    parts.collect::<Vec<_>>().concat().into()
 }
 
 #[cfg(test)]

@@ -41,6 +41,19 @@ fn every_field_of_an_example_stands_in_its_schema() {
 }
 
 #[test]
+fn that_a_person_dropped_a_delivery_is_a_field_of_its_own() {
+    let recipient = include_str!("../../../docs/events/recipient.v1.example.json");
+    assert!(!recipient.contains("dropped"), "left out where nobody did");
+    let dropped = recipient.trim().replace("\"at_ms\"", "\"dropped\":true,\"at_ms\"");
+    let event = decode(Topic::Recipients, dropped.as_bytes()).unwrap();
+    let Event::Recipient(change) = &event else { panic!("{event:?}") };
+    assert!(change.dropped);
+    assert_eq!(String::from_utf8(encode(&event).payload).unwrap(), dropped);
+    let schema = include_str!("../../../docs/events/recipient.v1.schema.json");
+    assert!(schema.contains("\"dropped\""));
+}
+
+#[test]
 fn a_field_of_tomorrow_is_ignored_and_another_version_is_refused() {
     let tomorrow = EMAIL.replace("\"version\":1", "\"version\":1,\"weather\":\"mild\"");
     assert!(decode(Topic::Emails, tomorrow.as_bytes()).is_ok());

@@ -11,6 +11,7 @@ use clap::Parser;
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
+use tracing_subscriber::EnvFilter;
 
 const OK: i32 = 0;
 const USAGE: i32 = 64;
@@ -82,7 +83,9 @@ fn keys(command: Key, to: &mut Output<'_>) -> i32 {
 }
 
 fn start(service: Option<Service>, folders: Folders, env: SharedEnv) -> std::io::Result<i32> {
-    log(&env);
+    if let Err(words) = log(&env) {
+        return Ok(usage(&words));
+    }
     let serving = match service {
         None => Serving::Both,
         Some(Service::Warmup) => Serving::Warmup,
@@ -95,12 +98,23 @@ fn start(service: Option<Service>, folders: Folders, env: SharedEnv) -> std::io:
     Ok(code)
 }
 
-/// Logs to standard error: lines for people, JSON with `POSTWARM_LOG_FORMAT=json`; the filter is `RUST_LOG`.
-fn log(env: &SharedEnv) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+/// Logs to standard error: lines for people, JSON with `POSTWARM_LOG_FORMAT=json`; the filter is `RUST_LOG`. `Err` says
+/// what is wrong with one of them.
+fn log(env: &SharedEnv) -> Result<(), String> {
+    let set = |name: &str| env(name).filter(|text| !text.trim().is_empty());
+    let filter = filter(set("RUST_LOG").as_deref())?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match env("POSTWARM_LOG_FORMAT").as_deref() {
+    match set("POSTWARM_LOG_FORMAT").as_deref() {
         Some("json") => builder.json().init(),
-        _ => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        None | Some("text") => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        Some(other) => return Err(format!("POSTWARM_LOG_FORMAT is {other:?}; set it to `json` or `text`, or unset it")),
     }
+    Ok(())
+}
+
+fn filter(text: Option<&str>) -> Result<EnvFilter, String> {
+    let text = text.unwrap_or("info");
+    EnvFilter::try_new(text).map_err(|problem| {
+        format!("RUST_LOG is {text:?}, which is no filter: {problem}; set it to a level such as `info`, or to `postwarm=debug,warn`")
+    })
 }

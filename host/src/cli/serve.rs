@@ -16,7 +16,7 @@ pub async fn run(options: Options, env: SharedEnv, err: &mut dyn Write) -> i32 {
     match app::serve(options, env, metrics).await {
         Ok(()) => 0,
         Err(StartError::Configuration(problems)) => fail(err, CONFIGURATION, &problems),
-        Err(StartError::Unavailable(words)) => fail(err, UNAVAILABLE, &words),
+        Err(error @ (StartError::Unavailable(_) | StartError::Ended(_))) => fail(err, UNAVAILABLE, &error.to_string()),
     }
 }
 

@@ -88,6 +88,12 @@ impl Document {
         Problem { file: self.file.clone(), line, column, severity, message, remedy }
     }
 
+    /// A place as a problem shows it: `file:line:column`.
+    pub fn place(&self, at: &Range<usize>) -> String {
+        let (line, column) = position(&self.text, at.start);
+        format!("{}:{line}:{column}", self.file)
+    }
+
     /// Records an error at a place.
     pub fn error(&self, report: &mut Report, at: &Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
         report.push(self.problem(at.start, Severity::Error, message.into(), remedy.into()));

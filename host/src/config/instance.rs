@@ -13,16 +13,6 @@ pub fn smtp_instance(org: &OrgName, entry: &SmtpEntry, data_dir: &Path, env: &En
     Ok(Instance { secrets: resolve_secrets(&entry.secrets, env)?, ..smtp_parts(org, entry, data_dir) })
 }
 
-/// Makes a feedback loop's instance, as [`smtp_instance`]. A loop holds one connection.
-pub fn feedback_instance(
-    org: &OrgName,
-    entry: &FeedbackEntry,
-    data_dir: &Path,
-    env: &Env<'_>,
-) -> Result<Instance, Vec<(String, SecretError)>> {
-    Ok(Instance { secrets: resolve_secrets(&entry.secrets, env)?, ..feedback_parts(org, entry, data_dir) })
-}
-
 /// An SMTP client's instance without its secrets.
 pub fn smtp_parts(org: &OrgName, entry: &SmtpEntry, data_dir: &Path) -> Instance {
     Instance {
@@ -35,7 +25,7 @@ pub fn smtp_parts(org: &OrgName, entry: &SmtpEntry, data_dir: &Path) -> Instance
     }
 }
 
-/// A feedback loop's instance without its secrets.
+/// A feedback loop's instance without its secrets. A loop holds one connection.
 pub fn feedback_parts(org: &OrgName, entry: &FeedbackEntry, data_dir: &Path) -> Instance {
     Instance {
         organization: org.as_str().to_owned(),

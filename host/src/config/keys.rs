@@ -164,8 +164,4 @@ impl KeyRing {
         }
         found.cloned()
     }
-
-    pub fn has_keys(&self, org: &OrgName) -> bool {
-        self.0.iter().any(|(_, owner)| owner == org)
-    }
 }

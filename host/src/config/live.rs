@@ -1,10 +1,10 @@
 //! The configuration that runs, and how edits are taken up.
 //!
 //! Invariant: what runs is whole at all times. A broken file of an organization keeps what ran for that organization, a
-//! broken `postwarm.toml` or `providers.toml` keeps everything, and no other file waits for it.
+//! broken `postwarm.toml` or `providers.toml` keeps everything, and no other file waits for it. A file that a secret comes
+//! from is watched like the TOML that names it.
 
 use crate::config::catalogue::Catalogue;
-use crate::config::files::Files;
 use crate::config::keys::KeyRing;
 use crate::config::loader::{Loaded, Parts, parts, ring};
 use crate::config::problem::{Problem, Severity};
@@ -52,8 +52,10 @@ pub struct Live {
 impl Live {
     /// Loads a folder for the first time; with any problem nothing runs.
     pub fn start(dir: &Path, serving: Serving, env: SharedEnv, catalogue: Arc<dyn Catalogue>) -> Result<Live, Loaded> {
-        let watcher = Watcher::new(dir);
-        let mut loaded = parts(watcher.files(), serving, &*env, &*catalogue).whole();
+        let mut watcher = Watcher::new(dir);
+        let parts = parts(watcher.files(), serving, &*env, &*catalogue);
+        watcher.follow(&parts.secret_files);
+        let mut loaded = parts.whole();
         let Some(settings) = loaded.settings.take() else { return Err(loaded) };
         let started = settings.process.clone();
         let status = ReloadStatus { problems: Vec::new(), warnings: loaded.warnings, reloads: 0 };
@@ -76,25 +78,26 @@ impl Live {
     pub fn tick(&self, now_ms: i64) -> Option<Arc<Snapshot>> {
         let mut watcher = self.watcher();
         watcher.tick(now_ms)?;
-        Some(self.take_up(watcher.files()))
+        Some(self.take_up(&mut watcher))
     }
 
     /// Checks the same files again, because plugins came or went.
     pub fn recheck(&self) -> Arc<Snapshot> {
-        self.take_up(self.watcher().files())
+        self.take_up(&mut self.watcher())
     }
 
     fn watcher(&self) -> MutexGuard<'_, Watcher> {
         self.watcher.lock().expect("no thread panics while it holds this lock")
     }
 
-    fn take_up(&self, files: &Files) -> Arc<Snapshot> {
+    fn take_up(&self, watcher: &mut Watcher) -> Arc<Snapshot> {
         let before = self.now();
-        let parts = parts(files, self.serving, &*self.env, &*self.catalogue);
+        let parts = parts(watcher.files(), self.serving, &*self.env, &*self.catalogue);
+        watcher.follow(&parts.secret_files);
         let (problems, mut warnings): (Vec<Problem>, Vec<Problem>) =
             parts.problems.iter().cloned().partition(|problem| problem.severity == Severity::Error);
         let settings = merge(&before.settings, &parts);
-        warnings.extend(needs_restart(&self.started, &settings.process, &files.shown("postwarm.toml")));
+        warnings.extend(needs_restart(&self.started, &settings.process, &watcher.files().shown("postwarm.toml")));
         log(&before.status, &problems, &warnings);
         metrics::gauge!("postwarm_config_problems").set(problems.len() as f64);
         metrics::counter!("postwarm_config_reloads_total").increment(1);
@@ -147,7 +150,6 @@ fn needs_restart(started: &Process, now: &Process, file: &str) -> Vec<Problem> {
         ("[health] listen", started.health != now.health),
         ("[events]", started.events != now.events),
         ("[plugins] directory", started.plugins_directory != now.plugins_directory),
-        ("[dns]", started.dns != now.dns),
     ];
     let warn = |(key, _)| {
         Problem::of(file, Severity::Warning, format!("the change of {key} has not taken effect"), "restart the service").at_start()

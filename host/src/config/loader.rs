@@ -18,9 +18,11 @@ use crate::config::providers::{self, Found};
 use crate::config::secrets::Env;
 use crate::config::serving::Serving;
 use crate::config::settings::{Events, Organization, Process, Providers, Settings};
+use crate::config::watch::Print;
 use crate::model::name::OrgName;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a folder says.
@@ -43,6 +45,8 @@ pub struct Parts {
     pub keys: BTreeMap<OrgName, Vec<KeyLine>>,
     /// Sorted by place.
     pub problems: Vec<Problem>,
+    /// The files that secrets come from, as they were when they were read.
+    pub secret_files: BTreeMap<PathBuf, Print>,
 }
 
 /// Loads a folder.
@@ -57,13 +61,14 @@ pub fn parts(files: &Files, serving: Serving, env: &Env<'_>, catalogue: &dyn Cat
         let remedy = "make it, or name another with --config";
         report.push(Problem::of(files.dir.display().to_string(), Severity::Error, "there is no such folder", remedy));
     }
-    let plugins = Plugins { catalogue, env };
+    let plugins = Plugins { catalogue, env, secret_files: RefCell::default() };
     let process = process_of(files, serving, env, &mut report);
     let found = providers_of(files, &plugins, &mut report);
     let around = Around { plugins, process: process.as_ref(), providers: found.as_ref(), serving };
     let organizations = organizations(files, &around, &mut report);
     let keys = keys_of(files, &organizations, &mut report);
-    Parts { process, providers: found.map(|found| found.providers), organizations, keys, problems: report.sorted() }
+    let secret_files = around.plugins.secret_files.take();
+    Parts { process, providers: found.map(|found| found.providers), organizations, keys, problems: report.sorted(), secret_files }
 }
 
 impl Parts {

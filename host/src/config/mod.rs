@@ -8,6 +8,7 @@
 
 pub mod catalogue;
 mod clients;
+pub mod dkim;
 mod document;
 pub mod files;
 mod form;

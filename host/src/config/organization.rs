@@ -7,6 +7,7 @@ use crate::config::limits;
 use crate::config::plugins::{Plugins, Table};
 use crate::config::problem::{Report, choice};
 use crate::config::providers::Found;
+use crate::config::secrets::resolve;
 use crate::config::serving::Serving;
 use crate::config::settings::{BackfillSettings, Dkim, DkimAlgorithm, OnUnknown, Organization, Process, Retry, Window, is_loopback};
 use crate::model::domain;
@@ -129,11 +130,19 @@ fn dkim(place: &Place<'_>, from_domains: &[String], report: &mut Report) -> Vec<
         if secret_reference(key).is_err() {
             continue;
         }
+        let span = &key.span;
         let Some(key) = place.around.plugins.secret("key", key, &table, report) else { continue };
         let algorithm = match node.text("algorithm") {
             Some("ed25519-sha256") => DkimAlgorithm::Ed25519Sha256,
             _ => DkimAlgorithm::RsaSha256,
         };
+        // A key that cannot be had is reported already.
+        if let Ok(secret) = resolve(&key, place.around.plugins.env)
+            && let Err(problem) = crate::config::dkim::parse(algorithm, secret.expose())
+        {
+            let remedy = format!("name the private key of the selector {selector} of {domain}, and its algorithm");
+            place.document.error(report, span, format!("`key` {problem}"), remedy);
+        }
         keys.push(Dkim { domain, selector: selector.to_owned(), algorithm, key });
     }
     keys

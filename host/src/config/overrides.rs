@@ -16,6 +16,8 @@ const PORT: &str = "PORT";
 const KAFKA_BROKERS: &str = "KAFKA_BROKERS";
 const KAFKA_TOPIC: &str = "KAFKA_TOPIC";
 const CLIENT: &str = "CHOOSEN_SMTP_CLIENT_TYPE";
+/// What is right for `KAFKA_TOPIC`.
+const TOPICS_FORM: &str = "write two different names, emails,recipients, such as email-events,emailId-events";
 
 fn variable(env: &Env<'_>, name: &str) -> Option<String> {
     env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
@@ -68,24 +70,27 @@ fn port(process: &mut Process, serving: Serving, value: &str, report: &mut Repor
 }
 
 fn topics(process: &mut Process, value: &str, report: &mut Report) {
-    let topics: Vec<&str> = value.split(',').map(str::trim).collect();
-    for topic in topics.iter().filter(|topic| !texts::is_topic(topic)) {
-        error(
-            report,
-            KAFKA_TOPIC,
-            format!("`{}` is no topic name", topic.escape_debug()),
-            "write EMAILS,RECIPIENTS, such as email-events,emailId-events",
-        );
+    let wrong = |report: &mut Report, message: String| error(report, KAFKA_TOPIC, message, TOPICS_FORM);
+    let names: Vec<&str> = value.split(',').map(str::trim).collect();
+    let [emails, recipients] = names[..] else {
+        let count = if names.len() == 1 { "one topic is named".to_owned() } else { format!("{} topics are named", names.len()) };
+        return wrong(report, count);
+    };
+    for (place, topic) in [("first", emails), ("second", recipients)].into_iter().filter(|(_, topic)| !texts::is_topic(topic)) {
+        match topic.is_empty() {
+            true => wrong(report, format!("the {place} topic has no name")),
+            false => wrong(report, format!("`{}` is no topic name", topic.escape_debug())),
+        }
     }
-    if topics.len() > 2 {
-        error(report, KAFKA_TOPIC, format!("{} topics are named", topics.len()), "name two: emails first, recipients second");
+    if emails == recipients && !emails.is_empty() {
+        wrong(report, format!("emails and recipients are both `{}`", emails.escape_debug()));
     }
     match &mut process.events {
         Events::Kafka(kafka) => {
-            kafka.emails = topics[0].to_owned();
-            if let Some(recipients) = topics.get(1) {
-                kafka.recipients = (*recipients).to_owned();
+            if [emails, recipients].contains(&kafka.facts.as_str()) {
+                wrong(report, format!("`{}` is the topic of the facts already", kafka.facts));
             }
+            (kafka.emails, kafka.recipients) = (emails.to_owned(), recipients.to_owned());
         }
         Events::Embedded { .. } => {
             let message = "has no effect, because the events are embedded";

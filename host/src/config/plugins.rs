@@ -6,18 +6,22 @@ use crate::config::catalogue::Catalogue;
 use crate::config::document::{Document, Item, Node};
 use crate::config::form::secret_reference;
 use crate::config::problem::{Report, choice};
-use crate::config::secrets::{Env, resolve};
+use crate::config::secrets::{Env, Fingerprint, resolve};
 use crate::config::settings::SecretRef;
+use crate::config::watch::{Print, print};
 use postwarm_plugin_api::{Instance, Kind, Secret, SettingsProblem};
 use serde_json::{Map, Value};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The plugins and the environment that a file is checked against.
 pub struct Plugins<'a> {
     pub catalogue: &'a dyn Catalogue,
     pub env: &'a Env<'a>,
+    /// The files that secrets were read from, or should have been, as they were just before.
+    pub secret_files: RefCell<BTreeMap<PathBuf, Print>>,
 }
 
 /// A settings table, taken apart.
@@ -82,14 +86,21 @@ impl Plugins<'_> {
             document.error(report, &node.span, format!("`{key}` is no reference to a secret"), remedy);
             return None;
         }
-        let reference = match node.text("env") {
+        let mut reference = match node.text("env") {
             Some(variable) => SecretRef::Env(variable.to_owned()),
-            None => SecretRef::File(table.base.join(node.text("file").unwrap_or_default())),
+            None => SecretRef::File { path: table.base.join(node.text("file").unwrap_or_default()), fingerprint: None },
         };
-        if let Err(error) = resolve(&reference, self.env) {
-            let text = error.to_string();
-            let (message, remedy) = text.split_once("; ").unwrap_or((&text, ""));
-            document.error(report, &node.span, format!("`{key}`: {message}"), remedy);
+        if let SecretRef::File { path, .. } = &reference {
+            self.secret_files.borrow_mut().entry(path.clone()).or_insert_with(|| print(path));
+        }
+        match (resolve(&reference, self.env), &mut reference) {
+            (Ok(secret), SecretRef::File { fingerprint, .. }) => *fingerprint = Some(Fingerprint::of(&secret)),
+            (Ok(_), _) => {}
+            (Err(error), _) => {
+                let text = error.to_string();
+                let (message, remedy) = text.split_once("; ").unwrap_or((&text, ""));
+                document.error(report, &node.span, format!("`{key}`: {message}"), remedy);
+            }
         }
         Some(reference)
     }

@@ -25,7 +25,7 @@ pub fn decode(document: &Document, brokers: Option<Vec<String>>, report: &mut Re
         allow_development_beyond_loopback: root.flag("allow_development_beyond_loopback").unwrap_or(false),
         plugins_directory: PathBuf::from(section("plugins").text("directory").unwrap_or("plugins")),
         events: match brokers {
-            Some(brokers) => Events::Kafka(Kafka { brokers, ..kafka_of(section("events").get("kafka")) }),
+            Some(brokers) => Events::Kafka(Kafka { brokers, ..kafka_of(document, section("events").get("kafka"), report) }),
             None => events(document, section("events"), watch_for, report),
         },
         shares: root
@@ -62,7 +62,7 @@ fn default_organization(document: &Document, section: &Node, report: &mut Report
 
 fn events(document: &Document, section: &Node, watch_for: Duration, report: &mut Report) -> Events {
     if section.text("kind") == Some("kafka") {
-        let kafka = kafka_of(section.get("kafka"));
+        let kafka = kafka_of(document, section.get("kafka"), report);
         if kafka.brokers.is_empty() {
             let remedy = "add kafka = { brokers = [\"localhost:9092\"] } to [events], or set KAFKA_BROKERS";
             document.error(report, section.at("kind"), "kind is kafka and no broker is named", remedy);
@@ -79,10 +79,18 @@ fn events(document: &Document, section: &Node, watch_for: Duration, report: &mut
 }
 
 /// Reads `[events] kafka`, or its defaults.
-fn kafka_of(kafka: Option<&Node>) -> Kafka {
+fn kafka_of(document: &Document, kafka: Option<&Node>, report: &mut Report) -> Kafka {
     let topics = kafka.and_then(|kafka| kafka.get("topics"));
     let topic = |key: &str, default: &str| topics.and_then(|topics| topics.text(key)).unwrap_or(default).to_owned();
     let brokers = kafka.map_or(&[][..], |kafka| kafka.list("brokers"));
+    let named = [("emails", "email-events"), ("recipients", "emailId-events"), ("facts", "health-facts")];
+    for (place, (key, default)) in named.into_iter().enumerate() {
+        let name = topic(key, default);
+        if let Some((first, _)) = named[..place].iter().find(|(key, default)| topic(key, default) == name) {
+            let at = topics.map_or(0..0, |topics| topics.at(key).clone());
+            document.error(report, &at, format!("`{name}` is the topic of {first} already"), "give each its own topic");
+        }
+    }
     Kafka {
         brokers: brokers.iter().filter_map(Node::as_text).map(str::to_owned).collect(),
         emails: topic("emails", "email-events"),

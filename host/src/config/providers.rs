@@ -1,13 +1,15 @@
 //! `providers.toml` to [`Providers`].
 
-use crate::config::document::{Document, Node};
+use crate::config::document::{Document, Entry, Node};
 use crate::config::limits;
 use crate::config::plugins::{Plugins, plain_settings};
 use crate::config::problem::Report;
 use crate::config::settings::{MailboxProvider, Preset, Providers};
 use crate::model::domain;
+use crate::model::name::OTHER;
 use postwarm_plugin_api::Kind;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// The file's settings, and what only the loader needs.
 #[derive(Debug, Default)]
@@ -18,9 +20,6 @@ pub struct Found {
     /// Lower case name or alias to preset.
     pub preset_names: BTreeMap<String, String>,
 }
-
-/// Everybody whose provider nobody knows.
-const OTHER: &str = "other";
 
 /// Decodes a document that `form::check` has seen.
 pub fn decode(document: &Document, plugins: &Plugins<'_>, report: &mut Report) -> Found {
@@ -76,35 +75,43 @@ fn no_secrets(document: &Document, preset: &Node, secrets: &[String], report: &m
 
 /// Lower case names and aliases of a section; each may be used once.
 fn names(document: &Document, section: &str, report: &mut Report) -> BTreeMap<String, String> {
-    let mut names: BTreeMap<String, String> = BTreeMap::new();
-    let entries = || document.root.get(section).into_iter().flat_map(Node::entries);
-    for (name, _) in entries() {
-        names.insert(name.to_lowercase(), name.to_owned());
+    let mut owners: BTreeMap<String, (&str, Range<usize>)> = BTreeMap::new();
+    // An alias gives way to a name, wherever the two stand: it is the one that can be another.
+    for (name, entry) in in_order(document, section) {
+        owners.insert(name.to_lowercase(), (name, entry.key.clone()));
     }
-    for (name, entry) in entries() {
+    for (name, entry) in in_order(document, section) {
         for alias in entry.node.list("aliases") {
             let Some(text) = alias.as_text() else { continue };
-            if let Some(before) = names.insert(text.to_lowercase(), name.to_owned())
-                && before != name
-            {
-                let message = format!("`{text}` already names [{section}.{before}]");
+            let (before, at) = owners.entry(text.to_lowercase()).or_insert_with(|| (name, alias.span.clone()));
+            if *before != name {
+                let message = format!("`{text}` already names [{section}.{before}] at {}", document.place(at));
                 document.error(report, &alias.span, message, "use another alias");
             }
         }
     }
-    names
+    owners.into_iter().map(|(text, (name, _))| (text, name.to_owned())).collect()
 }
 
 /// A recipient has one provider.
 fn unique(document: &Document, key: &str, report: &mut Report) {
-    let mut owners: BTreeMap<String, &str> = BTreeMap::new();
-    for (name, entry) in document.root.get("provider").into_iter().flat_map(Node::entries) {
+    let mut owners: BTreeMap<String, (&str, &Range<usize>)> = BTreeMap::new();
+    for (name, entry) in in_order(document, "provider") {
         for item in entry.node.list(key) {
             let Some(text) = item.as_text().map(domain::pattern) else { continue };
-            if let Some(before) = owners.insert(text.clone(), name) {
-                let message = format!("`{text}` already belongs to [provider.{before}]");
+            if let Some((before, at)) = owners.get(&text) {
+                let message = format!("`{text}` already belongs to [provider.{before}] at {}", document.place(at));
                 document.error(report, &item.span, message, "name it once");
+            } else {
+                owners.insert(text, (name, &item.span));
             }
         }
     }
+}
+
+/// A section's tables in the order of the file, so that of two definitions the later one is the second.
+fn in_order<'a>(document: &'a Document, section: &str) -> Vec<(&'a str, &'a Entry)> {
+    let mut entries: Vec<_> = document.root.get(section).into_iter().flat_map(Node::entries).collect();
+    entries.sort_by_key(|(_, entry)| entry.key.start);
+    entries
 }

@@ -3,8 +3,10 @@
 //! Invariant: no error shows a secret's value.
 
 use crate::config::settings::SecretRef;
+use aws_lc_rs::digest;
 use postwarm_plugin_api::Secret;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 /// Looks up an environment variable.
@@ -24,6 +26,25 @@ pub enum SecretError {
     NoText(PathBuf),
 }
 
+/// Tells one content of a secret file from another; whoever has it has not the secret.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    pub fn of(secret: &Secret) -> Fingerprint {
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest::digest(&digest::SHA256, secret.expose().as_bytes()).as_ref());
+        Fingerprint(sha256)
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A short secret could be guessed from it.
+        f.write_str("Fingerprint(***)")
+    }
+}
+
 /// Reads one secret. The newline at the end of a file is no part of it.
 pub fn resolve(reference: &SecretRef, env: &Env<'_>) -> Result<Secret, SecretError> {
     match reference {
@@ -31,7 +52,7 @@ pub fn resolve(reference: &SecretRef, env: &Env<'_>) -> Result<Secret, SecretErr
             Some(value) if !value.is_empty() => Ok(Secret::new(value)),
             _ => Err(SecretError::Unset(name.clone())),
         },
-        SecretRef::File(path) => {
+        SecretRef::File { path, .. } => {
             let unreadable = |e| SecretError::Unreadable(path.clone(), e);
             let metadata = std::fs::metadata(path).map_err(unreadable)?;
             if !metadata.is_file() || metadata.len() > SECRET_OCTETS_MAX {

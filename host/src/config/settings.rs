@@ -1,5 +1,6 @@
 //! The typed settings that the rest of the program reads.
 
+use crate::config::secrets::Fingerprint;
 use crate::model::name::OrgName;
 use postwarm_plugin_api::Secret;
 use std::collections::BTreeMap;
@@ -165,8 +166,13 @@ pub enum DkimAlgorithm {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretRef {
     Env(String),
-    /// Ready to open: joined to the folder of the TOML file.
-    File(PathBuf),
+    File {
+        /// Ready to open: joined to the folder of the TOML file.
+        path: PathBuf,
+        /// Of what the file held when the TOML was read, so that an edit of the file alone makes settings that differ.
+        /// `None`: it could not be read.
+        fingerprint: Option<Fingerprint>,
+    },
     /// It stands in the TOML file itself, which others cannot read; `check` warns.
     Literal(Secret),
 }
@@ -228,22 +234,6 @@ impl Settings {
             (None, 1) => self.organizations.values().next(),
             (None, _) => None,
         }
-    }
-}
-
-impl Organization {
-    /// The feedback entry that answers for a recipient domain: exact before suffix (the longest) before `*`.
-    pub fn feedback_for(&self, domain: &str) -> Option<&FeedbackEntry> {
-        let rank = |pattern: &str| -> Option<usize> {
-            match pattern.strip_prefix("*.") {
-                _ if pattern == "*" => Some(0),
-                Some(suffix) => domain.strip_suffix(suffix)?.ends_with('.').then_some(suffix.len()),
-                None => (pattern == domain).then_some(usize::MAX),
-            }
-        };
-        let best = |entry: &FeedbackEntry| entry.domains.iter().filter_map(|p| rank(p)).max();
-        // The first of equals wins, as the file is read from the top.
-        self.feedback.iter().filter_map(|e| Some((best(e)?, e))).rev().max_by_key(|(rank, _)| *rank).map(|(_, e)| e)
     }
 }
 

@@ -6,6 +6,7 @@
 use crate::db::DbError;
 use rusqlite::Connection;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
 /// Jobs that may wait; then `write` waits.
@@ -26,14 +27,51 @@ impl Memory for () {
 /// Hands jobs to the writer thread, which ends when the last clone is dropped.
 pub struct Writer<M = ()> {
     jobs: mpsc::Sender<Box<dyn Job<M>>>,
+    last_error: LastError,
+}
+
+impl<M> Clone for Writer<M> {
+    fn clone(&self) -> Writer<M> {
+        Writer { jobs: self.jobs.clone(), last_error: self.last_error.clone() }
+    }
+}
+
+/// What the last commit failed with.
+type LastError = Arc<Mutex<Option<DbError>>>;
+
+/// Tells whether a database can be written.
+#[async_trait::async_trait]
+pub trait Writable: Send + Sync + 'static {
+    /// Why nothing could be written the last time that something was to be: the disk is full, the file is locked.
+    fn last_error(&self) -> Option<DbError>;
+
+    /// Writes what stands there already, to find out whether writing works.
+    async fn probe(&self) -> Result<(), DbError>;
+}
+
+#[async_trait::async_trait]
+impl<M: Memory> Writable for Writer<M> {
+    fn last_error(&self) -> Option<DbError> {
+        self.last_error.lock().expect("nobody panics while he holds this lock").clone()
+    }
+
+    async fn probe(&self) -> Result<(), DbError> {
+        self.write(|db, _| {
+            let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            Ok(db.pragma_update(None, "user_version", version)?)
+        })
+        .await
+    }
 }
 
 impl<M: Memory> Writer<M> {
     /// Starts the thread `name` that owns the connection and the memory.
     pub fn start(name: &str, db: Connection, memory: M) -> std::io::Result<Writer<M>> {
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&db, memory, waiting))?;
-        Ok(Writer { jobs })
+        let last_error = LastError::default();
+        let told = last_error.clone();
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&db, memory, waiting, &told))?;
+        Ok(Writer { jobs, last_error })
     }
 
     /// Runs `job` in a transaction, with others that wait, and answers when it is durable.
@@ -43,7 +81,11 @@ impl<M: Memory> Writer<M> {
         F: FnOnce(&Connection, &mut M) -> Result<T, DbError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let gone = || DbError::Unavailable("the writer has stopped".to_owned());
+        let gone = || {
+            let error = DbError::Unavailable("the writer has stopped; restart the service".to_owned());
+            *self.last_error.lock().expect("nobody panics while he holds this lock") = Some(error.clone());
+            error
+        };
         self.jobs.send(Box::new(Pending { job: Some(job), result: None, answer })).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
@@ -51,6 +93,8 @@ impl<M: Memory> Writer<M> {
 
 trait Job<M>: Send {
     fn run(&mut self, db: &Connection, memory: &mut M) -> Result<(), DbError>;
+    /// What the job itself failed with.
+    fn error(&self) -> Option<DbError>;
     fn answer(self: Box<Self>, commit: Result<(), DbError>);
 }
 
@@ -64,10 +108,12 @@ impl<M, T: Send, F: FnOnce(&Connection, &mut M) -> Result<T, DbError> + Send> Jo
     fn run(&mut self, db: &Connection, memory: &mut M) -> Result<(), DbError> {
         let Some(job) = self.job.take() else { return Ok(()) };
         let ran = catch_unwind(AssertUnwindSafe(|| job(db, memory)));
-        let result = ran.unwrap_or_else(|_| Err(DbError::Unavailable("the change panicked; see the log".to_owned())));
-        let error = result.as_ref().err().cloned();
-        self.result = Some(result);
-        error.map_or(Ok(()), Err)
+        self.result = Some(ran.unwrap_or_else(|_| Err(DbError::Unavailable("the change panicked; see the log".to_owned()))));
+        self.result.as_ref().and_then(|result| result.as_ref().err()).cloned().map_or(Ok(()), Err)
+    }
+
+    fn error(&self) -> Option<DbError> {
+        self.result.as_ref()?.as_ref().err().cloned()
     }
 
     fn answer(self: Box<Self>, commit: Result<(), DbError>) {
@@ -78,13 +124,15 @@ impl<M, T: Send, F: FnOnce(&Connection, &mut M) -> Result<T, DbError> + Send> Jo
     }
 }
 
-fn work<M: Memory>(db: &Connection, mut memory: M, mut waiting: mpsc::Receiver<Box<dyn Job<M>>>) {
+fn work<M: Memory>(db: &Connection, mut memory: M, mut waiting: mpsc::Receiver<Box<dyn Job<M>>>, last_error: &LastError) {
     let mut jobs = Vec::with_capacity(COMMIT_JOBS_MAX);
     while waiting.blocking_recv_many(&mut jobs, COMMIT_JOBS_MAX) > 0 {
         let commit = commit_all(db, &mut memory, &mut jobs);
         if commit.is_err() {
             memory.rolled_back();
         }
+        let all_failed = || jobs.iter().map(|job| job.error()).collect::<Option<Vec<_>>>()?.pop();
+        *last_error.lock().expect("nobody panics while he holds this lock") = commit.clone().err().or_else(all_failed);
         for job in jobs.drain(..) {
             job.answer(commit.clone());
         }
@@ -176,6 +224,7 @@ mod tests {
         let (first, second, third) = tokio::join!(add(&writer, 1, Ok(())), add(&writer, 2, Err(DbError::Full)), add(&writer, 3, Ok(())));
         assert_eq!((first, second, third), (Ok(()), Err(DbError::Full), Ok(())));
         assert_eq!(sum_and_memory(&writer).await, (4, vec![3]));
+        assert_eq!(writer.last_error(), None);
         assert_eq!(add(&writer, 4, Err(DbError::Full)).await, Err(DbError::Full));
         assert_eq!(sum_and_memory(&writer).await, (4, vec![]));
     }
@@ -192,5 +241,22 @@ mod tests {
         assert!(matches!(writer.write(panics).await, Err(DbError::Unavailable(_))));
         assert_eq!(add(&writer, 6, Ok(())).await, Ok(()));
         assert_eq!(sum_and_memory(&writer).await, (6, vec![6]));
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_the_last_error_until_something_can_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut db = open_writer(&folder.path().join("a.db"), Durability::PowerLoss).unwrap();
+        migrate(&mut db, &["CREATE TABLE a (x BLOB)"]).unwrap();
+        let room =
+            |pages: i64| move |db: &Connection, _: &mut ()| Ok(db.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?);
+        let writer = Writer::start("test", db, ()).unwrap();
+        writer.write(room(4)).await.unwrap();
+        let fill = || writer.write(|db, ()| Ok(db.execute("INSERT INTO a VALUES (zeroblob(100000))", ()).map(drop)?));
+        assert_eq!(fill().await, Err(DbError::Full));
+        assert_eq!(writer.last_error(), Some(DbError::Full));
+        writer.write(room(1000)).await.unwrap();
+        assert_eq!(fill().await, Ok(()));
+        assert_eq!((writer.probe().await, writer.last_error()), (Ok(()), None));
     }
 }

@@ -4,8 +4,10 @@
 //! equals, the first in the file.
 
 use crate::config::settings::FeedbackEntry;
+use crate::model::domain::rank;
 use crate::model::name::OrgName;
-use postwarm_plugin_api::{Capabilities, FeedbackLoop};
+use postwarm_plugin_api::{Capabilities, FeedbackLoop, Secret};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A configured loop with its instance.
@@ -14,7 +16,24 @@ pub struct LoopHandle {
     pub org: OrgName,
     pub name: Arc<str>,
     pub entry: FeedbackEntry,
+    pub origin: Origin,
     pub feedback: Arc<dyn FeedbackLoop>,
+}
+
+/// What an instance is made from besides its entry.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// The secrets that the entry refers to, as they were.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Of the plugin's file, in hex; `None` for a built-in.
+    pub sha256: Option<String>,
+}
+
+impl LoopHandle {
+    /// Tells whether an instance made now would be made from the same.
+    pub fn is_made_from(&self, entry: &FeedbackEntry, origin: &Origin) -> bool {
+        self.entry == *entry && self.origin == *origin
+    }
 }
 
 /// How a loop fares.
@@ -70,20 +89,16 @@ impl Charge {
         &self.loops
     }
 
+    /// The loop that an organization calls by this name.
+    pub fn named(&self, org: &OrgName, name: &str) -> Option<&Arc<RunningLoop>> {
+        self.loops.iter().find(|l| l.handle.org == *org && *l.handle.name == *name)
+    }
+
     /// The loop in charge of a recipient domain (lower case) of an organization.
     pub fn of(&self, org: &OrgName, domain: &str) -> Option<&Arc<RunningLoop>> {
         let best = |l: &RunningLoop| l.handle.entry.domains.iter().filter_map(|pattern| rank(pattern, domain)).max();
         let candidates = self.loops.iter().filter(|l| l.handle.org == *org).filter_map(|l| Some((best(l)?, l)));
         // `max_by_key` takes the last of equals: turned round, the first in the file.
         candidates.rev().max_by_key(|(rank, _)| *rank).map(|(_, l)| l)
-    }
-}
-
-/// How specific a pattern is for a domain; `None` where it does not match.
-fn rank(pattern: &str, domain: &str) -> Option<usize> {
-    match pattern.strip_prefix("*.") {
-        _ if pattern == "*" => Some(0),
-        Some(suffix) => domain.strip_suffix(suffix)?.ends_with('.').then_some(suffix.len()),
-        None => (pattern == domain).then_some(usize::MAX),
     }
 }

@@ -1,7 +1,8 @@
 //! What the figures of an email mean: pure arithmetic over its counts and the capabilities of the loops in charge.
 //!
 //! Invariant: delivered, bounced, suppressed, pending and unknown add up to recipients. Opened, read and spam are parts
-//! of delivered, and `None` where no loop in charge declares that it can tell: nobody looked is not 0.
+//! of delivered, and `None` where no loop in charge can tell or none has looked since the email was first sent: nobody
+//! looked is not 0.
 
 use crate::health::store::{EmailCounts, Part};
 use crate::health::tally::Tally;
@@ -26,14 +27,22 @@ pub struct Figures {
     pub unknown: i64,
 }
 
+/// The loop in charge of a recipient domain, as one email sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InCharge {
+    pub can: Capabilities,
+    /// It answered since the email's first message was sent.
+    pub looked: bool,
+}
+
 /// The figures of a whole email and of each provider's part. Recipients that the log has not told about yet are pending
 /// in the whole and in no part, for their provider is not known.
-pub fn figures(counts: &EmailCounts, can: impl Fn(&str) -> Option<Capabilities>) -> (Figures, BTreeMap<&str, Figures>) {
+pub fn figures(counts: &EmailCounts, in_charge: impl Fn(&str) -> Option<InCharge>) -> (Figures, BTreeMap<&str, Figures>) {
     let mut whole = Figures::default();
     let mut seen = Tally::default();
     let mut by_provider: BTreeMap<&str, Figures> = BTreeMap::new();
     for part in &counts.parts {
-        let figures = part_figures(part, can(&part.domain));
+        let figures = part_figures(part, in_charge(&part.domain));
         add(&mut whole, &figures);
         add(by_provider.entry(&part.provider).or_default(), &figures);
         seen += part.tally;
@@ -46,15 +55,17 @@ pub fn figures(counts: &EmailCounts, can: impl Fn(&str) -> Option<Capabilities>)
 }
 
 /// The figures of the deliveries of one domain with one provider.
-pub fn part_figures(part: &Part, can: Option<Capabilities>) -> Figures {
+pub fn part_figures(part: &Part, in_charge: Option<InCharge>) -> Figures {
     let t = part.tally;
-    let can = can.unwrap_or_default();
+    let InCharge { can, looked } = in_charge.unwrap_or_default();
+    // Evidence is from a loop that looked, though perhaps before the service started anew.
+    let looked = looked || t.delivered > 0;
     let recipients = t.live + t.backfill;
     // A loop that tells anything about a message may still tell that it arrived or came back.
     let may_tell = can.delivered || can.bounced || can.spam || can.opened || can.read || can.unsubscribed;
     let unsent = recipients - t.waiting - t.expired - t.doubt - t.suppressed - t.bounced - t.delivered;
     // Without recipients nobody was in charge of any: a domain that a recipient left counts for nothing.
-    let known = |can_tell: bool, count: i64| (can_tell && recipients > 0).then_some(count);
+    let known = |can_tell: bool, count: i64| (can_tell && looked && recipients > 0).then_some(count);
     Figures {
         recipients,
         delivered: t.delivered,
@@ -141,13 +152,30 @@ mod tests {
             ),
         ];
         for (can, expected) in table {
-            assert_eq!(line(&part_figures(&part("a.example", "other", tally), can)), expected, "{can:?}");
+            let in_charge = can.map(|can| InCharge { can, looked: true });
+            assert_eq!(line(&part_figures(&part("a.example", "other", tally), in_charge)), expected, "{can:?}");
+        }
+    }
+
+    #[test]
+    fn until_a_loop_has_looked_its_figures_are_null_and_its_recipients_pending() {
+        let full = Capabilities { delivered: true, spam: true, opened: true, read: true, ..NOTHING };
+        let sent = Tally { live: 2, waiting: 2, ..Tally::default() };
+        let seen = Tally { live: 2, waiting: 1, delivered: 1, ..Tally::default() };
+        let table = [
+            (sent, false, "2 = 0 delivered (- spam, - opened, - read) + 0 bounced + 0 suppressed + 2 pending + 0 unknown"),
+            (sent, true, "2 = 0 delivered (0 spam, 0 opened, 0 read) + 0 bounced + 0 suppressed + 2 pending + 0 unknown"),
+            (seen, false, "2 = 1 delivered (0 spam, 0 opened, 0 read) + 0 bounced + 0 suppressed + 1 pending + 0 unknown"),
+        ];
+        for (tally, looked, expected) in table {
+            let in_charge = Some(InCharge { can: full, looked });
+            assert_eq!(line(&part_figures(&part("a.example", "other", tally), in_charge)), expected);
         }
     }
 
     #[test]
     fn recipients_that_the_log_has_not_told_about_are_pending_and_null_where_nobody_looked() {
-        let counts = EmailCounts { email: 1, from_domain: "x".into(), live: Some(5), parts: Vec::new() };
+        let counts = EmailCounts { email: 1, from_domain: "x".into(), live: Some(5), first_sent_at: None, parts: Vec::new() };
         let (whole, by_provider) = figures(&counts, |_| None);
         assert_eq!(line(&whole), "5 = 0 delivered (- spam, - opened, - read) + 0 bounced + 0 suppressed + 5 pending + 0 unknown");
         assert!(by_provider.is_empty());
@@ -161,14 +189,16 @@ mod tests {
             email: 1,
             from_domain: "x".into(),
             live: None,
+            first_sent_at: Some(1),
             parts: vec![part("a.example", "a", tally), part("b.example", "b", tally), part("c.example", "c", left)],
         };
-        let can = |domain: &str| match domain {
-            "a.example" => Some(Capabilities { delivered: true, opened: true, ..NOTHING }),
-            "c.example" => Some(Capabilities { delivered: true, spam: true, ..NOTHING }),
+        let looked = |can| Some(InCharge { can, looked: true });
+        let in_charge = |domain: &str| match domain {
+            "a.example" => looked(Capabilities { delivered: true, opened: true, ..NOTHING }),
+            "c.example" => looked(Capabilities { delivered: true, spam: true, ..NOTHING }),
             _ => None,
         };
-        let (whole, by_provider) = figures(&counts, can);
+        let (whole, by_provider) = figures(&counts, in_charge);
         assert_eq!(line(&whole), "4 = 4 delivered (- spam, 1 opened, - read) + 0 bounced + 0 suppressed + 0 pending + 0 unknown");
         assert_eq!(by_provider.keys().copied().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!((by_provider["a"].opened, by_provider["b"].opened), (Some(1), None));

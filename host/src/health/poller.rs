@@ -1,20 +1,20 @@
 //! The pollers: one worker a feedback loop asks it what is new and publishes that with the new cursor.
 //!
-//! Invariant: facts and cursor are one record of the log, and a worker goes on only when the ledger has applied it. The
-//! cursor comes from the ledger alone, so that after a replay it is the log's last. A loop that fails, panics or hangs
-//! stops nobody else.
+//! Invariant: facts and cursor are one record of the log, and a worker goes on only when the ledger has applied it. What
+//! is not news makes no record. A poll starts from the ledger's cursor, so that after a replay it is the log's last. A
+//! loop that fails, panics or hangs stops nobody else.
 
 use crate::bus::{EventLog, LogError, wire};
 use crate::clock::Clock;
 use crate::db::DbError;
 use crate::health::charge::{Charge, LoopHandle, RunningLoop};
 use crate::health::projector::Applied;
-use crate::health::sink::Sink;
+use crate::health::sink::{REPORTS_OCTETS_MAX, Sink, octets_of};
 use crate::health::store::{DomainFilter, Ledger, LoopState, WatchedDelivery};
 use crate::model::event::{Event, FactsReported};
 use crate::model::name::OrgName;
 use futures_util::FutureExt;
-use postwarm_plugin_api::{BoxFuture, Poll, PollError, WatchList, Watched};
+use postwarm_plugin_api::{BoxFuture, Poll, PollError, Report, WatchList, Watched};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long a poll may take: its interval within these bounds.
@@ -92,8 +93,8 @@ impl Pollers {
         Pollers { shared: Arc::new(shared), charge: watch::Sender::default(), workers: Mutex::default() }
     }
 
-    /// Replaces the loops. Those that did not change (the same instance and entry) go on; a changed one's new worker starts
-    /// when the old one has ended. Needs a Tokio runtime.
+    /// Replaces the loops. Those that did not change (the same entry and origin) go on with the instance that they have; a
+    /// changed one's new worker starts when the old one has ended. Needs a Tokio runtime.
     pub fn set(&self, handles: Vec<LoopHandle>) {
         let mut workers = self.workers.lock().expect("nobody panics while he holds this lock");
         let mut before = std::mem::take(&mut *workers);
@@ -161,7 +162,7 @@ impl Pollers {
 /// The worker as it is where it fits the handle; otherwise the one to replace.
 fn unchanged(worker: Option<Worker>, handle: &LoopHandle) -> Result<Worker, Option<Worker>> {
     match worker {
-        Some(w) if Arc::ptr_eq(&w.running.handle.feedback, &handle.feedback) && w.running.handle.entry == handle.entry => Ok(w),
+        Some(w) if w.running.handle.is_made_from(&handle.entry, &handle.origin) => Ok(w),
         other => Err(other),
     }
 }
@@ -195,7 +196,7 @@ fn wait_after(interval: Duration, failures: u32, random: f64) -> Duration {
 }
 
 fn note(running: &RunningLoop, result: &Result<Rest, PollFailure>, now: i64, next: i64) {
-    let labels = [("organization", running.handle.org.to_string()), ("feedback", running.handle.name.to_string())];
+    let labels = labels(running);
     match result {
         Ok(_) => metrics::counter!("postwarm_polls_total", &labels).increment(1),
         Err(error) => {
@@ -212,26 +213,24 @@ fn note(running: &RunningLoop, result: &Result<Rest, PollFailure>, now: i64, nex
     });
 }
 
+fn labels(running: &RunningLoop) -> [(&'static str, String); 2] {
+    [("organization", running.handle.org.to_string()), ("feedback", running.handle.name.to_string())]
+}
+
 async fn poll_once(shared: &Shared, running: &Arc<RunningLoop>, charge: &watch::Receiver<Charge>) -> Result<Rest, PollFailure> {
     let (org, name) = (&running.handle.org, &running.handle.name);
     let state = shared.ledger.loop_state(org, name).await?;
     let (me, charge) = (running.clone(), charge.borrow().clone());
     let chosen: DomainFilter = Arc::new(move |domain| charge.of(&me.handle.org, domain).is_some_and(|l| Arc::ptr_eq(l, &me)));
-    let mut sink = Sink::new(running.capabilities);
     let at = shared.clock.now().wall_ms;
-    let cursor = ask(shared, running, &state, chosen.clone(), &mut sink).await?;
-    let rest = if sink.full { Rest::More } else { Rest::Nothing };
-    if sink.refused > 0 {
-        tracing::warn!(organization = %org, feedback = %name, refused = sink.refused, "reports outside of what the loop declared");
-        running.update(|status| status.refused += sink.refused);
-    }
-    let reports = shared.ledger.news(org, name, chosen, sink.reports).await?;
+    let News { reports, cursor, rest } = gather(shared, running, &state, chosen).await?;
     if reports.is_empty() && cursor == state.cursor {
         return Ok(Rest::Nothing);
     }
-    let sequence = state.sequence + 1;
+    let (sequence, count) = (state.sequence + 1, reports.len() as u64);
     let event = FactsReported { org: org.clone(), feedback: name.clone(), sequence, cursor, reports, at };
     shared.log.publish(vec![wire::encode(&Event::Facts(event))]).await?;
+    metrics::counter!("postwarm_poll_reports_total", &labels(running)).increment(count);
     let mut applied = shared.applied.clone();
     while shared.ledger.loop_state(org, name).await?.sequence < sequence {
         if applied.changed().await.is_err() {
@@ -241,19 +240,62 @@ async fn poll_once(shared: &Shared, running: &Arc<RunningLoop>, charge: &watch::
     Ok(rest)
 }
 
-/// Asks the loop; answers its new cursor.
+/// What a poll found.
+struct News {
+    reports: Vec<Report>,
+    cursor: String,
+    rest: Rest,
+}
+
+/// Asks the loop as often as it takes to have all that is new, a record's worth of it, or no time left. What the ledger
+/// knows already takes up no room of the record: a loop may say the same at every poll.
+async fn gather(shared: &Shared, running: &RunningLoop, state: &LoopState, chosen: DomainFilter) -> Result<News, PollFailure> {
+    let (org, name) = (&running.handle.org, &running.handle.name);
+    let until = Instant::now() + allowed(running);
+    let mut news = News { reports: Vec::new(), cursor: state.cursor.clone(), rest: Rest::More };
+    loop {
+        let taken = octets_of(&news.reports);
+        let mut sink = Sink::new(running.capabilities, REPORTS_OCTETS_MAX - taken);
+        let cursor = match ask(shared, running, &news.cursor, chosen.clone(), (&mut sink, until)).await {
+            Ok(cursor) => cursor,
+            // What was found goes first; the failure comes again with the next question.
+            Err(_) if !news.reports.is_empty() => return Ok(news),
+            Err(failure) => return Err(failure),
+        };
+        if sink.refused > 0 {
+            tracing::warn!(organization = %org, feedback = %name, refused = sink.refused, "reports outside of what the loop declared");
+            running.update(|status| status.refused += sink.refused);
+        }
+        news.reports.extend(shared.ledger.news(org, name, chosen.clone(), sink.reports).await?);
+        let came_on = std::mem::replace(&mut news.cursor, cursor) != news.cursor;
+        if !sink.full {
+            news.rest = Rest::Nothing;
+        }
+        // With less than half of it free, the rest is for a record of its own.
+        let has_room = octets_of(&news.reports) < REPORTS_OCTETS_MAX / 2;
+        if !(sink.full && came_on && has_room && Instant::now() < until) {
+            return Ok(news);
+        }
+    }
+}
+
+/// How long a poll may take.
+fn allowed(running: &RunningLoop) -> Duration {
+    running.handle.entry.interval.clamp(POLL_MIN, POLL_MAX)
+}
+
+/// Asks the loop once; answers its new cursor.
 async fn ask(
     shared: &Shared,
     running: &RunningLoop,
-    state: &LoopState,
+    cursor: &str,
     chosen: DomainFilter,
-    sink: &mut Sink,
+    (sink, until): (&mut Sink, Instant),
 ) -> Result<String, PollFailure> {
     let org = running.handle.org.clone();
     let watch = LedgerWatch { ledger: shared.ledger.clone(), org, chosen, failed: AtomicBool::new(false) };
-    let allowed = running.handle.entry.interval.clamp(POLL_MIN, POLL_MAX);
-    let deadline = (tokio::time::Instant::now() + allowed).into_std();
-    let poll = Poll { cursor: &state.cursor, watch: &watch, deadline };
+    let allowed = allowed(running);
+    let poll = Poll { cursor, watch: &watch, deadline: until.into_std() };
     let asked = AssertUnwindSafe(async { running.handle.feedback.poll(poll, sink).await }).catch_unwind();
     let cursor = tokio::select! {
         answer = asked => answer.map_err(|_| PollFailure::Panicked)??,

@@ -3,6 +3,7 @@
 //! Invariant: the effects of a batch and the positions behind it are one commit. A record that is no event of ours is
 //! counted and passed over; one of a later schema stops the projector until the program is newer.
 
+use crate::bus::throttle::{Say, Throttle};
 use crate::bus::wire::{self, WireError};
 use crate::bus::{Consumed, Consumer, EventLog, LogError, Position, Topic};
 use crate::clock::Clock;
@@ -10,6 +11,7 @@ use crate::db::DbError;
 use crate::health::store::Ledger;
 use crate::model::event::Event;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -50,7 +52,7 @@ pub struct Projector {
     log: Arc<dyn EventLog>,
     ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
-    watch_for: Duration,
+    watch_for_ms: AtomicI64,
     applied: watch::Sender<Applied>,
     last_error: Mutex<Option<String>>,
 }
@@ -58,7 +60,13 @@ pub struct Projector {
 impl Projector {
     /// `watch_for`: how long a sent message is watched. A longer one counts for messages still watched.
     pub fn new(log: Arc<dyn EventLog>, ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, watch_for: Duration) -> Projector {
-        Projector { log, ledger, clock, watch_for, applied: watch::Sender::default(), last_error: Mutex::default() }
+        let watch_for_ms = AtomicI64::new(watch_for.as_millis() as i64);
+        Projector { log, ledger, clock, watch_for_ms, applied: watch::Sender::default(), last_error: Mutex::default() }
+    }
+
+    /// Changes how long a sent message is watched. A message whose watch has ended is not watched again.
+    pub fn set_watch_for(&self, watch_for: Duration) {
+        self.watch_for_ms.store(watch_for.as_millis() as i64, Ordering::Relaxed);
     }
 
     /// Tells of every commit.
@@ -73,16 +81,21 @@ impl Projector {
 
     /// Runs until `stop`. After a failure it waits and starts again from where the ledger stands.
     pub async fn run(&self, stop: CancellationToken) {
-        let mut backoff = BACKOFF_MIN;
+        let (mut backoff, mut throttle) = (BACKOFF_MIN, Throttle::default());
         let work = async {
             loop {
                 let before = self.applied.borrow().commits;
                 let Err(error) = self.follow().await else { continue };
                 if self.applied.borrow().commits > before {
                     backoff = BACKOFF_MIN;
+                    throttle = Throttle::default();
                 }
                 metrics::counter!("postwarm_projector_failures_total").increment(1);
-                tracing::error!(%error, retry_after_ms = backoff.as_millis() as u64, "the health figures stand still");
+                match throttle.failed(self.clock.now().boot_ms) {
+                    Say::Still { suppressed, .. } => tracing::error!(%error, suppressed, "the health figures still stand still"),
+                    Say::Began => tracing::error!(%error, "the health figures stand still"),
+                    Say::Nothing | Say::Over { .. } => {}
+                }
                 self.set_error(Some(error.to_string()));
                 self.clock.sleep(backoff).await;
                 backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -109,12 +122,15 @@ impl Projector {
     async fn step(&self, consumer: &mut dyn Consumer) -> Result<usize, ProjectorError> {
         let records = consumer.poll(BATCH_MAX, POLL_WAIT).await?;
         let count = records.len();
+        let mut lag_ms = 0;
         if count > 0 {
             let (events, positions) = read(&records)?;
+            lag_ms = events.last().map_or(0, |last| (self.clock.now().wall_ms - last.at()).max(0));
             self.ledger.apply(events, positions).await?;
             metrics::counter!("postwarm_projector_records_total").increment(count as u64);
         }
-        let sent_before = self.clock.now().wall_ms - self.watch_for.as_millis() as i64;
+        metrics::gauge!("postwarm_projector_lag_seconds").set(lag_ms as f64 / 1000.0);
+        let sent_before = self.clock.now().wall_ms - self.watch_for_ms.load(Ordering::Relaxed);
         let expired = self.ledger.expire(sent_before, EXPIRE_MAX).await?;
         self.applied.send_if_modified(|applied| {
             applied.commits += u64::from(count > 0) + u64::from(expired > 0);

@@ -1,11 +1,11 @@
-//! Takes the reports of one poll, within what the loop declared and what a record may hold.
+//! Takes the reports of one answer, within what the loop declared and what a record may hold.
 //!
 //! Invariant: a report outside of the declared capabilities is refused and counted, never kept.
 
 use postwarm_plugin_api::{Capabilities, FactSink, Report};
 
-/// What the reports of one poll may take up, in octets: a Kafka record has 1 MB at most.
-const REPORTS_OCTETS_MAX: usize = 512 * 1024;
+/// What the reports of one record may take up, in octets: a Kafka record has 1 MB at most.
+pub const REPORTS_OCTETS_MAX: usize = 512 * 1024;
 /// The longest text of a fact that is kept, in octets.
 const DETAIL_OCTETS_MAX: usize = 512;
 /// The longest Message-ID, domain, date or metric; RFC 5322 allows no longer line.
@@ -13,11 +13,17 @@ const NAME_OCTETS_MAX: usize = 998;
 /// What a report takes up besides its texts.
 const REPORT_OCTETS: usize = 96;
 
-/// The reports of one poll.
+/// What reports take up of [`REPORTS_OCTETS_MAX`].
+pub fn octets_of(reports: &[Report]) -> usize {
+    reports.iter().filter_map(octets).map(|octets| REPORT_OCTETS + octets).sum()
+}
+
+/// The reports of one answer.
 pub struct Sink {
     capabilities: Capabilities,
     pub reports: Vec<Report>,
-    octets: usize,
+    /// What may come yet.
+    room: usize,
     /// Reports outside of the declared capabilities.
     pub refused: u64,
     /// The loop has more to say: it was told to stop.
@@ -25,8 +31,9 @@ pub struct Sink {
 }
 
 impl Sink {
-    pub fn new(capabilities: Capabilities) -> Sink {
-        Sink { capabilities, reports: Vec::new(), octets: 0, refused: 0, full: false }
+    /// Takes reports of `room` octets.
+    pub fn new(capabilities: Capabilities, room: usize) -> Sink {
+        Sink { capabilities, reports: Vec::new(), room, refused: 0, full: false }
     }
 }
 
@@ -43,12 +50,12 @@ impl FactSink for Sink {
         }
         match allowed.then(|| octets(&report)).flatten() {
             Some(octets) => {
-                self.octets += REPORT_OCTETS + octets;
+                self.room = self.room.saturating_sub(REPORT_OCTETS + octets);
                 self.reports.push(report);
             }
             None => self.refused += 1,
         }
-        self.full |= self.octets >= REPORTS_OCTETS_MAX;
+        self.full |= self.room == 0;
         !self.full
     }
 }
@@ -76,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_report_outside_of_what_was_declared_is_refused_and_counted() {
-        let mut sink = Sink::new(Capabilities { delivered: true, ..Capabilities::default() });
+        let mut sink = Sink::new(Capabilities { delivered: true, ..Capabilities::default() }, REPORTS_OCTETS_MAX);
         let value = |value| Report::Aggregate(Aggregate { domain: "a".into(), date: "2026-11-25".into(), metric: "m".into(), value });
         for report in [fact(FactKind::Delivered, ""), fact(FactKind::Spam, ""), value(1.0)] {
             assert!(sink.push(report));
@@ -89,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_full_sink_says_so_and_long_texts_are_cut_between_characters() {
-        let mut sink = Sink::new(Capabilities { delivered: true, ..Capabilities::default() });
+        let mut sink = Sink::new(Capabilities { delivered: true, ..Capabilities::default() }, REPORTS_OCTETS_MAX);
         let text = "ä".repeat(400);
         let pushed = (1..).find(|_| !sink.push(fact(FactKind::Delivered, &text))).expect("it fills");
         assert_eq!((pushed, sink.full), (sink.reports.len(), true));

@@ -9,7 +9,7 @@ mod read;
 use crate::bus::{Position, Topic};
 use crate::db::DbError;
 use crate::db::sqlite::{Durability, Readers, migrate, open_writer};
-use crate::db::writer::Writer;
+use crate::db::writer::{Writable, Writer};
 use crate::health::store::{DomainFilter, EmailCounts, FoundDelivery, Ledger, LoopState, Result, WatchedDelivery};
 use crate::health::tally::{Delivery, Flags};
 use crate::model::delivery::{Source, State};
@@ -18,8 +18,10 @@ use crate::model::name::OrgName;
 use postwarm_plugin_api::Report;
 use rusqlite::Connection;
 use std::path::Path;
+use std::sync::Arc;
 
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/health/0001_ledger.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../../migrations/health/0001_ledger.sql"), include_str!("../../migrations/health/0002_first_sent.sql")];
 /// Reads that run at a time.
 const READERS_MAX: usize = 3;
 
@@ -37,6 +39,11 @@ impl SqliteLedger {
         migrate(&mut db, MIGRATIONS)?;
         let writer = Writer::start("health-writer", db, names::Names::default()).map_err(|e| DbError::Unavailable(e.to_string()))?;
         Ok(SqliteLedger { writer, readers: Readers::new(path, READERS_MAX) })
+    }
+
+    /// What writes to it, for `/readyz`.
+    pub fn writer(&self) -> Arc<dyn Writable> {
+        Arc::new(self.writer.clone())
     }
 }
 

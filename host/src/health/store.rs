@@ -68,6 +68,8 @@ pub struct EmailCounts {
     pub from_domain: String,
     /// The live recipients; `None` until the log told.
     pub live: Option<i64>,
+    /// When the first message came to be sent or unknown, in milliseconds since 1970 UTC; `None` before.
+    pub first_sent_at: Option<i64>,
     /// By recipient domain and provider, of the deliveries that the log told about.
     pub parts: Vec<Part>,
 }

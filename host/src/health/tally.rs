@@ -66,7 +66,7 @@ pub struct Delivery {
 impl Delivery {
     /// The delivery that a change describes, without evidence.
     pub fn from_change(change: &RecipientChanged, domain: i64, provider: i64) -> Delivery {
-        let unrefused = change.state == State::Failed && change.said.reply.is_none();
+        let unrefused = change.state == State::Failed && (change.dropped || change.said.reply.is_none());
         Delivery {
             state: change.state,
             attempt: change.attempt,

@@ -37,6 +37,7 @@ pub fn changed(email: i64, user: i64, attempt: i64, state: State) -> Event {
         message_id: message_id(email, user),
         client: Some("relay".into()),
         said: Said { reply, ..Said::default() },
+        dropped: state == State::Failed && user % 5 == 0,
         at: 10_000 + attempt * 100 + state as i64,
     })
 }

@@ -50,6 +50,8 @@ macro_rules! codes {
 }
 
 codes! {
+    /// The request's head is not what HTTP demands.
+    MalformedHead = "malformed_head", BAD_REQUEST, "The head of the request is not valid";
     /// The body is not JSON, or nests too deeply.
     MalformedJson = "malformed_json", BAD_REQUEST, "The body is not JSON";
     /// The body is JSON, but fields are wrong; `errors` names them.
@@ -88,10 +90,14 @@ codes! {
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The idempotency key was used for another body";
     /// A request with this idempotency key is still running.
     IdempotencyKeyRunning = "idempotency_key_running", CONFLICT, "A request with this idempotency key is still running";
+    /// As many imports run as may at a time.
+    ImportsRunning = "imports_running", SERVICE_UNAVAILABLE, "Too many imports are running";
     /// The database's disk is full; nothing was changed.
     StoreFull = "store_full", INSUFFICIENT_STORAGE, "There is no room left";
     /// The database cannot be used at the moment; nothing was changed.
     StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "The database is not available";
+    /// The service is about to end; only its probes answer.
+    Draining = "draining", SERVICE_UNAVAILABLE, "The service is about to end";
     /// A fault of ours; the log has the cause under the request id.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Something went wrong on our side";
 }
@@ -168,6 +174,7 @@ impl ApiError {
         let detail = match errors.as_slice() {
             [FieldError { pointer: Some(at), detail, .. }] if at.is_empty() => format!("the body {detail}"),
             [FieldError { pointer: Some(at), detail, .. }] => format!("`{at}` {detail}"),
+            all if all.len() > FIELD_ERRORS_MAX => format!("more than {FIELD_ERRORS_MAX} fields are not valid"),
             all => format!("{} fields are not valid", all.len()),
         };
         ApiError { errors, ..ApiError::new(Code::InvalidFields, detail) }

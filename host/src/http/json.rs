@@ -6,6 +6,7 @@
 use crate::http::error::{ApiError, Code, FieldError, body_error, body_too_large, pointer};
 use crate::http::params::unknown_name;
 use crate::http::serve::BODY_OCTETS_MAX;
+use crate::http::shape::all_errors;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
@@ -57,7 +58,7 @@ fn may_be_json(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Reads JSON. Errors of syntax are `malformed_json`, errors of shape are `invalid_fields` with a pointer.
+/// Reads JSON. Errors of syntax are `malformed_json`, errors of shape are `invalid_fields` with a pointer each.
 pub fn read<T: DeserializeOwned>(raw: &[u8]) -> Result<T, ApiError> {
     // serde would read a struct from an array too.
     if raw.iter().find(|b| !b.is_ascii_whitespace()).is_some_and(|first| *first != b'{') {
@@ -65,20 +66,26 @@ pub fn read<T: DeserializeOwned>(raw: &[u8]) -> Result<T, ApiError> {
         return Err(ApiError::fields(vec![FieldError::field(&[], "must be an object, `{...}`")]));
     }
     let mut reader = serde_json::Deserializer::from_slice(raw);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| refuse(&e))?;
-    reader.end().map_err(|e| malformed(&e))?;
-    Ok(value)
+    match serde_path_to_error::deserialize(&mut reader) {
+        Ok(value) => {
+            reader.end().map_err(|e| malformed(&e))?;
+            Ok(value)
+        }
+        Err(error) if error.inner().is_data() => {
+            let errors = all_errors::<T>(raw).map_err(|e| malformed(&e))?;
+            Err(ApiError::fields(if errors.is_empty() { vec![field_error(&error)] } else { errors }))
+        }
+        Err(error) => Err(malformed(error.inner())),
+    }
 }
 
 fn malformed(error: &serde_json::Error) -> ApiError {
     ApiError::new(Code::MalformedJson, format!("the body is not JSON: {error}"))
 }
 
-fn refuse(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+/// The field that an error of shape is about, and what is wrong with it.
+pub fn field_error(error: &serde_path_to_error::Error<serde_json::Error>) -> FieldError {
     let cause = error.inner();
-    if !cause.is_data() {
-        return malformed(cause);
-    }
     let mut path: Vec<String> = error.path().iter().filter_map(name_of).collect();
     let mut text = cause.to_string();
     // serde_json ends its text with the place, which the pointer tells better.
@@ -91,8 +98,7 @@ fn refuse(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
             if path.last().map(String::as_str) != Some(name) {
                 path.push(name.to_owned());
             }
-            let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
-            unknown_name("field", name, &known)
+            unknown_name("field", name, &names_in(rest))
         }
         "missing field" => {
             path.push(name.to_owned());
@@ -107,8 +113,12 @@ fn refuse(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
         _ => format!("has the wrong type: {}", text.strip_prefix("invalid type: ").unwrap_or(&text)),
     };
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
-    let error = FieldError { pointer: Some(pointer(&path)), parameter: None, detail };
-    ApiError::fields(vec![error])
+    FieldError { pointer: Some(pointer(&path)), parameter: None, detail }
+}
+
+/// The names in serde's "one of `x`, `y`".
+pub fn names_in(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
 }
 
 fn name_of(segment: &Segment) -> Option<String> {
@@ -122,7 +132,7 @@ fn name_of(segment: &Segment) -> Option<String> {
 
 /// Splits serde's "unknown field `x`, expected `y`" into its kind, the name and what follows. The name is the client's
 /// and may hold anything.
-fn quoted(text: &str) -> (&str, &str, &str) {
+pub fn quoted(text: &str) -> (&str, &str, &str) {
     let (kind, rest) = text.split_once(" `").unwrap_or((text, ""));
     let (name, rest) = rest.rsplit_once("`, expected ").unwrap_or((rest, ""));
     (kind, name.strip_suffix('`').filter(|_| rest.is_empty()).unwrap_or(name), rest)
@@ -151,8 +161,11 @@ mod tests {
 
     #[test]
     fn refusals_point_at_the_field() {
-        check("{\"nme\": \"a\"}", expect![[r#"invalid_fields ["/nme"] `/nme` is no known field; did you mean `name`?"#]]);
-        check("{\"`, x `\":1}", expect![[r#"invalid_fields ["/`, x `"] `/`, x `` is no known field; known are `name`, `headers`"#]]);
+        check("{\"name\":\"a\",\"nme\":1}", expect![[r#"invalid_fields ["/nme"] `/nme` is no known field; did you mean `name`?"#]]);
+        check(
+            "{\"name\":\"a\",\"`, x `\":1}",
+            expect![[r#"invalid_fields ["/`, x `"] `/`, x `` is no known field; known are `name`, `headers`"#]],
+        );
         check("{}", expect![[r#"invalid_fields ["/name"] `/name` is missing"#]]);
         check("{\"name\":1}", expect![[r#"invalid_fields ["/name"] `/name` has the wrong type: integer `1`, expected a string"#]]);
         check("{\"name\":\"a\",\"name\":\"b\"}", expect![[r#"invalid_fields ["/name"] `/name` stands twice; give it once"#]]);
@@ -160,6 +173,12 @@ mod tests {
             "{\"name\":\"a\",\"headers\":{\"X/A\":[]}}",
             expect![[r#"invalid_fields ["/headers/X~1A"] `/headers/X~1A` has the wrong type: sequence, expected a string"#]],
         );
+        check(
+            "{\"nme\":1,\"headers\":[],\"x\":1,\"x\":2}",
+            expect![[r#"invalid_fields ["/nme", "/headers", "/x", "/x", "/name"] 5 fields are not valid"#]],
+        );
+        check("{\"headers\":null,\"headers\":null}", expect![[r#"invalid_fields ["/headers", "/name"] 2 fields are not valid"#]]);
+        check("{\"x\":1,\"name\":", expect!["malformed_json [] the body is not JSON: EOF while parsing a value at line 1 column 14"]);
         check("[]", expect![[r#"invalid_fields [""] the body must be an object, `{...}`"#]]);
         check("{\"name\":", expect!["malformed_json [] the body is not JSON: EOF while parsing a value at line 1 column 8"]);
         check("{\"name\":\"a\"} x", expect!["malformed_json [] the body is not JSON: trailing characters at line 1 column 14"]);

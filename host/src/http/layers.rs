@@ -20,6 +20,10 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 /// The longest id that is taken from a client, in octets.
 const REQUEST_ID_OCTETS_MAX: usize = 64;
 
+/// Answers a request before any route sees it; an extension of the request.
+#[derive(Debug, Clone)]
+pub struct Refusal(pub ApiError);
+
 /// Wraps the router of a service. Routes in `untimed` (templates) have no deadline as a whole; they watch their body.
 pub fn wrap(router: Router, service: &'static str, untimed: &'static [&'static str]) -> Router {
     router
@@ -29,17 +33,18 @@ pub fn wrap(router: Router, service: &'static str, untimed: &'static [&'static s
         .layer(from_fn(move |request: Request, next: Next| around(service, untimed, request, next)))
 }
 
-async fn around(service: &'static str, untimed: &'static [&'static str], request: Request, next: Next) -> Response {
+async fn around(service: &'static str, untimed: &'static [&'static str], mut request: Request, next: Next) -> Response {
+    let refusal = request.extensions_mut().remove::<Refusal>();
     let id = request_id(request.headers());
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let method = known_method(request.method());
     let span = tracing::info_span!("request", service, request.id = %id, method, path);
     let started = Instant::now();
     let answer = REQUEST_ID.scope(id.clone(), async {
-        let answer = if untimed.contains(&path.as_str()) {
-            next.run(request).await
-        } else {
-            tokio::time::timeout(REQUEST_MAX, next.run(request)).await.unwrap_or_else(|_| timed_out())
+        let answer = match refusal {
+            Some(Refusal(error)) => error.into_response(),
+            None if untimed.contains(&path.as_str()) => next.run(request).await,
+            None => tokio::time::timeout(REQUEST_MAX, next.run(request)).await.unwrap_or_else(|_| timed_out()),
         };
         ApiError::of_bare(&answer).map_or(answer, IntoResponse::into_response)
     });

@@ -2,8 +2,10 @@
 //!
 //! Invariant: it knows no endpoint of a service, no store and no engine. Only `error` names status codes.
 
+pub mod addresses;
 pub mod auth;
 pub mod error;
+pub mod framing;
 pub mod json;
 pub mod layers;
 pub mod openapi;
@@ -11,6 +13,7 @@ pub mod paging;
 pub mod params;
 pub mod probes;
 pub mod serve;
+pub mod shape;
 pub mod stall;
 #[cfg(test)]
 pub mod testing;

@@ -16,6 +16,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+/// The paths of the probes, which answer while the service drains too.
+pub const PATHS: [&str; 5] = ["/livez", "/readyz", "/version", "/metrics", "/openapi.json"];
+
 /// How a part of the service is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -1,22 +1,31 @@
 //! Serves a router over TCP with limits that hold against slow and greedy clients, and drains when asked.
 //!
-//! Invariant: every connection has a deadline in each phase: request head, body (`layers`, the import), answer. HTTP/1
-//! only: what HTTP/2 would add, a proxy in front can.
+//! Invariant: every connection has a deadline in each phase: request head, body (`layers`, the import), answer. While the
+//! service drains, new requests to anything but the probes are refused. HTTP/1 only: what HTTP/2 would add, a proxy in
+//! front can.
 
+use crate::http::addresses::Addresses;
+use crate::http::error::{ApiError, Code};
+use crate::http::framing::{TwoLengths, Watched, is_chunked, wrong_head};
+use crate::http::layers::Refusal;
+use crate::http::probes;
 use crate::http::stall::StallGuard;
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request};
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -41,6 +50,10 @@ pub const HEADERS_MAX: usize = 64;
 pub const HEAD_OCTETS_MAX: usize = 64 * 1024;
 /// How long requests may take to end once the service drains.
 pub const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How long answers may take to be read once the listener has closed, where draining took all of its time.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
+/// Seconds after which a client may try again elsewhere, or here after a restart.
+const DRAIN_RETRY_SECS: u64 = 5;
 /// How long to wait where no file descriptor is left for another connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -70,13 +83,28 @@ impl Default for Limits {
     }
 }
 
-/// Serves `router` until `drain` is cancelled, then lets running requests end, for at most `limits.drain`.
-pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken, limits: Limits) {
+/// When a listener ends. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Drain {
+    /// Cancelled when the service drains: running requests go on, and of new ones only the probes are answered.
+    pub begins: CancellationToken,
+    /// Cancelled when the work of the service has ended: the listener closes.
+    pub ends: CancellationToken,
+}
+
+/// Serves `router`, which `layers` wrapped, until `drain` ends. Requests that run when draining begins may end within
+/// `limits.drain` of it, however early it ends.
+pub async fn serve(listener: TcpListener, router: Router, drain: Drain, limits: Limits) {
     let connections = Arc::new(Semaphore::new(limits.connections));
     let addresses = Addresses::default();
     let tasks = TaskTracker::new();
     let abort = CancellationToken::new();
-    while let Some((stream, remote, permit)) = next(&listener, &connections, &drain).await {
+    let both = drain.clone();
+    let begun = tokio::spawn(async move {
+        both.ends.run_until_cancelled(both.begins.cancelled()).await;
+        Instant::now()
+    });
+    while let Some((stream, remote, permit)) = next(&listener, &connections, &drain.ends).await {
         let Some(place) = addresses.enter(remote.ip(), limits.connections_per_address) else {
             continue;
         };
@@ -89,25 +117,26 @@ pub async fn serve(listener: TcpListener, router: Router, drain: CancellationTok
     }
     drop(listener);
     tasks.close();
-    if tokio::time::timeout(limits.drain, tasks.wait()).await.is_err() {
+    let left = begun.await.map_or(limits.drain, |at| limits.drain.saturating_sub(at.elapsed())).max(CLOSE_GRACE.min(limits.drain));
+    if tokio::time::timeout(left, tasks.wait()).await.is_err() {
         abort.cancel();
         tasks.wait().await;
     }
 }
 
-/// The next connection; `None` once the service drains.
+/// The next connection; `None` once draining has ended.
 async fn next(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
-    drain: &CancellationToken,
+    ends: &CancellationToken,
 ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = drain.run_until_cancelled(connections.clone().acquire_owned()).await?.ok()?;
+    let permit = ends.run_until_cancelled(connections.clone().acquire_owned()).await?.ok()?;
     loop {
-        match drain.run_until_cancelled(listener.accept()).await? {
+        match ends.run_until_cancelled(listener.accept()).await? {
             Ok((stream, remote)) => return Some((stream, remote, permit)),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
-                drain.run_until_cancelled(tokio::time::sleep(ACCEPT_RETRY)).await?;
+                ends.run_until_cancelled(tokio::time::sleep(ACCEPT_RETRY)).await?;
             }
         }
     }
@@ -117,28 +146,41 @@ struct Connection {
     router: Router,
     remote: SocketAddr,
     limits: Limits,
-    drain: CancellationToken,
+    drain: Drain,
 }
 
 impl Connection {
     async fn run(self, stream: TcpStream) {
         // Answers are small; Nagle would only hold them back. A socket that refuses the option still works.
         let _ = stream.set_nodelay(true);
-        let (router, remote) = (self.router, Remote(self.remote));
+        let (router, remote, two_lengths) = (self.router, Remote(self.remote), TwoLengths::default());
+        let (seen, begins) = (two_lengths.clone(), self.drain.begins.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(remote);
-            router.clone().oneshot(request.map(Body::new))
+            let closes = refuse(&mut request, &seen, &begins) || is_chunked(request.headers());
+            let answer = router.clone().oneshot(request.map(Body::new));
+            async move {
+                let mut answer: Response = answer.await?;
+                if closes {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
+        // Connections that come while the service drains are for the probes: they stay until it has ended.
+        let closed = if self.drain.begins.is_cancelled() { self.drain.ends } else { self.drain.begins };
+        let stream = Watched::new(StallGuard::new(stream, self.limits.answer_stall), two_lengths);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_read)
             .max_headers(HEADERS_MAX)
+            .max_header_size(HEAD_OCTETS_MAX)
             .max_buf_size(HEAD_OCTETS_MAX)
-            .serve_connection(TokioIo::new(StallGuard::new(stream, self.limits.answer_stall)), service);
+            .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = self.drain.cancelled() => {
+            () = closed.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -149,54 +191,42 @@ impl Connection {
     }
 }
 
-/// Counts the connections of each remote address.
-#[derive(Clone, Default)]
-struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// One counted connection, given back when dropped.
-struct Place {
-    addresses: Addresses,
-    address: IpAddr,
-}
-
-impl Addresses {
-    fn enter(&self, address: IpAddr, max: usize) -> Option<Place> {
-        let address = address.to_canonical();
-        let mut counts = self.0.lock().expect("no thread panics while it holds this lock");
-        let count = counts.entry(address).or_default();
-        if *count >= max && !address.is_loopback() {
-            return None;
+/// Marks a request that no route may see. Its connection closes.
+fn refuse(request: &mut Request<Incoming>, two_lengths: &TwoLengths, drains: &CancellationToken) -> bool {
+    let is_probe = || probes::PATHS.contains(&request.uri().path());
+    let error = match wrong_head(request, two_lengths) {
+        Some(wrong) => ApiError::new(Code::MalformedHead, wrong),
+        None if drains.is_cancelled() && !is_probe() => {
+            ApiError::new(Code::Draining, "the service is about to end; try again").retry_after(DRAIN_RETRY_SECS)
         }
-        *count += 1;
-        Some(Place { addresses: self.clone(), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.addresses.0.lock().expect("no thread panics while it holds this lock");
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
+        None => return false,
+    };
+    request.extensions_mut().insert(Refusal(error));
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::layers::wrap;
     use axum::routing::get;
     use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::Notify;
 
-    async fn start(router: Router, limits: Limits) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+    async fn start(router: Router, limits: Limits) -> (SocketAddr, Drain, tokio::task::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let drain = CancellationToken::new();
-        (address, drain.clone(), tokio::spawn(serve(listener, router, drain, limits)))
+        let drain = Drain::default();
+        (address, drain.clone(), tokio::spawn(serve(listener, wrap(router, "test", &[]), drain, limits)))
+    }
+
+    /// Sends octets on a new connection; answers all that comes back until the server closes it.
+    async fn raw(address: SocketAddr, octets: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        // A server that has refused may close before it has read everything.
+        let _ = stream.write_all(octets.as_bytes()).await;
+        read_all(&mut stream).await
     }
 
     async fn read_all(stream: &mut TcpStream) -> String {
@@ -220,10 +250,64 @@ mod tests {
     #[tokio::test]
     async fn a_request_with_more_than_64_headers_is_refused() {
         let (address, _drain, _server) = start(Router::new(), Limits::default()).await;
-        let mut stream = TcpStream::connect(address).await.expect("connects");
         let headers: String = (0..65).map(|n| format!("X-{n}: 1\r\n")).collect();
-        stream.write_all(format!("GET / HTTP/1.1\r\n{headers}\r\n").as_bytes()).await.expect("writes");
-        assert!(read_all(&mut stream).await.starts_with("HTTP/1.1 431 "));
+        assert!(raw(address, &format!("GET / HTTP/1.1\r\n{headers}\r\n")).await.starts_with("HTTP/1.1 431 "));
+    }
+
+    #[tokio::test]
+    async fn a_head_of_64_kib_is_read_and_one_octet_more_refused() {
+        let (address, _drain, _server) = start(Router::new().route("/", get(|| async { "ok" })), Limits::default()).await;
+        for (octets, expected) in [(HEAD_OCTETS_MAX, "HTTP/1.1 200 "), (HEAD_OCTETS_MAX + 1, "HTTP/1.1 431 ")] {
+            let (start, end) = ("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: ", "\r\n\r\n");
+            let head = format!("{start}{}{end}", "x".repeat(octets - start.len() - end.len()));
+            assert!(raw(address, &head).await.starts_with(expected), "{octets} octets");
+        }
+    }
+
+    #[tokio::test]
+    async fn heads_that_proxies_read_in_two_ways_are_refused_and_the_connection_closes() {
+        let router = Router::new().route("/", get(|| async { "ok" }).post(|body: String| async { body }));
+        let (address, _drain, _server) = start(router, Limits::default()).await;
+        let chunks = "2\r\nab\r\n0\r\n\r\n";
+        let after = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        let wrong = [
+            "GET / HTTP/1.1\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned(),
+            format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"),
+            format!("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n{chunks}"),
+        ];
+        for head in wrong {
+            let answer = raw(address, &format!("{head}{after}")).await;
+            assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("\"malformed_head\""), "{head:?}: {answer}");
+            assert!(answer.contains("connection: close") && answer.matches("x-request-id").count() == 1, "{head:?}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_http_1_0_request_needs_no_host_and_a_chunked_one_is_the_last() {
+        let router = Router::new().route("/", get(|| async { "ok" }).post(|body: String| async { body }));
+        let (address, _drain, _server) = start(router, Limits::default()).await;
+        assert!(raw(address, "GET / HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.0 200 "));
+        let sized = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nxy";
+        let chunked = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+        let answer = raw(address, &format!("{sized}{sized}{chunked}{sized}")).await;
+        assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 3, "{answer}");
+        assert!(answer.ends_with("ab"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn while_draining_only_the_probes_answer() {
+        let router = Router::new().route("/livez", get(|| async { "ok" })).route("/users", get(|| async { "[]" }));
+        let (address, drain, server) = start(router, Limits::default()).await;
+        drain.begins.cancel();
+        let probe = raw(address, "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        assert!(probe.starts_with("HTTP/1.1 200 "), "{probe}");
+        let other = raw(address, "GET /users HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(other.starts_with("HTTP/1.1 503 ") && other.contains("\"draining\"") && other.contains("retry-after: 5"), "{other}");
+        drain.ends.cancel();
+        server.await.expect("the server ends");
+        assert!(TcpStream::connect(address).await.is_err());
     }
 
     #[tokio::test]
@@ -240,8 +324,9 @@ mod tests {
         let mut busy = TcpStream::connect(address).await.expect("connects");
         busy.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");
         entered.notified().await;
-        drain.cancel();
+        drain.begins.cancel();
         assert_eq!(read_all(&mut idle).await, "");
+        drain.ends.cancel();
         release.notify_one();
         assert!(read_all(&mut busy).await.ends_with("done"));
         server.await.expect("the server ends");
@@ -269,21 +354,9 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.expect("connects");
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");
         entered.notified().await;
-        drain.cancel();
+        drain.begins.cancel();
+        drain.ends.cancel();
         server.await.expect("the server ends");
         assert!(dropped.load(Ordering::SeqCst));
-    }
-
-    #[test]
-    fn one_address_has_a_bound_number_of_connections_and_gets_them_back() {
-        let addresses = Addresses::default();
-        let (remote, loopback) = ("192.0.2.1".parse().expect("valid"), "::1".parse().expect("valid"));
-        let first = addresses.enter(remote, 2);
-        let _second = addresses.enter(remote, 2);
-        assert!(addresses.enter(remote, 2).is_none());
-        drop(first);
-        assert!(addresses.enter(remote, 2).is_some());
-        let many: Vec<_> = (0..5).map(|_| addresses.enter(loopback, 2)).collect();
-        assert!(many.iter().all(Option::is_some));
     }
 }

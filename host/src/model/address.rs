@@ -7,6 +7,7 @@
 use crate::model::domain::{a_label, starts_as_a_label};
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
 use icu_properties::{CodePointMapData, CodePointSetData};
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
@@ -173,6 +174,19 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Address(***@{})", self.domain())
     }
+}
+
+/// Replaces what looks like an address: servers like to repeat the recipient's.
+pub fn without_addresses(text: &str) -> Cow<'_, str> {
+    if !text.contains('@') {
+        return text.into();
+    }
+    let bounds = |c: char| c.is_whitespace() || matches!(c, '<' | '>' | '(' | ')' | '[' | ']' | ',' | ';' | ':' | '"' | '\'');
+    let parts = text.split_inclusive(bounds).map(|part| {
+        let end = part.trim_end_matches(bounds).len();
+        if part[..end].contains('@') { format!("[address]{}", &part[end..]).into() } else { Cow::from(part) }
+    });
+    parts.collect::<Vec<_>>().concat().into()
 }
 
 #[cfg(test)]

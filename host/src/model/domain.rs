@@ -1,4 +1,5 @@
-//! Domains: the one form in which they are compared, stored and sent.
+//! Domains: the one form in which they are compared, stored and sent; and patterns of them, as configuration files name them:
+//! `example.com`, `*.example.com`, `*`.
 //!
 //! Invariant: a form of a domain is lower-case ASCII, also where the domain was given in another script.
 
@@ -33,6 +34,16 @@ pub fn starts_as_a_label(label: &[u8]) -> bool {
 pub fn pattern(text: &str) -> String {
     let (wild, domain) = text.split_at(if text.starts_with("*.") { 2 } else { 0 });
     a_label(domain).map_or_else(|| text.to_lowercase(), |domain| format!("{wild}{domain}"))
+}
+
+/// How specific a pattern is for a domain, both in lower case; `None` where it does not match. `*.example.com` matches
+/// what lies below `example.com`, and not itself.
+pub fn rank(pattern: &str, domain: &str) -> Option<usize> {
+    match pattern.strip_prefix("*.") {
+        _ if pattern == "*" => Some(0),
+        Some(suffix) => domain.strip_suffix(suffix)?.ends_with('.').then_some(suffix.len()),
+        None => (pattern == domain).then_some(usize::MAX),
+    }
 }
 
 #[cfg(test)]
@@ -72,5 +83,16 @@ mod tests {
         for (given, wanted) in cases {
             assert_eq!(pattern(given), wanted);
         }
+    }
+
+    #[test]
+    fn exact_is_before_the_longest_suffix_before_all() {
+        let patterns = ["*", "*.b.c", "*.c", "a.b.c"];
+        let best = |domain: &str| patterns.into_iter().filter_map(|p| Some((rank(p, domain)?, p))).max().map(|(_, p)| p);
+        assert_eq!(
+            ["a.b.c", "x.b.c", "b.c", "xb.c", "c", "d"].map(best),
+            [Some("a.b.c"), Some("*.b.c"), Some("*.c"), Some("*.c"), Some("*"), Some("*")]
+        );
+        assert_eq!((rank("*.b.c", "xb.c"), rank("*.b.c", "b.c"), rank("b.c", "a.b.c")), (None, None, None));
     }
 }

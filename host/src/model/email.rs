@@ -4,6 +4,42 @@ use crate::model::address::Address;
 use crate::model::delivery::Counts;
 use crate::model::name::EmailNumber;
 
+/// The most further headers of an email.
+pub const HEADERS_MAX: usize = 50;
+/// The longest name of a further header in characters.
+pub const HEADER_NAME_CHARS_MAX: usize = 64;
+
+/// Headers that Postwarm, signers or servers write, or that would change whom a mail reaches, lower case.
+const OWN_HEADERS: [&str; 19] = [
+    "from",
+    "to",
+    "subject",
+    "date",
+    "message-id",
+    "mime-version",
+    "feedback-id",
+    "return-path",
+    "received",
+    "bcc",
+    "cc",
+    "sender",
+    "reply-to",
+    "dkim-signature",
+    "authentication-results",
+    "delivered-to",
+    "x-original-to",
+    "envelope-to",
+    "apparently-to",
+];
+/// Beginnings of such headers, lower case.
+const OWN_PREFIXES: [&str; 5] = ["content-", "list-unsubscribe", "resent-", "arc-", "received-"];
+
+/// Tells whether a header is none that an email may bring, whatever its case.
+pub fn is_own_header(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    OWN_HEADERS.contains(&lower.as_str()) || OWN_PREFIXES.iter().any(|prefix| lower.starts_with(prefix))
+}
+
 /// An email to broadcast. Texts have no NUL and no bare CR or LF in headers; the boundary has checked that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEmail {

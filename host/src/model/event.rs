@@ -16,6 +16,17 @@ pub enum Event {
     Facts(FactsReported),
 }
 
+impl Event {
+    /// When it happened, in milliseconds since 1970 UTC.
+    pub fn at(&self) -> i64 {
+        match self {
+            Event::Email(e) => e.at,
+            Event::Recipient(e) => e.at,
+            Event::Facts(e) => e.at,
+        }
+    }
+}
+
 /// An email was accepted, started or completed. Keyed by organization and email.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmailProgressed {
@@ -56,6 +67,8 @@ pub struct RecipientChanged {
     /// The client that the attempt went through.
     pub client: Option<Arc<str>>,
     pub said: Said,
+    /// A person dropped it while it was unknown: it is failed, but nobody refused it.
+    pub dropped: bool,
     /// Milliseconds since 1970 UTC.
     pub at: i64,
 }

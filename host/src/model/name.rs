@@ -37,6 +37,9 @@ impl fmt::Debug for OrgName {
     }
 }
 
+/// The mailbox provider of the domains that none is known to receive for.
+pub const OTHER: &str = "other";
+
 /// An organization's number within one warmup database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OrgId(pub i64);

@@ -32,6 +32,8 @@ pub struct Limits {
     unclaimed: HashMap<String, Vec<Usage>>,
     /// Rows that the store deletes at the next write.
     dropped: Vec<Usage>,
+    /// Rows that were given for a commit that is not known to have succeeded.
+    unwritten: Arc<Vec<Usage>>,
 }
 
 /// How many rows may be claimed, and what keeps it from being more.
@@ -96,7 +98,7 @@ impl Scopes {
 impl Limits {
     /// No gates. `boot_id` names the boot that every later `boot_ms` counts from.
     pub fn new(boot_id: impl Into<String>) -> Limits {
-        Limits { boot_id: boot_id.into(), gates: HashMap::new(), unclaimed: HashMap::new(), dropped: Vec::new() }
+        Limits { boot_id: boot_id.into(), gates: HashMap::new(), unclaimed: HashMap::new(), dropped: Vec::new(), unwritten: Arc::default() }
     }
 
     /// Sets the windows of a scope: what it has counted stays. An organization's file that goes away and comes back finds its
@@ -113,6 +115,11 @@ impl Limits {
                 self.gates.insert(scope.to_owned(), gate);
             }
         }
+    }
+
+    /// Lifts the maximum of every scope that starts with this; what they have counted stays, for when they are configured again.
+    pub fn lift(&mut self, prefix: &str) {
+        self.gates.iter_mut().filter(|(scope, _)| scope.starts_with(prefix)).for_each(|(_, gate)| gate.lift());
     }
 
     /// Takes back what an earlier process stored. Call it once, before anything is taken; before or after `configure`.
@@ -138,10 +145,10 @@ impl Limits {
     }
 
     /// How many of `want` messages that belong to all of `scopes` may be claimed now.
-    pub fn claimable(&mut self, scopes: &[&str], want: u64, now_boot_ms: i64) -> Claimable {
+    pub fn claimable(&mut self, scopes: &[impl AsRef<str>], want: u64, now_boot_ms: i64) -> Claimable {
         let mut least: Option<(u64, &str, Window)> = None;
-        for scope in scopes {
-            let tightest = self.gates.get_mut(*scope).and_then(|gate| gate.tightest(now_boot_ms));
+        for scope in scopes.iter().map(AsRef::as_ref) {
+            let tightest = self.gates.get_mut(scope).and_then(|gate| gate.tightest(now_boot_ms));
             if let Some((n, window)) = tightest
                 && n < want
                 && least.is_none_or(|(before, ..)| n < before)
@@ -157,10 +164,10 @@ impl Limits {
     }
 
     /// When all of `scopes` have at least one slot: now where they do, `None` where only an outcome can free one.
-    pub fn next_at(&mut self, scopes: &[&str], now_boot_ms: i64) -> Option<i64> {
+    pub fn next_at(&mut self, scopes: &[impl AsRef<str>], now_boot_ms: i64) -> Option<i64> {
         let mut latest = now_boot_ms;
         for scope in scopes {
-            if let Some(gate) = self.gates.get_mut(*scope) {
+            if let Some(gate) = self.gates.get_mut(scope.as_ref()) {
                 latest = latest.max(gate.next_at(now_boot_ms)?);
             }
         }
@@ -182,41 +189,47 @@ impl Limits {
     }
 
     /// Takes `n` slots of every scope, at claim.
-    pub fn take(&mut self, scopes: &[&str], n: u64, now_boot_ms: i64) {
+    pub fn take(&mut self, scopes: &[impl AsRef<str>], n: u64, now_boot_ms: i64) {
         self.each(scopes, now_boot_ms, |gate| gate.take(n));
     }
 
     /// Records the outcomes of `n` taken slots. A refusal is an outcome too.
-    pub fn settle(&mut self, scopes: &[&str], n: u64, now_boot_ms: i64) {
+    pub fn settle(&mut self, scopes: &[impl AsRef<str>], n: u64, now_boot_ms: i64) {
         self.each(scopes, now_boot_ms, |gate| gate.settle(now_boot_ms, n));
     }
 
     /// Gives back `n` taken slots whose messages were certainly not attempted.
-    pub fn give_back(&mut self, scopes: &[&str], n: u64, now_boot_ms: i64) {
+    pub fn give_back(&mut self, scopes: &[impl AsRef<str>], n: u64, now_boot_ms: i64) {
         self.each(scopes, now_boot_ms, |gate| gate.give_back(n));
     }
 
-    /// Counts `n` messages that a crash left in doubt, as if their outcomes were recorded now.
-    pub fn count_recovered(&mut self, scopes: &[&str], n: u64, now_boot_ms: i64) {
-        self.each(scopes, now_boot_ms, |gate| gate.count(now_boot_ms, n));
-    }
-
-    /// The rows that changed since the last call, for the commit that records the outcomes: those to delete (count 0) come
-    /// first. Windows of up to a second are not stored.
-    pub fn dirty(&mut self, now: Now) -> Vec<Usage> {
+    /// The rows that changed since [`Limits::written`], for the commit that records the outcomes: those to delete (count 0)
+    /// come first. Windows of up to a second are not stored.
+    pub fn dirty(&mut self, now: Now) -> Arc<Vec<Usage>> {
         let mut rows = std::mem::take(&mut self.dropped);
         for (scope, gate) in &mut self.gates {
             rows.extend(gate.dirty(scope, now, &self.boot_id));
         }
+        if !self.unwritten.is_empty() {
+            let is_newer = |old: &&Usage| rows.iter().any(|row| is_same_bucket(row, old));
+            let kept: Vec<Usage> = self.unwritten.iter().filter(|old| !is_newer(old)).cloned().collect();
+            rows.extend(kept);
+        }
         rows.sort_by_key(|row| row.count != 0);
-        rows
+        self.unwritten = Arc::new(rows);
+        self.unwritten.clone()
     }
 
-    fn each(&mut self, scopes: &[&str], now_boot_ms: i64, act: impl Fn(&mut Gate)) {
+    /// Says that what [`Limits::dirty`] gave last is committed. Until then it is given again.
+    pub fn written(&mut self) {
+        self.unwritten = Arc::default();
+    }
+
+    fn each(&mut self, scopes: &[impl AsRef<str>], now_boot_ms: i64, act: impl Fn(&mut Gate)) {
         for scope in scopes {
-            match self.gates.get_mut(*scope) {
+            match self.gates.get_mut(scope.as_ref()) {
                 Some(gate) => act(gate),
-                None => act(self.gates.entry((*scope).to_owned()).or_insert_with(|| Gate::new(&[], now_boot_ms))),
+                None => act(self.gates.entry(scope.as_ref().to_owned()).or_insert_with(|| Gate::new(&[], now_boot_ms))),
             }
         }
     }
@@ -229,4 +242,8 @@ impl Limits {
         };
         row.count > 0 && row.per_ms > 0 && age < row.per_ms.saturating_add((row.per_ms / rolling::BUCKETS).max(1))
     }
+}
+
+fn is_same_bucket(one: &Usage, other: &Usage) -> bool {
+    (one.bucket_ms, one.per_ms) == (other.bucket_ms, other.per_ms) && one.scope == other.scope && one.boot_id == other.boot_id
 }

@@ -9,19 +9,17 @@ mod tests;
 
 pub use dns::DnsLookup;
 
-use crate::config::settings::Providers;
-use futures_util::StreamExt;
+use crate::config::settings::{Dns, Providers};
+use crate::model::domain::rank;
+use crate::model::name::OTHER;
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// The provider of a domain that no provider receives for.
-pub const OTHER: &str = "other";
 /// An answer is kept for its TTL, within these bounds.
 pub const TTL_MIN: Duration = Duration::from_secs(300);
 pub const TTL_MAX: Duration = Duration::from_secs(86_400);
-/// Lookups at a time.
-pub const LOOKUPS_MAX: usize = 16;
 /// After this many failures in a row nobody asks for [`REST_MS_MIN`], doubling up to [`REST_MS_MAX`].
 pub const FAILURES_MAX: u32 = 3;
 pub const REST_MS_MIN: i64 = 5_000;
@@ -114,15 +112,6 @@ impl Directory {
         }
     }
 
-    /// The providers of many domains, a bounded number of lookups at a time, in the order given.
-    pub async fn find_all(&self, domains: Vec<String>, now: i64) -> Vec<(String, Found)> {
-        let find = |domain: String| async move {
-            let found = self.find(&domain, now).await;
-            (domain, found)
-        };
-        futures_util::stream::iter(domains.into_iter().map(find)).buffered(LOOKUPS_MAX).collect().await
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no thread panics while it holds this lock")
     }
@@ -159,13 +148,21 @@ impl State {
     }
 }
 
+/// Tells settings apart by all that an answer depends on. Where another build makes another number of the same
+/// settings, domains are looked up once more than needed.
+pub fn fingerprint(providers: &Providers, dns: &Dns) -> i64 {
+    let mut hasher = DefaultHasher::new();
+    for (name, provider) in &providers.mailbox {
+        (name, &provider.domains, &provider.mx_suffixes).hash(&mut hasher);
+    }
+    (dns.enabled, dns.nameserver).hash(&mut hasher);
+    hasher.finish() as i64
+}
+
 /// The provider that lists the domain: exactly, or by `*.example.com`, the longest first.
 fn by_domain<'a>(providers: &'a Providers, domain: &str) -> Option<&'a str> {
-    let rank = |pattern: &String| match pattern.strip_prefix("*.") {
-        Some(suffix) => (domain.len() > suffix.len() && is_within(domain, suffix)).then_some(suffix.len()),
-        None => (pattern == domain).then_some(usize::MAX),
-    };
-    longest(providers.mailbox.iter().filter_map(|(name, p)| Some((p.domains.iter().filter_map(rank).max()?, name.as_str()))))
+    let best = |patterns: &[String]| patterns.iter().filter_map(|pattern| rank(pattern, domain)).max();
+    longest(providers.mailbox.iter().filter_map(|(name, p)| Some((best(&p.domains)?, name.as_str()))))
 }
 
 /// The provider of the exchangers that get the mail first: those of the lowest preference.

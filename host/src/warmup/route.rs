@@ -2,7 +2,7 @@
 //!
 //! A client that fails hands over at once to the next in the order of preference; one message probes it from time to time, and a
 //! server's answer brings it back. A client at its limit is not failing: its mail waits. A refusal that blames the account or the
-//! domain pauses the lane (client and mailbox provider), and never the user.
+//! domain pauses the client or the lane (client and mailbox provider), and never the user.
 //!
 //! Invariant: pure functions over (state, outcome, now by the boot clock); no randomness, no I/O.
 
@@ -14,6 +14,10 @@ pub const PROBE_MS_MIN: i64 = 1_000;
 pub const PROBE_MS_MAX: i64 = 60_000;
 /// A probe that nobody reported on by then is forgotten, and another may go.
 pub const PROBE_LOST_MS: i64 = 15 * 60_000;
+/// So many messages in a row without a reply make a client fail.
+pub const UNKNOWNS_MAX: u32 = 3;
+/// A client that has mail in hand and answers nothing for so long gets no new mail. Servers take seconds, seldom minutes.
+pub const STALL_MS: i64 = 60_000;
 /// The first pause of a lane; it doubles up to [`PAUSE_MS_MAX`].
 pub const PAUSE_MS_MIN: i64 = 60_000;
 pub const PAUSE_MS_MAX: i64 = 15 * 60_000;
@@ -24,6 +28,8 @@ pub const RETRY_AFTER_MS_MAX: i64 = 24 * 3_600_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ClientHealth {
     failing: Option<Failing>,
+    /// Messages in a row whose reply never came.
+    unknowns: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +42,16 @@ struct Failing {
 }
 
 impl ClientHealth {
-    /// Takes note of an outcome. Only "not attempted" that blames the client makes it fail; any reply to a message means that it
-    /// works. Failures of messages that were out already do not lengthen the wait.
+    /// Takes note of an outcome. "Not attempted" that blames the client makes it fail, and so do [`UNKNOWNS_MAX`] messages in a row
+    /// without a reply; any reply to a message means that it works. Failures of messages that were out already do not lengthen the wait.
     pub fn observe(&mut self, outcome: &Outcome, now: i64) {
+        self.unknowns = match outcome {
+            Outcome::Unknown { .. } => self.unknowns.saturating_add(1),
+            Outcome::NotAttempted { .. } => self.unknowns,
+            _ => 0,
+        };
         match (outcome, &mut self.failing) {
+            (Outcome::Unknown { .. }, None) if self.unknowns >= UNKNOWNS_MAX => self.stall(now),
             (Outcome::Accepted(_) | Outcome::Deferred { .. } | Outcome::Rejected { .. }, _) => self.failing = None,
             (Outcome::NotAttempted { cause, .. }, None) if cause.blames_client() => {
                 self.failing = Some(Failing { probes: 0, probe_at: now + PROBE_MS_MIN, probing_until: None });
@@ -53,6 +65,17 @@ impl ClientHealth {
             }
             (Outcome::NotAttempted { .. } | Outcome::Unknown { .. }, _) => {}
         }
+    }
+
+    /// Tells whether a client with messages in hand has been silent for too long. `heard_at`: its last answer, or when it got the
+    /// first of them.
+    pub fn is_stalled(&self, heard_at: i64, now: i64) -> bool {
+        now.saturating_sub(heard_at) >= STALL_MS
+    }
+
+    /// Notes that the client gets no new mail but probes until it answers.
+    pub fn stall(&mut self, now: i64) {
+        self.failing.get_or_insert(Failing { probes: 0, probe_at: now + PROBE_MS_MIN, probing_until: None });
     }
 
     /// Says that one message goes out as a probe; [`choose`] offers no other until it is reported on.
@@ -101,28 +124,29 @@ pub fn choose<'a>(clients: impl IntoIterator<Item = &'a ClientHealth>, now: i64)
     Choice::Wait(next)
 }
 
-/// The pause of a lane: one client and one mailbox provider.
+/// The pause of a client (its account was refused), or of a lane, one client and one mailbox provider (the domain was refused
+/// there).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LanePause {
+pub struct Pause {
     until: i64,
     /// Pauses in a row.
     times: u32,
 }
 
-impl LanePause {
-    /// Takes note of an outcome: a refusal that blames the account or the domain pauses the lane, for the time that the reply asked
-    /// for at least. Outcomes of messages that were out already do not double the pause. An acceptance after the pause ends the row.
-    pub fn observe(&mut self, outcome: &Outcome, now: i64) {
+impl Pause {
+    /// Takes note of an outcome: a refusal for this fault pauses, for the time that the reply asked for at least. Outcomes of
+    /// messages that were out already do not double the pause. An acceptance after the pause ends the row.
+    pub fn observe(&mut self, pausing: Fault, outcome: &Outcome, now: i64) {
         let paused = self.until > now;
         match outcome {
-            Outcome::Deferred { fault: Fault::Account | Fault::Domain, retry_after, .. } => self.pause(*retry_after, now),
-            Outcome::Rejected { fault: Fault::Account | Fault::Domain, .. } => self.pause(None, now),
+            Outcome::Deferred { fault, retry_after, .. } if *fault == pausing => self.pause(*retry_after, now),
+            Outcome::Rejected { fault, .. } if *fault == pausing => self.pause(None, now),
             Outcome::Accepted(_) if !paused => self.times = 0,
             _ => {}
         }
     }
 
-    /// Until when the lane is paused, by the boot clock; `None` where it is not.
+    /// Until when the pause lasts, by the boot clock; `None` where it is not.
     pub fn paused_until(&self, now: i64) -> Option<i64> {
         (self.until > now).then_some(self.until)
     }
@@ -218,6 +242,28 @@ mod tests {
     }
 
     #[test]
+    fn three_messages_in_a_row_without_a_reply_hand_over_and_a_reply_between_does_not() {
+        let silent = Outcome::Unknown { phase: Phase::EndOfData, detail: String::new() };
+        let mut client = ClientHealth::default();
+        for outcome in [&silent, &silent, &Outcome::Accepted(reply(250)), &silent, &silent] {
+            client.observe(outcome, 0);
+        }
+        assert!(!client.is_failing());
+        client.observe(&silent, 5);
+        assert_eq!(choose([&client], 5), Choice::Wait(Some(5 + PROBE_MS_MIN)));
+        client.observe(&Outcome::Accepted(reply(250)), 6);
+        assert_eq!(choose([&client], 6), Choice::Use(0), "a reply to any message means that it works");
+    }
+
+    #[test]
+    fn a_client_that_answers_nothing_for_a_minute_gets_probes_alone() {
+        let mut client = ClientHealth::default();
+        assert!(!client.is_stalled(0, STALL_MS - 1) && client.is_stalled(0, STALL_MS));
+        client.stall(STALL_MS);
+        assert_eq!(choose([&client], STALL_MS + PROBE_MS_MIN), Choice::Probe(0));
+    }
+
+    #[test]
     fn a_probe_that_stalls_counts_as_failed_and_one_without_a_message_goes_back() {
         let mut client = ClientHealth::default();
         client.observe(&not_attempted(Cause::Connect), 0);
@@ -236,30 +282,30 @@ mod tests {
 
     #[test]
     fn a_refusal_that_blames_the_account_or_domain_pauses_the_lane_twice_as_long_each_time() {
-        let (mut lane, mut now, mut pauses) = (LanePause::default(), 0, Vec::new());
+        let (mut lane, mut now, mut pauses) = (Pause::default(), 0, Vec::new());
         for _ in 0..6 {
-            lane.observe(&refused(Fault::Domain, None), now);
-            lane.observe(&refused(Fault::Account, None), now + 1);
+            lane.observe(Fault::Domain, &refused(Fault::Domain, None), now);
+            lane.observe(Fault::Domain, &refused(Fault::Domain, None), now + 1);
             let until = lane.paused_until(now).expect("paused");
             pauses.push((until - now) / 60_000);
             now = until;
         }
         assert_eq!(pauses, [1, 2, 4, 8, 15, 15]);
-        lane.observe(&Outcome::Accepted(reply(250)), now);
-        lane.observe(&refused(Fault::Account, None), now);
+        lane.observe(Fault::Domain, &Outcome::Accepted(reply(250)), now);
+        lane.observe(Fault::Domain, &refused(Fault::Domain, None), now);
         assert_eq!(lane.paused_until(now), Some(now + PAUSE_MS_MIN));
     }
 
     #[test]
     fn a_pause_honours_what_the_reply_asks_for_and_other_faults_pause_nothing() {
-        let mut lane = LanePause::default();
-        for fault in [Fault::Recipient, Fault::Content, Fault::Network] {
-            lane.observe(&refused(fault, Some(600)), 0);
+        let mut lane = Pause::default();
+        for fault in [Fault::Recipient, Fault::Content, Fault::Network, Fault::Domain] {
+            lane.observe(Fault::Account, &refused(fault, Some(600)), 0);
         }
         assert_eq!(lane.paused_until(0), None);
-        lane.observe(&refused(Fault::Account, Some(7_200)), 0);
+        lane.observe(Fault::Account, &refused(Fault::Account, Some(7_200)), 0);
         assert_eq!(lane.paused_until(0), Some(7_200_000));
-        lane.observe(&refused(Fault::Account, Some(u64::MAX)), 1);
+        lane.observe(Fault::Account, &refused(Fault::Account, Some(u64::MAX)), 1);
         assert_eq!(lane.paused_until(1), Some(1 + RETRY_AFTER_MS_MAX));
     }
 }

@@ -3,19 +3,11 @@
 //! Invariant: keys stay inside a `Signer`, and none is ever printed. The signature covers the whole body; the fields that
 //! receivers trust are signed once more than they stand, so that nobody can add another.
 
-use crate::config::settings::{Dkim, DkimAlgorithm, SecretRef};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use mail_auth::common::crypto::{DkimKey, Ed25519Key, RsaKey, Sha256};
+use crate::config::dkim::{self, KeyError, PrivateKey, RSA_BITS_ADVISED};
+use crate::config::settings::{Dkim, SecretRef};
+use mail_auth::common::crypto::DkimKey;
 use mail_auth::common::headers::HeaderWriter;
 use mail_auth::dkim::{DkimSigner, Done};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-
-/// RSA keys below this are refused (RFC 8301 3.2).
-pub const RSA_BITS_MIN: usize = 1024;
-/// RSA keys below this are warned of.
-pub const RSA_BITS_ADVISED: usize = 2048;
 
 /// The fields that are signed; each stands once more than in the message.
 const SIGNED: [&str; 12] = [
@@ -33,9 +25,6 @@ const SIGNED: [&str; 12] = [
     "Feedback-ID",
 ];
 
-/// An Ed25519 private key as PKCS#8 (RFC 8410): this, then the 32 octets of its seed.
-const ED25519_PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
-
 /// The keys of one organization.
 pub struct Signer {
     keys: Vec<Key>,
@@ -52,10 +41,8 @@ struct Key {
 pub enum SignerError {
     #[error("dkim key of `{domain}` cannot be read: {reason}")]
     Secret { domain: String, reason: String },
-    #[error("dkim key of `{domain}` is no {expected}")]
-    Key { domain: String, expected: &'static str },
-    #[error("dkim key of `{domain}` has {bits} bits; use {RSA_BITS_ADVISED}")]
-    Short { domain: String, bits: usize },
+    #[error("dkim key of `{domain}` {problem}")]
+    Key { domain: String, problem: KeyError },
 }
 
 /// A message could not be signed, and so is not sent.
@@ -73,10 +60,9 @@ impl Signer {
         for entry in entries {
             let domain = &entry.domain;
             let secret = resolve(&entry.key).map_err(|reason| SignerError::Secret { domain: domain.clone(), reason })?;
-            let key = match entry.algorithm {
-                DkimAlgorithm::RsaSha256 => signer.rsa(domain, &secret)?,
-                DkimAlgorithm::Ed25519Sha256 => ed25519(domain, &secret)?,
-            };
+            let PrivateKey { key, bits } =
+                dkim::parse(entry.algorithm, &secret).map_err(|problem| SignerError::Key { domain: domain.clone(), problem })?;
+            signer.warnings.extend(bits.and_then(|bits| warning(domain, bits)));
             let signed = SIGNED.iter().flat_map(|name| [*name; 2]);
             let built = DkimSigner::from_key(key).domain(domain.clone()).selector(entry.selector.clone()).headers(signed);
             signer.keys.push(Key { domain: domain.clone(), signer: built });
@@ -110,72 +96,21 @@ impl Signer {
         // The first of equals wins, as the file is read from the top.
         self.keys.iter().filter(covers).rev().max_by_key(|key| key.domain.len())
     }
-
-    fn rsa(&mut self, domain: &str, pem: &str) -> Result<DkimKey, SignerError> {
-        let wrong = || SignerError::Key { domain: domain.to_owned(), expected: "RSA key in PEM (PKCS#1 or PKCS#8)" };
-        let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| wrong())?;
-        let bits = rsa_bits(&der).ok_or_else(wrong)?;
-        if bits < RSA_BITS_MIN {
-            return Err(SignerError::Short { domain: domain.to_owned(), bits });
-        }
-        if bits < RSA_BITS_ADVISED {
-            self.warnings.push(format!("dkim key of `{domain}` has {bits} bits; use {RSA_BITS_ADVISED}"));
-        }
-        Ok(DkimKey::Rsa(RsaKey::<Sha256>::from_key_der(der).map_err(|_| wrong())?))
-    }
 }
 
-/// The size of an RSA key: the modulus is the second number of a PKCS#1 key, which PKCS#8 wraps in its last field.
-fn rsa_bits(der: &PrivateKeyDer<'_>) -> Option<usize> {
-    let pkcs1 = match der {
-        PrivateKeyDer::Pkcs1(key) => key.secret_pkcs1_der(),
-        PrivateKeyDer::Pkcs8(key) => {
-            let (inside, _) = der_field(key.secret_pkcs8_der(), 0x30)?;
-            let (_version, rest) = der_field(inside, 0x02)?;
-            let (_algorithm, rest) = der_field(rest, 0x30)?;
-            der_field(rest, 0x04)?.0
-        }
-        _ => return None,
-    };
-    let (inside, _) = der_field(pkcs1, 0x30)?;
-    let (_version, rest) = der_field(inside, 0x02)?;
-    let (modulus, _) = der_field(rest, 0x02)?;
-    let first = modulus.iter().position(|octet| *octet != 0)?;
-    Some((modulus.len() - first) * 8 - modulus[first].leading_zeros() as usize)
-}
-
-/// Splits one field of this tag off DER: its content, and what stands behind it.
-fn der_field(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&found, rest) = der.split_first()?;
-    let (&length, rest) = rest.split_first()?;
-    let octets = if length < 0x80 { 0 } else { usize::from(length & 0x7f) };
-    if found != tag || octets > 4 {
-        return None;
-    }
-    let long = rest.get(..octets)?.iter().fold(0_usize, |sum, octet| (sum << 8) | usize::from(*octet));
-    let length = if octets == 0 { usize::from(length) } else { long };
-    rest.get(octets..)?.split_at_checked(length)
-}
-
-fn ed25519(domain: &str, secret: &str) -> Result<DkimKey, SignerError> {
-    let wrong = || SignerError::Key { domain: domain.to_owned(), expected: "Ed25519 key (PEM with PKCS#8, or 32 octets in base64)" };
-    let der = match secret.contains("-----BEGIN") {
-        true => PrivatePkcs8KeyDer::from_pem_slice(secret.as_bytes()).map_err(|_| wrong())?.secret_pkcs8_der().to_vec(),
-        false => {
-            let seed = STANDARD.decode(secret.trim()).ok().filter(|seed| seed.len() == 32).ok_or_else(wrong)?;
-            [&ED25519_PKCS8_PREFIX[..], &seed].concat()
-        }
-    };
-    // OpenSSL writes PKCS#8 without the public key, which aws-lc-rs computes.
-    Ed25519Key::from_pkcs8_maybe_unchecked_der(&der).map(DkimKey::Ed25519).map_err(|_| wrong())
+fn warning(domain: &str, bits: usize) -> Option<String> {
+    (bits < RSA_BITS_ADVISED).then(|| format!("dkim key of `{domain}` has {bits} bits; use {RSA_BITS_ADVISED}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::settings::DkimAlgorithm;
     use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
     use aws_lc_rs::rsa::KeySize;
     use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use mail_auth::common::parse::TxtRecordParser;
     use mail_auth::common::verify::DomainKey;
     use mail_auth::hickory_resolver::config::{ResolverConfig, ResolverOpts};
@@ -259,7 +194,7 @@ mod tests {
     #[tokio::test]
     async fn an_ed25519_signature_verifies_from_pem_and_from_a_seed() {
         let seed = [9; 32];
-        let der = [&ED25519_PKCS8_PREFIX[..], &seed].concat();
+        let der = [&dkim::ED25519_PKCS8_PREFIX[..], &seed].concat();
         let public = Ed25519KeyPair::from_seed_unchecked(&seed).expect("a key").public_key().as_ref().to_vec();
         for secret in [STANDARD.encode(seed), pem("PRIVATE KEY", &der)] {
             let signer = signer(DkimAlgorithm::Ed25519Sha256, &secret).expect("a key");
@@ -291,9 +226,9 @@ mod tests {
         let error = |secret: &str| signer(DkimAlgorithm::RsaSha256, secret).err().map(|e| e.to_string()).unwrap_or_default();
         assert_eq!(error(&hollow_rsa(512)), "dkim key of `acme.example` has 512 bits; use 2048");
         assert_eq!(error("secret"), "dkim key of `acme.example` is no RSA key in PEM (PKCS#1 or PKCS#8)");
-        let mut short = Signer { keys: Vec::new(), warnings: Vec::new() };
-        assert!(short.rsa("acme.example", &hollow_rsa(1024)).is_err(), "it is hollow");
-        assert_eq!(short.warnings(), ["dkim key of `acme.example` has 1024 bits; use 2048"]);
+        assert!(signer(DkimAlgorithm::RsaSha256, &hollow_rsa(1024)).is_err(), "it is hollow");
+        assert_eq!(warning("acme.example", 1024).as_deref(), Some("dkim key of `acme.example` has 1024 bits; use 2048"));
+        assert_eq!(warning("acme.example", 2048), None);
         let seed = signer(DkimAlgorithm::Ed25519Sha256, "c2hvcnQ=").err().expect("refused");
         assert!(!seed.to_string().contains("c2hvcnQ"), "{seed}");
         let missing = Signer::new(&[entry("a.example", DkimAlgorithm::RsaSha256)], |_| Err("KEY is not set".to_owned()));

@@ -56,9 +56,11 @@ pub trait Store: Send + Sync + 'static {
     /// The lanes in which recipients of the email wait; those that are not fanned out yet are in none. Costs a step a lane of
     /// each open email up to this one, however many recipients wait.
     async fn waiting(&self, org: OrgId, email: EmailNumber) -> Result<Vec<WaitingLane>>;
-    /// The recipients of an email behind user `after`, those not fanned out yet included as queued.
-    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Vec<DeliveryRow>>;
-    /// Settles unknown deliveries as a person says; answers how many it settled.
+    /// The recipients of an email behind user `after`, those not fanned out yet included as queued. Looks at a bounded
+    /// number of them, so that a page may end before it is full.
+    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Deliveries>;
+    /// Settles unknown deliveries as a person says; answers how many it settled. Works in several commits: when it
+    /// fails, the same call again settles the rest.
     async fn resolve(&self, org: OrgId, email: EmailNumber, which: Which, action: Action, now: i64) -> Result<usize>;
 }
 
@@ -115,6 +117,15 @@ pub struct DeliveryPage {
     pub limit: usize,
 }
 
+/// A page of recipients.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Deliveries {
+    pub rows: Vec<DeliveryRow>,
+    /// The search ended at this user before the page was full: it goes on behind him. `None` where the page is full or
+    /// nobody is left.
+    pub searched_to: Option<UserNumber>,
+}
+
 /// One recipient of an email, as the API shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryRow {
@@ -140,29 +151,29 @@ pub enum Which {
 pub enum Action {
     /// Queues them again.
     Resend,
-    /// Leaves them unsent: failed, `dropped by a person`.
+    /// Leaves them unsent: failed, with an event that says `dropped`.
     Drop,
 }
 
 /// What the engine asks. One engine works on a database at a time.
 #[async_trait]
 pub trait Queue: Outbox {
-    /// Frees what an earlier process left: rows in `sending` become unknown (or queued, for organizations in `resend`
-    /// after they were listed as unknown), each with its event. Answers the unknown ones, for the limits to count.
-    async fn recover(&self, resend: &[OrgName], now: i64) -> Result<Vec<Recovered>>;
+    /// Every row in `sending`, as it was claimed: after a start, what an earlier process left there. Reads only; a row
+    /// leaves `sending` by a turn that records what became of it.
+    async fn in_hand(&self) -> Result<Vec<Claimed>>;
     /// One turn: outcomes recorded, limits written, new rows claimed into `sending`, all in one commit.
     async fn turn(&self, turn: Turn) -> Result<Vec<Claimed>>;
     /// Which lanes have rows due at or before `now`, and when the next deferred row is due.
     async fn lanes(&self, now: i64) -> Result<Lanes>;
-    /// The next step of fan-out: the oldest email that is not fanned out, and the domains among its next `rows`
-    /// recipients whose provider was not looked up since `checked_after`. `None`: nothing to fan out.
-    async fn fan_out_next(&self, rows: usize, checked_after: i64) -> Result<Option<FanOut>>;
-    /// Notes the mailbox providers of domains: `(domain, provider)`.
-    async fn set_providers(&self, found: Vec<(String, String)>, now: i64) -> Result<()>;
+    /// The next step of fan-out: of the organization whose turn it is after `last`, the oldest email that is not fanned
+    /// out, and the domains among its next `rows` recipients whose provider is not `believed`. `None`: nothing to fan out.
+    async fn fan_out_next(&self, last: OrgId, rows: usize, believed: Believed) -> Result<Option<FanOut>>;
+    /// Notes the mailbox providers of domains, `(domain, provider)`, found with the settings of that fingerprint.
+    async fn set_providers(&self, found: Vec<(String, String)>, settings: i64, checked_at: i64) -> Result<()>;
     /// Turns the next `rows` users of the email into delivery rows.
     async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Result<()>;
-    /// The domains of back-fills that are due whose provider was not looked up since `checked_after`, at most `rows`.
-    async fn backfill_domains(&self, rows: usize, checked_after: i64, now: i64) -> Result<Vec<String>>;
+    /// The domains of the first `rows` back-fills that are due whose provider is not `believed`.
+    async fn backfill_domains(&self, rows: usize, believed: Believed, now: i64) -> Result<Vec<String>>;
     /// Starts the next email of each back-fill that is due, at most `rows`.
     async fn backfill_step(&self, rows: usize, now: i64) -> Result<BackfillStep>;
     /// An email whole, for rendering.
@@ -171,20 +182,13 @@ pub trait Queue: Outbox {
     async fn usage(&self) -> Result<Vec<Usage>>;
 }
 
-/// A row that a crash left in doubt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recovered {
-    pub delivery: DeliveryKey,
-    pub provider: String,
-    pub client: String,
-}
-
 /// One turn of the engine.
 #[derive(Debug, Default)]
 pub struct Turn {
-    pub outcomes: Vec<Recorded>,
+    /// Shared, as whoever asks keeps them until the turn has committed.
+    pub outcomes: Arc<Vec<Recorded>>,
     pub claims: Vec<Claim>,
-    pub usage: Vec<Usage>,
+    pub usage: Arc<Vec<Usage>>,
     /// The pace of back-fill by organization, for the outcomes of this turn.
     pub paces: Arc<HashMap<OrgId, BackfillPace>>,
     /// Milliseconds since 1970 UTC.
@@ -221,8 +225,7 @@ pub enum Settled {
 /// A wish for rows of one lane.
 #[derive(Debug, Clone)]
 pub struct Claim {
-    pub org: OrgId,
-    pub provider: String,
+    pub lane: LaneKey,
     pub client: Arc<str>,
     pub rows_max: usize,
 }
@@ -246,11 +249,27 @@ pub struct Claimed {
     pub message_id: Arc<str>,
 }
 
+/// One organization's mail to one mailbox provider: live mail and its retries, or back-fill and its retries.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LaneKey {
+    pub org: OrgId,
+    pub provider: Arc<str>,
+    pub source: Source,
+}
+
 /// The lanes that have work.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lanes {
-    pub due: Vec<(OrgId, String)>,
+    pub due: Vec<LaneKey>,
     pub next_at: Option<i64>,
+}
+
+/// Which mailbox providers of domains are believed without a lookup: those noted after `checked_after` and found with
+/// the settings of this fingerprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Believed {
+    pub checked_after: i64,
+    pub settings: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -265,6 +284,11 @@ pub struct BackfillPace {
     pub messages: u64,
     pub per: Duration,
     pub hold_max: Duration,
+}
+
+impl BackfillPace {
+    /// Nobody was written to, so the next one may start at once.
+    pub const AT_ONCE: BackfillPace = BackfillPace { messages: 1, per: Duration::ZERO, hold_max: Duration::ZERO };
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -141,10 +141,15 @@ impl Postwarm {
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM; answers the exit code.
-    pub fn terminate(mut self) -> Option<i32> {
+    /// SIGTERM, without waiting.
+    pub fn begin_termination(&self) {
         let status = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
         assert!(status.success());
+    }
+
+    /// SIGTERM; answers the exit code.
+    pub fn terminate(mut self) -> Option<i32> {
+        self.begin_termination();
         self.child.wait().unwrap().code()
     }
 

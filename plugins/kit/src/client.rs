@@ -9,6 +9,7 @@ use crate::pool::Pool;
 use crate::settings::ServerSettings;
 use postwarm_plugin_api::{BoxFuture, Cause, Message, Outcome, SmtpClient};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -66,7 +67,7 @@ impl SmtpClient for Client {
     fn verify(&self, deadline: std::time::Instant) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             let deadline = Instant::from(deadline);
-            match timeout_at(deadline, handshake::open(&self.pool.settings, &self.pool.tls)).await {
+            match timeout_at(deadline, handshake::open(&self.pool.settings, &self.pool.tls, &AtomicBool::default())).await {
                 Ok(Ok(session)) => {
                     handshake::quit(session.wire, deadline.min(Instant::now() + Duration::from_secs(5))).await;
                     Ok(())

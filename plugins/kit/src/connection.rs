@@ -367,7 +367,8 @@ impl<'a> Connection<'a> {
     /// Answers what was under way when the connection broke.
     fn fail(&mut self, broken: Broken) {
         let Broken { mut cause, detail } = broken;
-        tracing::debug!(?cause, %detail, "smtp connection ended");
+        // Not its words: they may repeat a recipient.
+        tracing::debug!(?cause, "smtp connection ended");
         if let Some(job) = self.content.take() {
             job.resolve_broken(Cause::Disconnected, detail.clone());
             cause = Cause::Disconnected;

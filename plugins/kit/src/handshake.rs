@@ -8,6 +8,7 @@ use crate::tls::{TlsCell, server_name};
 use crate::wire::{Stream, Wire, WireError};
 use postwarm_plugin_api::Cause;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -27,13 +28,13 @@ pub struct Session {
     pub capabilities: Capabilities,
 }
 
-/// Connects, encrypts and authenticates as the settings say.
-pub async fn open(settings: &ServerSettings, tls: &TlsCell) -> Result<Session, Failure> {
+/// Connects, encrypts and authenticates as the settings say. `greeted` becomes true once the server has spoken.
+pub async fn open(settings: &ServerSettings, tls: &TlsCell, greeted: &AtomicBool) -> Result<Session, Failure> {
     let server = format!("{}:{}", settings.host, settings.port);
-    open_inner(settings, tls).await.map_err(|failure| Failure { detail: format!("{server}: {}", failure.detail), ..failure })
+    open_inner(settings, tls, greeted).await.map_err(|failure| Failure { detail: format!("{server}: {}", failure.detail), ..failure })
 }
 
-async fn open_inner(settings: &ServerSettings, tls: &TlsCell) -> Result<Session, Failure> {
+async fn open_inner(settings: &ServerSettings, tls: &TlsCell, greeted: &AtomicBool) -> Result<Session, Failure> {
     let deadline = Instant::now() + settings.deadlines.connect;
     let stream = connect(settings, deadline).await?;
     let loopback = stream.peer_addr().is_ok_and(|address| is_loopback(address.ip()));
@@ -46,6 +47,7 @@ async fn open_inner(settings: &ServerSettings, tls: &TlsCell) -> Result<Session,
         Tls::StartTls | Tls::None => Wire::new(Stream::Plain(stream)),
     };
     expect(&mut wire, settings, "the greeting", &[220]).await?;
+    greeted.store(true, Ordering::Relaxed);
     let mut capabilities = ehlo(&mut wire, settings, &helo).await?;
     if settings.tls == Tls::StartTls {
         wire = start_tls(wire, &capabilities, settings, tls).await?;

@@ -1,6 +1,8 @@
 //! The queue of one client and the connection tasks that serve it.
 //!
 //! Invariant: holds at most `connections_max` tasks, started only as the queue is deep.
+//! Invariant: jobs of a server that does not greet come back once; the connecting goes on, and the next job waits for it
+//! as long as RFC 5321 allows, so that a server that is only slow gets its mail.
 //! Invariant: a queued job always has somebody who will answer it: a task, a task to be, or its caller's deadline.
 
 use crate::classify::Rules;
@@ -12,6 +14,7 @@ use crate::tls::TlsCell;
 use postwarm_plugin_api::{Cause, Outcome};
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -20,6 +23,10 @@ use tokio::time::{Instant, timeout_at};
 
 /// How long no further connection is tried after one failed while others work; the server may have a limit of its own.
 const HOLD: Duration = Duration::from_secs(10);
+
+/// How long jobs wait for the greeting of a server that has not proven slow: a caller that has another server goes there
+/// within a second.
+const HAND_OVER: Duration = Duration::from_millis(700);
 
 /// What all connections of a client share.
 pub struct Pool {
@@ -48,6 +55,8 @@ struct State {
     /// Tasks whose session is open.
     open: usize,
     hold_until: Option<Instant>,
+    /// The server was too slow to greet once: jobs wait for it until it fails or is fast again.
+    slow: bool,
     closing: bool,
 }
 
@@ -251,25 +260,54 @@ struct Seat {
 impl Seat {
     async fn run(mut self) {
         let pool = Arc::clone(&self.pool);
+        let (began, greeted) = (Instant::now(), AtomicBool::default());
+        let opening = async {
+            let mut opening = pin!(handshake::open(&pool.settings, &pool.tls, &greeted));
+            match timeout_at(began + HAND_OVER, &mut opening).await {
+                Ok(opened) => opened,
+                Err(_) => {
+                    if !greeted.load(Ordering::Relaxed) {
+                        self.hand_back();
+                    }
+                    opening.await
+                }
+            }
+        };
         let opened = tokio::select! {
-            opened = handshake::open(&pool.settings, &pool.tls) => opened,
+            opened = opening => opened,
             () = pool.closing() => return,
         };
         match opened {
             Ok(session) => {
-                self.opened();
+                self.opened(began.elapsed() < HAND_OVER);
                 Connection::new(session, &pool).serve().await;
             }
             Err(failure) => self.failed(&failure),
         }
     }
 
-    fn opened(&mut self) {
+    /// Gives back what waits for a server that does not greet, unless another session works or it is known as slow.
+    fn hand_back(&self) {
+        let mut state = self.pool.state();
+        if state.open > 0 || std::mem::replace(&mut state.slow, true) {
+            return;
+        }
+        let queued = std::mem::take(&mut state.queue);
+        drop(state);
+        let settings = &self.pool.settings;
+        for job in queued {
+            let detail = format!("{}:{}: no greeting within {HAND_OVER:?}; it is still waited for", settings.host, settings.port);
+            job.resolve_broken(Cause::Connect, detail);
+        }
+    }
+
+    fn opened(&mut self, quickly: bool) {
         let mut state = self.pool.state();
         self.stage = Stage::Open;
         state.waiting -= 1;
         state.open += 1;
         state.hold_until = None;
+        state.slow &= !quickly;
     }
 
     /// With other sessions open the queue is theirs, and no new one is tried for a while. Else every queued job would

@@ -127,16 +127,10 @@ fn split_enhanced(line: &str) -> (Option<EnhancedCode>, &str) {
     }
 }
 
-/// Reads an enhanced status code such as `5.1.1`.
+/// Reads an enhanced status code such as `5.1.1` off a server's words: of a class and with numbers that RFC 3463 knows.
 pub fn parse_enhanced(word: &str) -> Option<EnhancedCode> {
-    let mut parts = word.splitn(3, '.');
-    let mut number = || {
-        let part = parts.next()?;
-        let digits = (1..=3).contains(&part.len()) && part.bytes().all(|octet| octet.is_ascii_digit());
-        if digits { part.parse::<u16>().ok() } else { None }
-    };
-    let (class, subject, detail) = (number()?, number()?, number()?);
-    matches!(class, 2 | 4 | 5).then_some(EnhancedCode(class as u8, subject, detail))
+    let code: EnhancedCode = word.parse().ok()?;
+    (matches!(code.0, 2 | 4 | 5) && code.1 <= 999 && code.2 <= 999).then_some(code)
 }
 
 /// Appends `line` behind one space, without control characters.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: offsets that are gone end the consumer with an error; it never jumps over records.
 
+use crate::bus::kafka::reach::Reports;
 use crate::bus::kafka::{client_config, topic_name, unavailable};
 use crate::bus::{Consumed, Consumer, LogError, POLL_OCTETS_MAX, Position, Topic};
 use crate::config::settings::Kafka;
@@ -62,8 +63,8 @@ impl Consumer for KafkaConsumer {
 }
 
 /// Opens a consumer; blocks while the brokers are asked.
-pub fn open(kafka: &Kafka, topics: &[Topic], positions: &[Position]) -> Result<KafkaConsumer, LogError> {
-    let consumer: BaseConsumer = client_config(kafka)
+pub fn open(kafka: &Kafka, topics: &[Topic], positions: &[Position], reports: Reports) -> Result<KafkaConsumer, LogError> {
+    let consumer: BaseConsumer<Reports> = client_config(kafka)
         // Needed for assigning by hand; nobody joins it and nothing is committed to it.
         .set("group.id", "postwarm-unused")
         .set("enable.auto.commit", "false")
@@ -74,7 +75,7 @@ pub fn open(kafka: &Kafka, topics: &[Topic], positions: &[Position]) -> Result<K
         .set("fetch.wait.max.ms", "100")
         .set("queued.min.messages", "2000")
         .set("queued.max.messages.kbytes", "4096")
-        .create()
+        .create_with_context(reports)
         .map_err(unavailable)?;
     let names: Vec<(String, Topic)> = topics.iter().map(|t| (topic_name(kafka, *t).to_owned(), *t)).collect();
     let mut reader = Reader { consumer, names, next: Next::new() };
@@ -88,7 +89,7 @@ pub fn open(kafka: &Kafka, topics: &[Topic], positions: &[Position]) -> Result<K
 }
 
 struct Reader {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Reports>,
     names: Vec<(String, Topic)>,
     next: Next,
 }

@@ -3,10 +3,10 @@
 //! Invariant: a topic that exists is left as it is.
 
 use crate::bus::LogError;
+use crate::bus::kafka::reach::Reports;
 use crate::bus::kafka::{TopicOptions, client_config, unavailable};
 use crate::config::settings::Kafka;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ const ASK_MAX: Duration = Duration::from_secs(10);
 /// Records are kept until somebody decides otherwise: a replay needs all of them.
 const RETENTION_MS: &str = "-1";
 
-pub async fn ensure(kafka: &Kafka, options: TopicOptions) -> Result<(), LogError> {
-    let admin: AdminClient<DefaultClientContext> = client_config(kafka).create().map_err(unavailable)?;
+pub async fn ensure(kafka: &Kafka, options: TopicOptions, reports: Reports) -> Result<(), LogError> {
+    let admin: AdminClient<Reports> = client_config(kafka).create_with_context(reports).map_err(unavailable)?;
     let wanted = [(&kafka.emails, options.partitions), (&kafka.recipients, options.partitions), (&kafka.facts, 1)];
     let (admin, existing) = tokio::task::spawn_blocking(move || {
         // All topics are listed, for asking after one by name may make it, with the broker's defaults.

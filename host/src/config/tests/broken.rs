@@ -195,6 +195,25 @@ fn an_organization_without_what_it_needs_is_told_so() {
 }
 
 #[test]
+fn a_dkim_key_that_cannot_sign_is_a_problem_and_is_not_shown() {
+    let dkim = |selector: &str, algorithm: &str, variable: &str| {
+        format!(
+            "[[dkim]]\ndomain = \"demo.example\"\nselector = \"{selector}\"\nalgorithm = \"{algorithm}\"\nkey = {{ env = \"{variable}\" }}\n"
+        )
+    };
+    let keys = [dkim("s1", "rsa-sha256", "NO_PEM"), dkim("s2", "ed25519-sha256", "SHORT"), dkim("s3", "ed25519-sha256", "SEED")];
+    let text = format!("{DEMO}{}", keys.concat());
+    let folder = Folder::demo(&[("organizations/demo.toml", &text)])
+        .set("NO_PEM", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n")
+        .set("SHORT", "c2hvcnQ=")
+        .set("SEED", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=");
+    expect![[r#"
+        organizations/demo.toml:10:7: `key` is no RSA key in PEM (PKCS#1 or PKCS#8); name the private key of the selector s1 of demo.example, and its algorithm
+        organizations/demo.toml:15:7: `key` is no Ed25519 key (PEM with PKCS#8, or 32 octets in base64); name the private key of the selector s2 of demo.example, and its algorithm
+    "#]].assert_eq(&folder.shown(&folder.load().problems));
+}
+
+#[test]
 fn a_secret_that_is_not_there_is_a_problem() {
     check(
         "organizations/demo.toml",
@@ -254,13 +273,38 @@ fn providers_that_contradict_each_other_are_refused() {
         "providers.toml",
         &text,
         expect![[r#"
-        providers.toml:15:12: `bigmail.example` already belongs to [provider.bigmail]; name it once
-        providers.toml:16:12: `big` already names [provider.bigmail]; use another alias
-        providers.toml:18:12: `bigmail` already names [preset.bigmail]; use another alias
+        providers.toml:15:12: `bigmail.example` already belongs to [provider.bigmail] at providers.toml:4:12; name it once
+        providers.toml:16:12: `big` already names [provider.bigmail] at providers.toml:3:12; use another alias
+        providers.toml:18:12: `bigmail` already names [preset.bigmail] at providers.toml:7:9; use another alias
         providers.toml:19:10: there is no SMTP client plugin `nothing`; use `relay` or `sandbox`
         providers.toml:22:14: `password` is a secret, which a preset cannot hold; name its variable under credentials: { password = "VARIABLE" }
         providers.toml:22:37: settings have no infinite number; write a finite one
     "#]],
+    );
+}
+
+#[test]
+fn of_two_definitions_the_later_in_the_file_is_refused_and_the_earlier_named() {
+    check(
+        "providers.toml",
+        r#"[provider.zebra]
+aliases = ["Z"]
+domains = ["a.example", "a.example"]
+mx_suffixes = ["mx.example"]
+[provider.ant]
+aliases = ["z"]
+domains = ["b.example", "A.example"]
+mx_suffixes = ["mx.example"]
+[preset.bigmail]
+plugin = "relay"
+settings = { host = "h" }
+"#,
+        expect![[r#"
+            providers.toml:3:25: `a.example` already belongs to [provider.zebra] at providers.toml:3:12; name it once
+            providers.toml:6:12: `z` already names [provider.zebra] at providers.toml:2:12; use another alias
+            providers.toml:7:25: `a.example` already belongs to [provider.zebra] at providers.toml:3:12; name it once
+            providers.toml:8:16: `mx.example` already belongs to [provider.zebra] at providers.toml:4:16; name it once
+        "#]],
     );
 }
 
@@ -289,6 +333,13 @@ fn kafka_without_a_broker_and_health_alone_without_kafka_are_refused() {
         "[events]\nkind = \"kafka\"\n",
         expect![[r#"
         postwarm.toml:2:8: kind is kafka and no broker is named; add kafka = { brokers = ["localhost:9092"] } to [events], or set KAFKA_BROKERS
+    "#]],
+    );
+    check(
+        "postwarm.toml",
+        "[events]\nkind = \"kafka\"\nkafka = { brokers = [\"a:1\"], topics = { emails = \"x\", recipients = \"x\" } }\n",
+        expect![[r#"
+        postwarm.toml:3:68: `x` is the topic of emails already; give each its own topic
     "#]],
     );
     check(

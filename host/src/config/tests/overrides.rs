@@ -32,8 +32,32 @@ fn kafka_variables_stand_above_the_file() {
     assert_eq!(row("", ""), "embedded");
     assert_eq!(row("a:1, b:2", ""), "a:1+b:2 email-events emailId-events health-facts");
     assert_eq!(row("a:1", "x,y"), "a:1 x y health-facts");
-    assert_eq!(row("a:1", "x"), "a:1 x emailId-events health-facts");
+    assert_eq!(row("a:1", " x , y "), "a:1 x y health-facts");
 }
+
+#[test]
+fn kafka_topic_names_two_topics_that_differ_or_is_refused() {
+    for kafka in ["", "a:1"] {
+        let row = |value: &str| {
+            let folder = Folder::demo(&[]).set("KAFKA_BROKERS", kafka).set("KAFKA_TOPIC", value);
+            let loaded = folder.load();
+            assert!(loaded.settings.is_none(), "`{value}` is taken");
+            folder.shown(&loaded.problems).replace(FORM, "")
+        };
+        assert_eq!(row("one"), "KAFKA_TOPIC: one topic is named\n");
+        assert_eq!(row("a,b,c"), "KAFKA_TOPIC: 3 topics are named\n");
+        assert_eq!(row("a,b,"), "KAFKA_TOPIC: 3 topics are named\n");
+        assert_eq!(row("a,"), "KAFKA_TOPIC: the second topic has no name\n");
+        assert_eq!(row(" ,b"), "KAFKA_TOPIC: the first topic has no name\n");
+        assert_eq!(row(","), "KAFKA_TOPIC: the first topic has no name\nKAFKA_TOPIC: the second topic has no name\n");
+        assert_eq!(row("same, same"), "KAFKA_TOPIC: emails and recipients are both `same`\n");
+    }
+    let folder = Folder::demo(&[]).set("KAFKA_BROKERS", "a:1").set("KAFKA_TOPIC", "a,health-facts");
+    let shown = folder.shown(&folder.load().problems);
+    assert_eq!(shown.replace(FORM, ""), "KAFKA_TOPIC: `health-facts` is the topic of the facts already\n");
+}
+
+const FORM: &str = "; write two different names, emails,recipients, such as email-events,emailId-events";
 
 const TWO: &str = r#"
 from_domains = ["demo.example"]
@@ -103,10 +127,9 @@ fn a_bad_value_names_its_variable() {
     );
     check(
         "KAFKA_TOPIC",
-        "a b,c,d",
+        "a b,c",
         expect![[r#"
-        KAFKA_TOPIC: `a b` is no topic name; write EMAILS,RECIPIENTS, such as email-events,emailId-events
-        KAFKA_TOPIC: 3 topics are named; name two: emails first, recipients second
+        KAFKA_TOPIC: `a b` is no topic name; write two different names, emails,recipients, such as email-events,emailId-events
     "#]],
     );
     check(

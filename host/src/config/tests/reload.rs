@@ -122,6 +122,10 @@ fn what_needs_a_restart_is_said() {
     settle(&live, 0);
     let shown = folder.shown(&live.now().status.warnings);
     assert_eq!(shown, "postwarm.toml:1:1: the change of [warmup] listen has not taken effect; restart the service\n");
+    // These are taken up, and so nothing is said.
+    folder.write("postwarm.toml", "[dns]\nenabled = false\n[health]\nwatch_for = \"2d\"\n");
+    settle(&live, 5_000);
+    assert_eq!(folder.shown(&live.now().status.warnings), "");
 }
 
 #[test]
@@ -137,4 +141,65 @@ fn a_key_opens_and_closes_its_organization_while_running() {
     keys::write(&path, "").unwrap();
     settle(&live, 5_000);
     assert_eq!(live.now().keys.organization(&key), None);
+}
+
+const SECRETS: &str = "from_domains = [\"acme.example\"]\ndevelopment = true\n[[smtp]]\nname = \"a\"\nplugin = \"relay\"\n\
+    settings = { host = \"h\", user = \"u\", password = { file = \"acme.password\" } }\n[[smtp]]\nname = \"b\"\nplugin = \"sandbox\"\n\
+    [[dkim]]\ndomain = \"acme.example\"\nselector = \"s1\"\nkey = { file = \"acme.pem\" }\n";
+
+#[test]
+fn an_edit_of_a_secret_file_alone_makes_what_it_belongs_to_differ() {
+    let folder = Folder::demo(&[("organizations/acme.password", "old\n"), ("organizations/acme.pem", "key 1")]);
+    folder.write("organizations/acme.toml", SECRETS);
+    let live = Live::start(folder.dir.path(), Serving::Both, Arc::new(|_| None), Arc::new(Plugins)).unwrap();
+    let acme = || live.now().settings.organizations[&org("acme")].clone();
+    let (first, demo) = (acme(), live.now().settings.organizations[&org("demo")].clone());
+    settle(&live, 0);
+    assert_eq!(live.now().status.reloads, 0, "nothing was edited");
+
+    folder.write("organizations/acme.password", "new\n");
+    settle(&live, 1_000);
+    let second = acme();
+    assert_ne!(first.smtp[0], second.smtp[0], "its client is made anew");
+    assert_eq!((&first.smtp[1], &first.dkim), (&second.smtp[1], &second.dkim));
+    assert!(Arc::ptr_eq(&demo, &live.now().settings.organizations[&org("demo")]));
+
+    folder.write("organizations/acme.pem", "key 2");
+    settle(&live, 2_000);
+    assert_ne!(second.dkim, acme().dkim);
+    folder.write("organizations/acme.pem", "key 2");
+    settle(&live, 3_000);
+    assert_eq!(live.now().status.reloads, 3);
+    assert!(!format!("{:?}", acme()).contains("key 2"));
+}
+
+#[test]
+fn a_secret_file_that_goes_is_a_problem_and_one_that_comes_mends_it() {
+    let folder = Folder::demo(&[("organizations/acme.password", "old\n"), ("organizations/acme.pem", "key 1")]);
+    folder.write("organizations/acme.toml", SECRETS);
+    let live = Live::start(folder.dir.path(), Serving::Both, Arc::new(|_| None), Arc::new(Plugins)).unwrap();
+    let before = live.now().settings.organizations[&org("acme")].clone();
+    std::fs::remove_file(folder.path("organizations/acme.password")).unwrap();
+    settle(&live, 0);
+    let now = live.now();
+    assert!(folder.shown(&now.status.problems).starts_with("organizations/acme.toml:6:49: `password`: cannot read"), "{:?}", now.status);
+    assert!(Arc::ptr_eq(&before, &now.settings.organizations[&org("acme")]), "what ran goes on");
+    folder.write("organizations/acme.password", "new\n");
+    settle(&live, 1_000);
+    assert!(live.now().status.problems.is_empty());
+    assert_ne!(before, live.now().settings.organizations[&org("acme")]);
+}
+
+#[test]
+fn a_half_written_secret_file_is_not_taken_up() {
+    let folder = Folder::demo(&[("organizations/acme.password", "old\n"), ("organizations/acme.pem", "key 1")]);
+    folder.write("organizations/acme.toml", SECRETS);
+    let live = Live::start(folder.dir.path(), Serving::Both, Arc::new(|_| None), Arc::new(Plugins)).unwrap();
+    for step in 0..8 {
+        folder.write("organizations/acme.password", &"x".repeat(step + 1));
+        live.tick(250 * step as i64);
+    }
+    assert_eq!(live.now().status.reloads, 0);
+    settle(&live, 2_000);
+    assert_eq!(live.now().status.reloads, 1);
 }

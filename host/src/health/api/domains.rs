@@ -42,8 +42,9 @@ pub struct DomainAnswer {
     responses((status = 200, description = "The domains.", body = [DomainAnswer])))]
 pub async fn list_domains(State(api): State<Api>, caller: Caller, uri: Uri) -> Result<Response, ApiError> {
     let page = Page::read(&Params::read(&uri, &["limit", "cursor"])?)?;
-    let after = page.after.clone().unwrap_or_default();
-    let found = api.ledger.domains(&caller.org, &after, page.fetch()).await?;
+    let order = (page.after.clone().unwrap_or_default(), |(domain, _): &(String, String)| domain.clone());
+    let (ledger, org) = (&api.ledger, &caller.org);
+    let fetch = |after: String, max| async move { ledger.domains(org, &after, max).await };
     let charge = api.charge();
     let shape = |(domain, provider): (String, String)| {
         let running = charge.of(&caller.org, &domain);
@@ -59,7 +60,7 @@ pub async fn list_domains(State(api): State<Api>, caller: Caller, uri: Uri) -> R
             refused: status.refused,
         }
     };
-    Ok(page.answer(&uri, found, |(domain, _)| domain.clone(), shape))
+    Ok(page.answer(&uri, order, fetch, shape).await?)
 }
 
 fn can_tell(c: Capabilities) -> Vec<&'static str> {

@@ -1,10 +1,11 @@
 //! What became of emails: one, one delivery, all.
 //!
-//! Invariant: the five figures that `figures` names add up to `recipients`; `null` means that nobody looked.
+//! Invariant: the five figures that `figures` names add up to `recipients`; `null` means that nobody looked since the email was sent.
 
+use crate::db::DbError;
 use crate::health::api::Api;
 use crate::health::charge::Charge;
-use crate::health::figures::{Figures, figures};
+use crate::health::figures::{Figures, InCharge, figures};
 use crate::health::store::{EmailCounts, Evidence, FoundDelivery, Part};
 use crate::http::auth::Caller;
 use crate::http::error::{ApiError, Code};
@@ -18,7 +19,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use postwarm_plugin_api::FactKind;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -34,8 +35,8 @@ pub struct StatsAnswer {
     message_id: String,
     #[serde(flatten)]
     figures: FiguresAnswer,
-    /// Since when no loop in charge of a recipient has been asked again: all of them were asked then or later. RFC 3339,
-    /// UTC; `null` where none was asked since the service started.
+    /// When a loop in charge of a recipient last answered; of several, the one that answered longest ago. RFC 3339, UTC;
+    /// `null` where none has answered since the first message was sent, or since the service started.
     #[schema(format = DateTime)]
     checked_at: Option<String>,
     /// The same figures by mailbox provider, of the recipients whose provider is known.
@@ -51,11 +52,11 @@ pub struct FiguresAnswer {
     recipients: i64,
     /// A loop saw them arrive, whatever the folder.
     delivered: i64,
-    /// Of the delivered; `null` where no loop in charge can tell.
+    /// Of the delivered; `null` where no loop in charge can tell, or none has looked since the first message was sent.
     spam: Option<i64>,
-    /// Of the delivered; `null` where no loop in charge can tell.
+    /// Of the delivered; `null` where no loop in charge can tell, or none has looked since the first message was sent.
     opened: Option<i64>,
-    /// Of the delivered; `null` where no loop in charge can tell.
+    /// Of the delivered; `null` where no loop in charge can tell, or none has looked since the first message was sent.
     read: Option<i64>,
     /// Refused for good, in the SMTP dialogue or by a later report.
     bounced: i64,
@@ -77,15 +78,6 @@ pub struct FactAnswer {
     seen_at: String,
     /// The loop that saw it.
     source: String,
-}
-
-/// Answers by email number, in that order.
-struct StatsByNumber(Vec<StatsAnswer>);
-
-impl Serialize for StatsByNumber {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|s| (s.email_id.to_string(), s)))
-    }
 }
 
 /// What the parameter names.
@@ -132,20 +124,29 @@ pub async fn show_mail_stats(State(api): State<Api>, caller: Caller, uri: Uri) -
     responses((status = 200, description = "The figures by email number.", body = BTreeMap<String, StatsAnswer>)))]
 pub async fn list_all_mail_stats(State(api): State<Api>, caller: Caller, uri: Uri) -> Result<Response, ApiError> {
     let page = Page::read(&Params::read(&uri, &["limit", "cursor"])?)?;
-    let (charge, mut after, mut found) = (api.charge(), page.after_number()?, Vec::new());
-    while found.len() < page.fetch() {
-        let some = api.ledger.emails(&caller.org, after, READ_EMAILS_MAX.min(page.fetch() - found.len())).await?;
-        let Some(last) = some.last() else { break };
-        after = last.email;
-        found.extend(some.iter().map(|email| of_email(&charge, &caller.org, email)));
-    }
-    Ok(page.answer_with(&uri, found, |stats| stats.email_id.to_string(), StatsByNumber))
+    let charge = api.charge();
+    let (charge, ledger, org) = (&charge, &api.ledger, &caller.org);
+    let fetch = |mut after: i64, max: usize| async move {
+        let mut found = Vec::new();
+        while found.len() < max {
+            let some = ledger.emails(org, after, READ_EMAILS_MAX.min(max - found.len())).await?;
+            let Some(last) = some.last() else { break };
+            after = last.email;
+            found.extend(some.iter().map(|email| of_email(charge, org, email)));
+        }
+        Ok::<_, DbError>(found)
+    };
+    Ok(page.answer_by_key(&uri, (page.after_number()?, |stats: &StatsAnswer| stats.email_id), fetch).await?)
 }
 
 fn of_email(charge: &Charge, org: &OrgName, email: &EmailCounts) -> StatsAnswer {
-    let (whole, by_provider) = figures(email, |domain| charge.of(org, domain).map(|l| l.capabilities));
+    let since = |checked_at: Option<i64>| checked_at.filter(|at| email.first_sent_at.is_some_and(|sent| *at >= sent));
+    let (whole, by_provider) = figures(email, |domain| {
+        let running = charge.of(org, domain)?;
+        Some(InCharge { can: running.capabilities, looked: since(running.status().checked_at).is_some() })
+    });
     let seen = email.parts.iter().filter(|p| p.tally.live + p.tally.backfill > 0);
-    let checked_at = seen.filter_map(|p| charge.of(org, &p.domain)?.status().checked_at).min();
+    let checked_at = seen.filter_map(|p| since(charge.of(org, &p.domain)?.status().checked_at)).min();
     StatsAnswer {
         email_id: email.email,
         message_id: format!("<{}>", email_message_id(email.email, &email.from_domain)),
@@ -158,7 +159,8 @@ fn of_email(charge: &Charge, org: &OrgName, email: &EmailCounts) -> StatsAnswer 
 
 fn of_delivery(charge: &Charge, org: &OrgName, email: i64, message_id: &str, found: FoundDelivery) -> StatsAnswer {
     let part = Part { domain: found.domain, provider: found.provider, tally: found.delivery.tally() };
-    let counts = EmailCounts { email, from_domain: found.from_domain, live: None, parts: vec![part] };
+    let first_sent_at = Some(found.delivery.sent_at).filter(|at| *at > 0);
+    let counts = EmailCounts { email, from_domain: found.from_domain, live: None, first_sent_at, parts: vec![part] };
     let facts = found.facts.into_iter().map(FactAnswer::from).collect();
     StatsAnswer { message_id: format!("<{message_id}>"), facts: Some(facts), ..of_email(charge, org, &counts) }
 }

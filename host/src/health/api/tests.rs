@@ -1,7 +1,7 @@
 use super::*;
 use crate::clock::ManualClock;
 use crate::config::settings::FeedbackEntry;
-use crate::health::charge::{LoopHandle, RunningLoop};
+use crate::health::charge::{LoopHandle, Origin, RunningLoop};
 use crate::health::sqlite::SqliteLedger;
 use crate::health::testing::{accepted, changed, fact, facts, message_id, org};
 use crate::http::probes::{Check, Readiness};
@@ -50,7 +50,8 @@ async fn health(folder: &std::path::Path) -> (Router, OpenApi) {
         settings: serde_json::Map::new(),
         secrets: Default::default(),
     };
-    let running = RunningLoop::new(LoopHandle { org: org(), name: "boxes".into(), entry, feedback: Arc::new(Mailboxes) });
+    let running =
+        RunningLoop::new(LoopHandle { org: org(), name: "boxes".into(), entry, origin: Origin::default(), feedback: Arc::new(Mailboxes) });
     running.update(|s| (s.checked_at, s.next_check_at, s.last_error) = (Some(40_000), Some(70_000), Some("away".into())));
     let state = ApiState {
         ledger,

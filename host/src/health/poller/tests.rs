@@ -2,7 +2,7 @@ use super::*;
 use crate::bus::embedded::EmbeddedLog;
 use crate::clock::ManualClock;
 use crate::config::settings::FeedbackEntry;
-use crate::health::charge::LoopStatus;
+use crate::health::charge::{LoopStatus, Origin};
 use crate::health::projector::Projector;
 use crate::health::sqlite::SqliteLedger;
 use crate::health::testing::{changed, fact, message_id, org};
@@ -62,7 +62,7 @@ fn handle(name: &str, domains: &[&str], feedback: Arc<dyn FeedbackLoop>) -> Loop
         settings: serde_json::Map::new(),
         secrets: Default::default(),
     };
-    LoopHandle { org: org(), name: name.into(), entry, feedback }
+    LoopHandle { org: org(), name: name.into(), entry, origin: Origin::default(), feedback }
 }
 
 struct Bench {
@@ -199,16 +199,51 @@ async fn reports_that_were_not_declared_or_are_about_others_mail_never_reach_the
 }
 
 #[tokio::test]
+async fn what_is_known_takes_up_no_room_and_makes_no_record() {
+    let bench = Bench::with_mail().await;
+    let first = || fact(message_id(1, 1), FactKind::Delivered);
+    let many = || (0..8_000).map(|_| first()).collect::<Vec<_>>();
+    // More than a record holds, from the start to the middle, and the rest back to the start.
+    let feedback = Scripted::new([
+        Ok((vec![first()], "start")),
+        Ok((many(), "middle")),
+        Ok((vec![first()], "start")),
+        Ok((many(), "middle")),
+        Ok((vec![first(), fact(message_id(1, 2), FactKind::Delivered)], "start")),
+    ]);
+    bench.pollers.set(vec![handle("loop", &["*"], feedback.clone())]);
+    bench.first_poll("loop").await;
+    bench.next_poll("loop").await;
+    assert_eq!(feedback.cursors(), ["", "start", "middle"]);
+    let state = bench.ledger.loop_state(&org(), "loop").await.unwrap();
+    assert_eq!((state.sequence, state.cursor.as_str()), (1, "start"), "no record says that nothing is new");
+    bench.next_poll("loop").await;
+    let state = bench.ledger.loop_state(&org(), "loop").await.unwrap();
+    assert_eq!((state.sequence, state.cursor.as_str()), (2, "start"), "one record has the one new fact of two answers");
+    let parts = bench.ledger.email(&org(), 1).await.unwrap().unwrap().parts;
+    assert_eq!(parts.iter().map(|p| p.tally.delivered).sum::<i64>(), 2);
+}
+
+#[tokio::test]
 async fn replaced_loops_start_a_fresh_worker_and_unchanged_ones_go_on() {
     let bench = Bench::with_mail().await;
     let (kept, old, new) = (Scripted::new([]), Scripted::new([Ok((vec![], "one"))]), Scripted::new([]));
     bench.pollers.set(vec![handle("kept", &["*"], kept.clone()), handle("loop", &["d1.example"], old.clone())]);
-    bench.first_poll("kept").await;
+    let status = bench.first_poll("kept").await;
     bench.first_poll("loop").await;
-    bench.pollers.set(vec![handle("kept", &["*"], kept.clone()), handle("loop", &["d1.example"], new.clone())]);
+    // Another instance of the same makes no difference; another content of the plugin's file does.
+    let changed = LoopHandle {
+        origin: Origin { sha256: Some("another".into()), ..Origin::default() },
+        ..handle("loop", &["d1.example"], new.clone())
+    };
+    let unused = Scripted::new([]);
+    bench.pollers.set(vec![handle("kept", &["*"], unused.clone()), changed]);
+    assert_eq!(bench.status("kept"), status, "nothing of an unchanged loop is reset");
     bench.first_poll("loop").await;
-    assert_eq!((kept.cursors().len(), old.cursors().len()), (1, 1));
+    assert_eq!((kept.cursors().len(), old.cursors().len(), unused.cursors().len()), (1, 1, 0));
     assert_eq!(new.cursors(), ["one"], "the cursor is the log's, not the instance's");
+    bench.next_poll("kept").await;
+    assert_eq!((kept.cursors().len(), unused.cursors().len()), (2, 0));
     bench.pollers.set(Vec::new());
     assert!(bench.pollers.charge().all().is_empty());
     bench.pollers.stop().await;

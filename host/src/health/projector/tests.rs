@@ -105,6 +105,22 @@ async fn a_message_is_watched_until_watch_for_has_passed() {
 }
 
 #[tokio::test]
+async fn a_shorter_watch_for_is_taken_up_while_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let health = Health::start(folder.path());
+    health.publish(story()).await;
+    health.clock.advance(WEEK / 7);
+    let all: crate::health::store::DomainFilter = Arc::new(|_| true);
+    assert_eq!(health.ledger.watched(&org(), all.clone(), 0, 100).await.unwrap().len(), 9);
+    let mut applied = health.projector.applied();
+    applied.mark_unchanged();
+    health.projector.set_watch_for(Duration::from_secs(3600));
+    applied.changed().await.unwrap();
+    assert_eq!(health.ledger.watched(&org(), all, 0, 100).await.unwrap(), []);
+    health.stop.cancel();
+}
+
+#[tokio::test]
 async fn a_record_that_is_no_event_is_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     let health = Health::start(folder.path());

@@ -26,12 +26,22 @@ pub struct Batch<'a> {
     /// When a domain was last seen, its provider's name and number, by organization and domain.
     domains: HashMap<(i64, i64), (i64, Arc<str>, i64)>,
     emails_known: HashSet<(i64, i64)>,
+    /// When the first message was sent, by organization and email.
+    first_sent: HashMap<(i64, i64), i64>,
     watch_next: Option<i64>,
 }
 
 impl<'a> Batch<'a> {
     pub fn new(db: &'a Connection, names: &'a mut Names) -> Batch<'a> {
-        Batch { db, names, counts: HashMap::new(), domains: HashMap::new(), emails_known: HashSet::new(), watch_next: None }
+        Batch {
+            db,
+            names,
+            counts: HashMap::new(),
+            domains: HashMap::new(),
+            emails_known: HashSet::new(),
+            first_sent: HashMap::new(),
+            watch_next: None,
+        }
     }
 
     pub fn apply(&mut self, event: &Event) -> Result<(), DbError> {
@@ -64,6 +74,11 @@ impl<'a> Batch<'a> {
         )?;
         for ((org, domain), (at, _, provider)) in &self.domains {
             see.execute((org, domain, provider, at))?;
+        }
+        let mut first =
+            self.db.prepare_cached("INSERT INTO first_sent VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET at = min(at, excluded.at)")?;
+        for ((org, email), at) in &self.first_sent {
+            first.execute((org, email, at))?;
         }
         if let Some(next) = self.watch_next {
             self.db.prepare_cached("UPDATE watch_next SET position = ?1")?.execute([next])?;
@@ -98,6 +113,10 @@ impl<'a> Batch<'a> {
         }
         let before = self.delivery(key)?;
         let mut after = Delivery::from_change(e, domain, provider);
+        if is_watched(after.state) {
+            let first = self.first_sent.entry((org, e.email.0)).or_insert(after.sent_at);
+            *first = after.sent_at.min(*first);
+        }
         match &before {
             Some(before) if !after.supersedes(before) => return Ok(()),
             Some(before) => after = after.with_evidence_of(before),

@@ -122,10 +122,12 @@ fn message_id(email: i64, user: i64, token: i64, from_domain: &str) -> String {
 
 pub fn emails(db: &Connection, org: &OrgName, after: i64, limit: usize) -> Result<Vec<EmailCounts>> {
     let Some(org) = find_org(db, org)? else { return Ok(Vec::new()) };
-    let mut select =
-        db.prepare_cached("SELECT email, from_domain, recipients FROM emails WHERE org = ?1 AND email > ?2 ORDER BY email LIMIT ?3")?;
+    let mut select = db.prepare_cached(
+        "SELECT email, from_domain, recipients, f.at FROM emails LEFT JOIN first_sent f USING (org, email)
+             WHERE org = ?1 AND email > ?2 ORDER BY email LIMIT ?3",
+    )?;
     let rows = select.query_map((org, after, limit as i64), |r| {
-        Ok(EmailCounts { email: r.get(0)?, from_domain: r.get(1)?, live: r.get(2)?, parts: Vec::new() })
+        Ok(EmailCounts { email: r.get(0)?, from_domain: r.get(1)?, live: r.get(2)?, first_sent_at: r.get(3)?, parts: Vec::new() })
     })?;
     let mut found = rows.collect::<Result<Vec<_>>>()?;
     let mut select = db.prepare_cached(

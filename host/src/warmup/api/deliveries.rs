@@ -117,6 +117,8 @@ impl<'de> Deserialize<'de> for Recipients {
 }
 
 /// Lists the recipients of an email in the order of registration, those not fanned out yet included.
+///
+/// With `state`, a page may have fewer items than `limit`, even none, and yet a next page: the `Link` header tells.
 #[utoipa::path(get, path = "/emails/{id}/deliveries", tag = "deliveries",
     params(("id" = String, Path, description = "The number or the message id."),
         ("state" = Option<String>, Query, description = "Only deliveries in this state."),
@@ -131,12 +133,23 @@ pub async fn list_deliveries(
     let params = Params::read(&uri, &["state", "limit", "cursor"])?;
     let page = Page::read(&params)?;
     let state = params.get("state").map(|text| DeliveryState::parse(text).ok_or_else(unknown_state)).transpose()?;
-    let wanted = DeliveryPage { state, after: UserNumber(page.after_number()?), limit: page.fetch() };
+    let order = (page.after_number()?, |row: &DeliveryRow| row.user.0);
     let email = find_email(&api, member.org, path).await?;
-    let rows = api.store.deliveries(member.org, email.number, wanted).await?;
+    let searched_to = std::sync::atomic::AtomicI64::new(-1);
+    let fetch = |after, limit| {
+        let wanted = DeliveryPage { state, after: UserNumber(after), limit };
+        let (store, searched_to) = (&api.store, &searched_to);
+        async move {
+            let found = store.deliveries(member.org, email.number, wanted).await?;
+            searched_to.store(found.searched_to.map_or(-1, |user| user.0), std::sync::atomic::Ordering::Relaxed);
+            Ok::<_, ApiError>(found.rows)
+        }
+    };
     let (tokens, domain) = (api.store.tokens(), email.from.address.domain());
     let message_id = |user| tokens.recipient_message_id(DeliveryKey { org: member.org, email: email.number, user }, &domain);
-    Ok(page.answer(&uri, rows, |row| row.user.0.to_string(), |row| shape(message_id(row.user), row)))
+    let answer = page.answer(&uri, order, fetch, |row| shape(message_id(row.user), row)).await?;
+    let searched_to = searched_to.into_inner();
+    Ok(page.searched(&uri, answer, (searched_to >= 0).then_some(searched_to)))
 }
 
 fn unknown_state() -> ApiError {

@@ -90,8 +90,8 @@ impl From<Counts> for CountsAnswer {
     responses((status = 200, description = "The emails.", body = [EmailAnswer])))]
 pub async fn list_emails(State(api): State<Api>, member: Member, uri: Uri) -> Result<Response, ApiError> {
     let page = Page::read(&Params::read(&uri, &["limit", "cursor"])?)?;
-    let emails = api.store.emails(member.org, EmailNumber(page.after_number()?), page.fetch()).await?;
-    Ok(page.answer(&uri, emails, |email| email.number.0.to_string(), EmailAnswer::from))
+    let order = (page.after_number()?, |email: &EmailSummary| email.number.0);
+    Ok(page.answer(&uri, order, |after, max| api.store.emails(member.org, EmailNumber(after), max), EmailAnswer::from).await?)
 }
 
 /// Shows one email, by number or message id, and how it goes on.

@@ -1,6 +1,6 @@
 //! `POST /users/import`: millions of users in one streamed request.
 //!
-//! Invariant: memory is bounded by two batches and one line. While a batch commits, the next one is read. What was
+//! Invariant: memory is bounded by two batches and one line an import, and a fixed number of imports. While a batch commits, the next one is read. What was
 //! committed stays when the upload breaks off; the same upload again finds it as existing.
 
 use crate::http::error::{ApiError, Code};
@@ -23,6 +23,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
+/// Imports that run at a time, of all organizations: each keeps two batches in memory, some 2 MB.
+pub const IMPORTS_MAX: usize = 4;
+/// Seconds after which a refused import may be tried again.
+const IMPORT_RETRY_SECS: u64 = 10;
 /// Rows of one commit. One piece more fits into the 10,000 that the store takes.
 pub const BATCH_ROWS: usize = 5_000;
 /// Octets that are read between two looks at the batch: at most some 2,000 rows.
@@ -56,6 +60,10 @@ pub async fn import_users(
 ) -> Result<Json<ImportAnswer>, ApiError> {
     let backfill = Params::read(&uri, &["backfill"])?.switch("backfill")?;
     let mut rows = format(&headers)?;
+    let _running = api.imports.clone().try_acquire_owned().map_err(|_| {
+        let detail = format!("{IMPORTS_MAX} imports are running, which is as many as may; nothing was read, try again");
+        ApiError::new(Code::ImportsRunning, detail).retry_after(IMPORT_RETRY_SECS)
+    })?;
     let mut commits = Commits { api, org: member.org, backfill, running: None, total: Imported::default() };
     let mut batch = Batch::default();
     match run(body, &mut rows, &mut batch, &mut commits).await {
@@ -149,5 +157,45 @@ impl Commits {
         self.total.created += imported.created;
         self.total.existing += imported.existing;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::testing::send;
+    use crate::warmup::api::testing::api;
+    use axum::http::Request;
+
+    fn import(body: Body) -> Request<Body> {
+        let request = Request::post("/users/import").header("authorization", "Bearer key-acme").header("content-type", "text/csv");
+        request.body(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn more_imports_than_may_run_are_refused_before_they_are_read() {
+        let (router, _, _) = api();
+        let (mut running, mut ends) = (Vec::new(), Vec::new());
+        for _ in 0..IMPORTS_MAX {
+            let (end, may_end) = tokio::sync::oneshot::channel::<()>();
+            let (begins, has_begun) = tokio::sync::oneshot::channel();
+            let body = futures_util::stream::once(async move {
+                begins.send(()).unwrap();
+                let _ = may_end.await;
+                Ok::<_, std::io::Error>(Bytes::from_static(b"name,email_id\n"))
+            });
+            let router = router.clone();
+            running.push(tokio::spawn(async move { send(&router, import(Body::from_stream(body))).await }));
+            has_begun.await.unwrap();
+            ends.push(end);
+        }
+        let refused = send(&router, import(Body::empty())).await;
+        assert_eq!(refused.problem(), "503 imports_running ");
+        assert_eq!(refused.headers.get("retry-after").and_then(|v| v.to_str().ok()), Some("10"));
+        drop(ends);
+        for import in running {
+            assert_eq!(import.await.unwrap().status.as_u16(), 200);
+        }
+        assert_eq!(send(&router, import(Body::empty())).await.status.as_u16(), 200, "there is room again");
     }
 }

@@ -6,7 +6,7 @@
 use crate::config::settings::Organization;
 use crate::http::error::{ApiError, Code, FieldError, accepted};
 use crate::http::json::JsonBody;
-use crate::model::email::{Mailbox, NewEmail};
+use crate::model::email::{HEADER_NAME_CHARS_MAX, HEADERS_MAX, Mailbox, NewEmail, is_own_header};
 use crate::model::message_id::email_message_id;
 use crate::warmup::api::sender::read_mailbox;
 use crate::warmup::api::state::{Api, Member};
@@ -23,39 +23,10 @@ use utoipa::ToSchema;
 
 /// The longest subject in characters.
 pub const SUBJECT_CHARS_MAX: usize = 998;
-/// The most further headers.
-pub const HEADERS_MAX: usize = 50;
-/// The longest name of a further header in characters.
-pub const HEADER_NAME_CHARS_MAX: usize = 64;
 /// The longest value of a further header in octets.
 pub const HEADER_VALUE_OCTETS_MAX: usize = 998;
 /// The longest `Idempotency-Key` in characters.
 pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
-
-/// Headers that we set ourselves or that would change whom a mail reaches, lower case.
-const OWN_HEADERS: [&str; 19] = [
-    "from",
-    "to",
-    "subject",
-    "date",
-    "message-id",
-    "mime-version",
-    "feedback-id",
-    "return-path",
-    "received",
-    "bcc",
-    "cc",
-    "sender",
-    "reply-to",
-    "dkim-signature",
-    "authentication-results",
-    "delivered-to",
-    "x-original-to",
-    "envelope-to",
-    "apparently-to",
-];
-/// Beginnings of such headers, lower case.
-const OWN_PREFIXES: [&str; 5] = ["content-", "list-unsubscribe", "resent-", "arc-", "received-"];
 
 /// The body of `POST /send`.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -246,8 +217,7 @@ fn check_header(name: &str, value: &str) -> Result<(), String> {
     if !(1..=HEADER_NAME_CHARS_MAX).contains(&name.len()) || !name.bytes().all(plain) {
         return Err(format!("has a name that is not 1 to {HEADER_NAME_CHARS_MAX} letters, digits and hyphens"));
     }
-    let lower = name.to_ascii_lowercase();
-    if OWN_HEADERS.contains(&lower.as_str()) || OWN_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) {
+    if is_own_header(name) {
         return Err("is a header that Postwarm sets itself; leave it out".to_owned());
     }
     if value.trim().is_empty() {

@@ -9,13 +9,14 @@ use crate::http::error::{ApiError, Code};
 use crate::http::tries::Tries;
 use crate::model::email::NewEmail;
 use crate::model::name::OrgId;
+use crate::warmup::api::import::IMPORTS_MAX;
 use crate::warmup::progress::{EmailNow, Question};
 use crate::warmup::store::{Store, StoreError};
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// Unsubscribe tokens that name nobody which one remote address may try within a minute.
 pub const BAD_TOKENS_MAX: usize = 30;
@@ -52,6 +53,8 @@ pub struct Api {
     pub check_template: CheckTemplate,
     pub wake: Arc<Notify>,
     pub running: Running,
+    /// A permit for each import that may run.
+    pub imports: Arc<Semaphore>,
     auth: Arc<Auth>,
     /// Unsubscribe tokens that named nobody.
     pub bad_tokens: Arc<Tries>,
@@ -62,7 +65,8 @@ impl Api {
         let bad_tokens = Arc::new(Tries::new(BAD_TOKENS_MAX, state.clock.clone()));
         let auth = Arc::new(Auth::new(state.keys, state.settings, state.clock.clone()));
         let ApiState { store, clock, progress, check_template, wake, .. } = state;
-        Api { store, clock, progress, check_template, wake, running: Running::default(), auth, bad_tokens }
+        let imports = Arc::new(Semaphore::new(IMPORTS_MAX));
+        Api { store, clock, progress, check_template, wake, running: Running::default(), imports, auth, bad_tokens }
     }
 
     /// Milliseconds since 1970 UTC.

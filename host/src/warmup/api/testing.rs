@@ -16,7 +16,8 @@ use crate::warmup::api::state::{ApiState, Progress};
 use crate::warmup::progress::{EmailNow, Question};
 use crate::warmup::render::{self, RenderSettings};
 use crate::warmup::store::{
-    Accepted, Action, DeliveryPage, DeliveryRow, Idempotency, Imported, Registered, Result, Store, StoreError, WaitingLane, Which,
+    Accepted, Action, Deliveries, DeliveryPage, DeliveryRow, Idempotency, Imported, Registered, Result, Store, StoreError, WaitingLane,
+    Which,
 };
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -45,6 +46,8 @@ pub struct FakeStore {
     pub fails: Mutex<Option<fn() -> StoreError>>,
     /// While set, `accept` waits for it.
     pub hold: Mutex<Option<Arc<Notify>>>,
+    /// Where the search for deliveries ends early.
+    pub searched_to: Mutex<Option<UserNumber>>,
     /// Notified when `accept` is entered.
     pub entered: Notify,
 }
@@ -180,7 +183,7 @@ impl Store for FakeStore {
         Ok(Vec::new())
     }
 
-    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Vec<DeliveryRow>> {
+    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Deliveries> {
         self.with(org, |o| {
             let state = |u: &User| if o.unknown.contains(&(email.0, u.address.clone())) { State::Unknown } else { State::Queued };
             let row = |u: &User| DeliveryRow {
@@ -195,7 +198,8 @@ impl Store for FakeStore {
                 finished_at: None,
             };
             let rows = o.users.iter().filter(|u| u.number > page.after).map(row);
-            rows.filter(|r| page.state.is_none_or(|s| s == r.state)).take(page.limit).collect()
+            let rows = rows.filter(|r| page.state.is_none_or(|s| s == r.state)).take(page.limit).collect();
+            Deliveries { rows, searched_to: *self.searched_to.lock().expect("not poisoned") }
         })
     }
 
@@ -237,6 +241,7 @@ pub fn api() -> (axum::Router, Arc<FakeStore>, Arc<Notify>) {
         tokens: Arc::new(Tokens::new(&[7; 32])),
         fails: Mutex::new(None),
         hold: Mutex::new(None),
+        searched_to: Mutex::new(None),
         entered: Notify::new(),
     });
     let wake = Arc::new(Notify::new());

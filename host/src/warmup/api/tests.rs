@@ -54,7 +54,7 @@ async fn a_bad_registration_names_every_wrong_field() {
     assert_eq!(answer.problem(), "422 invalid_fields /name /email_id");
     assert_eq!(answer.headers["content-type"], "application/problem+json");
     let typo = post(&router, "acme", "/register", &json!({"name": "A", "emial_id": "a@b.example"})).await;
-    assert_eq!(typo.problem(), "422 invalid_fields /emial_id");
+    assert_eq!(typo.problem(), "422 invalid_fields /emial_id /email_id");
     assert!(typo.body.contains("did you mean `email_id`?"), "{}", typo.body);
 }
 
@@ -231,6 +231,13 @@ async fn deliveries_are_listed_and_filtered_by_state() {
     let expected = json!([{"recipient": "b@example.com", "state": "unknown", "attempts": 0, "client": null, "reply": null, "message_id": message_id,
         "queued_at": "2023-11-14T22:13:20.000Z", "next_at": null, "finished_at": null}]);
     assert_eq!(unknown, expected);
+    *store.searched_to.lock().unwrap() = Some(UserNumber(20_000));
+    let early = call(&router, "acme", "GET", "/emails/1/deliveries?state=failed").await;
+    assert_eq!(
+        early.headers.get("link").and_then(|v| v.to_str().ok()),
+        Some("</emails/1/deliveries?state=failed&cursor=MjAwMDA>; rel=\"next\""),
+        "the search goes on"
+    );
     assert_eq!(call(&router, "acme", "GET", "/emails/1/deliveries?state=lost").await.problem(), "400 invalid_parameters state");
     assert_eq!(call(&router, "acme", "GET", "/emails/2/deliveries").await.problem(), "404 email_unknown ");
 }

@@ -132,8 +132,7 @@ pub async fn register_user(State(api): State<Api>, member: Member, body: JsonBod
     params(("limit" = Option<usize>, Query, minimum = 1, maximum = 10000), ("cursor" = Option<String>, Query)),
     responses((status = 200, description = "The users.", body = [UserAnswer])))]
 pub async fn list_users(State(api): State<Api>, member: Member, uri: Uri) -> Result<Response, ApiError> {
-    let (page, users) = page_of_users(&api, &member, &uri).await?;
-    Ok(page.answer(&uri, users, |user| user.number.0.to_string(), UserAnswer::from))
+    answer_users(&api, &member, &uri, UserAnswer::from).await
 }
 
 /// Lists the addresses of all users in the order of registration.
@@ -141,14 +140,13 @@ pub async fn list_users(State(api): State<Api>, member: Member, uri: Uri) -> Res
     params(("limit" = Option<usize>, Query, minimum = 1, maximum = 10000), ("cursor" = Option<String>, Query)),
     responses((status = 200, description = "The addresses.", body = [String])))]
 pub async fn list_email_ids(State(api): State<Api>, member: Member, uri: Uri) -> Result<Response, ApiError> {
-    let (page, users) = page_of_users(&api, &member, &uri).await?;
-    Ok(page.answer(&uri, users, |user| user.number.0.to_string(), |user| user.address.to_string()))
+    answer_users(&api, &member, &uri, |user| user.address.to_string()).await
 }
 
-async fn page_of_users(api: &Api, member: &Member, uri: &Uri) -> Result<(Page, Vec<User>), ApiError> {
+async fn answer_users<V: Serialize>(api: &Api, member: &Member, uri: &Uri, shape: impl Fn(User) -> V) -> Result<Response, ApiError> {
     let page = Page::read(&Params::read(uri, &["limit", "cursor"])?)?;
-    let users = api.store.users(member.org, UserNumber(page.after_number()?), page.fetch()).await?;
-    Ok((page, users))
+    let order = (page.after_number()?, |user: &User| user.number.0);
+    Ok(page.answer(uri, order, |after, max| api.store.users(member.org, UserNumber(after), max), shape).await?)
 }
 
 /// Shows one user, by address, and how far his back-fill has come.

@@ -1,7 +1,7 @@
 //! The API over a real socket: what only shows between the server and the router.
 
 use crate::http::auth::BAD_TRIES_MAX;
-use crate::http::serve::{Limits, serve};
+use crate::http::serve::{Drain, Limits, serve};
 use crate::warmup::api::testing::{FakeStore, api};
 use crate::warmup::store::Store;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ async fn start() -> (SocketAddr, Arc<FakeStore>, DropGuard) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let drain = CancellationToken::new();
-    tokio::spawn(serve(listener, router, drain.clone(), Limits::default()));
+    tokio::spawn(serve(listener, router, Drain { begins: drain.clone(), ends: drain.clone() }, Limits::default()));
     (address, store, drain.drop_guard())
 }
 

@@ -8,7 +8,7 @@ use crate::model::email::Email;
 use crate::model::message_id::Tokens;
 use crate::model::name::{EmailNumber, OrgId};
 use crate::warmup::render::{Recipient, RenderSettings, Template};
-use crate::warmup::store::{Claimed, Queue, StoreError};
+use crate::warmup::store::{Claimed, Queue};
 use bytes::{Bytes, BytesMut};
 use postwarm_plugin_api::{Message, Outcome, Phase, SmtpClient};
 use std::collections::HashMap;
@@ -18,6 +18,8 @@ use tokio::sync::mpsc;
 
 /// The most compiled emails kept.
 const TEMPLATES_MAX: usize = 64;
+/// The most octets of compiled emails kept; one alone may be larger.
+const TEMPLATES_OCTETS_MAX: usize = 16 << 20;
 
 /// Signs what an organization sends.
 pub trait Sign: Send + Sync + 'static {
@@ -45,11 +47,21 @@ pub struct Job {
     pub now: i64,
 }
 
+/// A message was not made, and so not handed to its client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unmade {
+    /// The email itself cannot be rendered, and never will be.
+    #[error("{0}")]
+    Content(String),
+    /// Something else is wrong, that may be put right: the database, the keys, the task.
+    #[error("{0}")]
+    Now(String),
+}
+
 /// A row that came back.
 pub struct Done {
     pub claimed: Arc<Claimed>,
-    /// `Err`: the message cannot be made, in words; it was not handed to the client.
-    pub outcome: Result<Outcome, String>,
+    pub outcome: Result<Outcome, Unmade>,
     pub at: Now,
 }
 
@@ -63,40 +75,71 @@ pub struct Prepared {
 
 /// The compiled emails, those that cannot be compiled included: what is wrong with one is found once.
 #[derive(Default)]
-pub struct Templates(HashMap<(OrgId, EmailNumber), Compiled>);
+pub struct Templates {
+    kept: HashMap<(OrgId, EmailNumber), Kept>,
+    /// The sum of what is kept.
+    octets: usize,
+    uses: u64,
+}
 
 /// `Err` says why the email cannot be sent.
-pub type Compiled = Result<Arc<Prepared>, String>;
+type Compiled = Result<Arc<Prepared>, Unmade>;
+
+struct Kept {
+    compiled: Compiled,
+    octets: usize,
+    used: u64,
+}
 
 impl Templates {
     pub fn clear(&mut self) {
-        self.0.clear();
+        *self = Templates::default();
     }
 
     /// The email of a row, compiled once.
     ///
     /// # Errors
-    /// The database failed; that says nothing of the email.
-    pub async fn get(&mut self, queue: &dyn Queue, job: &Job) -> Result<Compiled, StoreError> {
+    /// Why it cannot be sent: ever, or for now.
+    pub async fn get(&mut self, queue: &dyn Queue, job: &Job) -> Result<Arc<Prepared>, Unmade> {
         let key = (job.claimed.delivery.org, job.claimed.delivery.email);
-        if let Some(prepared) = self.0.get(&key) {
-            return Ok(prepared.clone());
+        self.uses += 1;
+        if let Some(kept) = self.kept.get_mut(&key) {
+            kept.used = self.uses;
+            return kept.compiled.clone();
         }
-        let compiled = match queue.content(key.0, key.1).await? {
-            Some(email) => prepare(&email, &job.settings),
-            None => Err("the email is gone".to_owned()),
+        let content = queue.content(key.0, key.1).await.map_err(|error| {
+            tracing::error!(%error, "an email could not be read; its messages are tried again");
+            Unmade::Now(format!("an email cannot be read: {error}"))
+        })?;
+        let (compiled, octets) = match content {
+            Some(email) => (prepare(&email, &job.settings), octets(&email)),
+            None => (Err(Unmade::Content("the email is gone".to_owned())), 0),
         };
-        if self.0.len() >= TEMPLATES_MAX {
-            self.0.clear();
-        }
-        Ok(self.0.entry(key).or_insert(compiled).clone())
+        self.make_room(octets);
+        self.octets += octets;
+        self.kept.insert(key, Kept { compiled: compiled.clone(), octets, used: self.uses });
+        compiled
     }
+
+    /// Forgets the emails that were used the longest time ago.
+    fn make_room(&mut self, octets: usize) {
+        while self.kept.len() >= TEMPLATES_MAX || (self.octets + octets > TEMPLATES_OCTETS_MAX && !self.kept.is_empty()) {
+            let Some(oldest) = self.kept.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key) else { return };
+            self.octets -= self.kept.remove(&oldest).map_or(0, |kept| kept.octets);
+        }
+    }
+}
+
+/// The text, and what is encoded of it.
+fn octets(email: &Email) -> usize {
+    let content = &email.content;
+    2 * (content.subject.len() + content.body.len() + content.html.as_ref().map_or(0, String::len))
 }
 
 fn prepare(email: &Email, settings: &Organization) -> Compiled {
     let links = RenderSettings::of(settings);
-    let template = Template::compile(email, &links)
-        .map_err(|problems| problems.iter().map(|(at, what)| format!("{at} {what}")).collect::<Vec<_>>().join("; "))?;
+    let words = |found: Vec<(String, String)>| found.iter().map(|(at, what)| format!("{at} {what}")).collect::<Vec<_>>().join("; ");
+    let template = Template::compile(email, &links).map_err(|problems| Unmade::Content(words(problems)))?;
     let from = &email.content.from.address;
     Ok(Arc::new(Prepared { template, links, envelope_from: from.as_str().into(), from_domain: from.domain() }))
 }
@@ -110,7 +153,7 @@ struct Guard {
 }
 
 impl Guard {
-    fn finish(&mut self, outcome: Result<Outcome, String>) {
+    fn finish(&mut self, outcome: Result<Outcome, Unmade>) {
         if let Some(claimed) = self.claimed.take() {
             // The engine may have stopped: then the row is found in `sending` at the next start.
             let _ = self.finished.send(Done { claimed, outcome, at: self.clock.now() });
@@ -123,7 +166,7 @@ impl Drop for Guard {
         let words = "the task that sent it ended without an answer";
         self.finish(match self.handed_over {
             true => Ok(Outcome::Unknown { phase: Phase::EndOfData, detail: words.to_owned() }),
-            false => Err(words.to_owned()),
+            false => Err(Unmade::Now(words.to_owned())),
         });
     }
 }
@@ -135,7 +178,7 @@ pub fn spawn(job: Job, prepared: Arc<Prepared>, tokens: Arc<Tokens>, clock: Arc<
             true => {
                 let (claimed, signer, now) = (job.claimed.clone(), job.signer.clone(), job.now);
                 let make = move || message(&claimed, &prepared, &*signer, &tokens, now);
-                tokio::task::spawn_blocking(make).await.unwrap_or_else(|e| Err(e.to_string()))
+                tokio::task::spawn_blocking(make).await.unwrap_or_else(|e| Err(Unmade::Now(format!("the message was not made: {e}"))))
             }
             false => message(&job.claimed, &prepared, &*job.signer, &tokens, job.now),
         };
@@ -145,7 +188,7 @@ pub fn spawn(job: Job, prepared: Arc<Prepared>, tokens: Arc<Tokens>, clock: Arc<
                 let outcome = job.client.send(message, deadline(job.deadline)).await;
                 guard.finish(Ok(outcome));
             }
-            Err(words) => guard.finish(Err(words)),
+            Err(unmade) => guard.finish(Err(unmade)),
         }
     });
 }
@@ -155,7 +198,7 @@ fn deadline(after: Duration) -> std::time::Instant {
 }
 
 /// Makes one recipient's message.
-fn message(claimed: &Claimed, prepared: &Prepared, signer: &dyn Sign, tokens: &Tokens, now: i64) -> Result<Message, String> {
+fn message(claimed: &Claimed, prepared: &Prepared, signer: &dyn Sign, tokens: &Tokens, now: i64) -> Result<Message, Unmade> {
     let link = prepared.links.public_url.as_ref().and_then(|_| prepared.links.unsubscribe_url(&tokens.unsubscribe(claimed.delivery)));
     let recipient = Recipient {
         name: &claimed.name,
@@ -163,8 +206,8 @@ fn message(claimed: &Claimed, prepared: &Prepared, signer: &dyn Sign, tokens: &T
         message_id: &claimed.message_id,
         unsubscribe_url: link.as_deref(),
     };
-    let rendered = prepared.template.render(&recipient, now).map_err(|e| e.to_string())?;
-    let header = match signer.sign(&prepared.from_domain, &rendered.header, &rendered.body, now)? {
+    let rendered = prepared.template.render(&recipient, now).map_err(|e| Unmade::Content(e.to_string()))?;
+    let header = match signer.sign(&prepared.from_domain, &rendered.header, &rendered.body, now).map_err(Unmade::Now)? {
         Some(signature) => prepended(&signature, &rendered.header),
         None => rendered.header,
     };

@@ -3,7 +3,8 @@
 //! Invariant: a lookup that fails never stops it: the domain is `other` until it is looked up again.
 
 use crate::clock::Clock;
-use crate::warmup::store::{Queue, StoreError};
+use crate::model::name::OrgId;
+use crate::warmup::store::{BackfillStep, Believed, Queue, StoreError};
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ const ROWS: usize = 1_000;
 const BACKFILLS: usize = 500;
 /// Lookups that run at a time.
 const LOOKUPS: usize = 64;
-/// How long a domain's provider is believed.
+/// How long a domain's provider is believed, under the same settings.
 const BELIEVED_MS: i64 = 24 * 3_600_000;
 /// When a failed lookup is tried again.
 const UNDECIDED_MS: i64 = 60_000;
@@ -27,6 +28,11 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 pub trait ProviderLookup: Send + Sync + 'static {
     /// Always answers within a bounded time.
     async fn provider(&self, domain: &str, boot_ms: i64) -> Looked;
+
+    /// A fingerprint of the settings that answers come from: what other settings said is looked up again.
+    fn settings(&self) -> i64 {
+        0
+    }
 }
 
 /// What a lookup found.
@@ -50,8 +56,9 @@ pub struct Feeder {
 
 impl Feeder {
     pub async fn run(self, stop: CancellationToken) {
+        let mut last = OrgId(0);
         while !stop.is_cancelled() {
-            let sleep = match self.step().await {
+            let sleep = match self.step(&mut last).await {
                 Ok(Some(sleep)) => sleep,
                 Ok(None) => {
                     self.engine.notify_one();
@@ -70,17 +77,21 @@ impl Feeder {
         }
     }
 
-    /// One step; `None`: there is more.
-    async fn step(&self) -> Result<Option<Duration>, StoreError> {
+    /// One step of an organization's fan-out, and of back-fill when every organization has had its turn. `last`: the
+    /// organization of the step before. `None`: there is more.
+    async fn step(&self, last: &mut OrgId) -> Result<Option<Duration>, StoreError> {
         let now = self.clock.now().wall_ms;
-        if let Some(next) = self.queue.fan_out_next(ROWS, now - BELIEVED_MS).await? {
-            self.look_up(next.unknown_domains).await?;
+        // Taken before the lookups: where the settings change meanwhile, what they found counts as found with the old ones.
+        let believed = Believed { checked_after: now - BELIEVED_MS, settings: self.lookup.settings() };
+        if let Some(next) = self.queue.fan_out_next(*last, ROWS, believed).await? {
+            self.look_up(next.unknown_domains, believed.settings).await?;
             self.queue.fan_out(next.org, next.email, ROWS, now).await?;
+            if next.org <= std::mem::replace(last, next.org) {
+                self.back_fill(believed, now).await?;
+            }
             return Ok(None);
         }
-        let domains = self.queue.backfill_domains(BACKFILLS, now - BELIEVED_MS, now).await?;
-        self.look_up(domains).await?;
-        let step = self.queue.backfill_step(BACKFILLS, now).await?;
+        let step = self.back_fill(believed, now).await?;
         if step.started > 0 {
             return Ok(None);
         }
@@ -88,7 +99,13 @@ impl Feeder {
         Ok(Some(wait.min(SLEEP_MAX)))
     }
 
-    async fn look_up(&self, domains: Vec<String>) -> Result<(), StoreError> {
+    async fn back_fill(&self, believed: Believed, now: i64) -> Result<BackfillStep, StoreError> {
+        let domains = self.queue.backfill_domains(BACKFILLS, believed, now).await?;
+        self.look_up(domains, believed.settings).await?;
+        self.queue.backfill_step(BACKFILLS, now).await
+    }
+
+    async fn look_up(&self, domains: Vec<String>, settings: i64) -> Result<(), StoreError> {
         if domains.is_empty() {
             return Ok(());
         }
@@ -100,7 +117,7 @@ impl Feeder {
         let found: Vec<_> = futures_util::stream::iter(domains).map(one).buffer_unordered(LOOKUPS).collect().await;
         let (decided, undecided): (Vec<_>, Vec<_>) = found.into_iter().partition(|(decided, _)| *decided);
         let names = |found: Vec<(bool, (String, String))>| found.into_iter().map(|(_, pair)| pair).collect();
-        self.queue.set_providers(names(decided), now.wall_ms).await?;
-        self.queue.set_providers(names(undecided), now.wall_ms - BELIEVED_MS + UNDECIDED_MS).await
+        self.queue.set_providers(names(decided), settings, now.wall_ms).await?;
+        self.queue.set_providers(names(undecided), settings, now.wall_ms - BELIEVED_MS + UNDECIDED_MS).await
     }
 }

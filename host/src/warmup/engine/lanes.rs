@@ -3,25 +3,58 @@
 //! Invariant: a slot of every limit is taken before a row is claimed, and given back where no row was there.
 
 use crate::clock::Now;
-use crate::model::name::OrgId;
+use crate::model::delivery::Source;
+use crate::warmup::engine::fair::{self, Ask, Pool};
+use crate::warmup::engine::hands::{ClientNumber, Hands, Scopes};
 use crate::warmup::engine::organizations::Organizations;
 use crate::warmup::engine::view::{Held, View};
-use crate::warmup::limits::Limits;
+use crate::warmup::limits::{Blocked, Limits};
 use crate::warmup::route::Choice;
-use crate::warmup::store::{Claim, Claimed, Lanes, Settled};
-use std::collections::VecDeque;
+use crate::warmup::store::{Claim, Claimed, LaneKey, Lanes, Settled};
+use std::collections::{HashSet, VecDeque};
 
 /// A claim to make, with the scopes whose slots it has taken.
 pub struct Lane {
     pub claim: Claim,
-    scopes: Vec<String>,
+    pub scopes: Scopes,
+    pub client: ClientNumber,
+    /// Rows that were there.
+    pub got: usize,
     probe: bool,
 }
+
+impl Lane {
+    /// Tells whether the row answers this lane's claim.
+    pub fn made(&self, row: &Claimed) -> bool {
+        let lane = &self.claim.lane;
+        row.delivery.org == lane.org && row.source == lane.source && *row.provider == *lane.provider && row.client == self.claim.client
+    }
+}
+
+/// What bounds a claim.
+pub struct Around<'a> {
+    pub organizations: &'a mut Organizations,
+    pub limits: &'a mut Limits,
+    pub view: &'a View,
+    pub now: Now,
+}
+
+/// What a lane could claim.
+struct Look {
+    place: usize,
+    index: usize,
+    probe: bool,
+    scopes: Scopes,
+    wants: usize,
+}
+
+/// Parts that nobody could use, as limits are shared, are given out again once.
+const ROUNDS: usize = 2;
 
 /// The lanes that have work, in the order in which they are served.
 #[derive(Default)]
 pub struct LaneBook {
-    due: VecDeque<(OrgId, String)>,
+    due: VecDeque<LaneKey>,
     /// When the engine should look again though nothing happens, by the boot clock.
     next_at: Option<i64>,
     stale: bool,
@@ -44,33 +77,40 @@ impl LaneBook {
     pub fn replace(&mut self, found: Lanes, now: Now) {
         self.stale = false;
         self.next_at = found.next_at.map(|wall| now.boot_ms + (wall - now.wall_ms).max(1));
-        self.due.retain(|lane| found.due.contains(lane));
-        for lane in found.due {
-            if !self.due.contains(&lane) {
-                self.due.push_back(lane);
-            }
-        }
+        let mut fresh: HashSet<LaneKey> = found.due.iter().cloned().collect();
+        self.due.retain(|lane| fresh.remove(lane));
+        self.due.extend(found.due.into_iter().filter(|lane| fresh.contains(lane)));
     }
 
     fn wake_at(&mut self, boot_ms: i64) {
         self.next_at = Some(self.next_at.map_or(boot_ms, |at| at.min(boot_ms)));
     }
 
-    /// Shares `free` rows among the lanes that are due, fairly: each gets an equal part first, what is left goes round.
-    pub fn plan(&mut self, free: usize, organizations: &mut Organizations, limits: &mut Limits, view: &View, now: Now) -> Vec<Lane> {
+    /// Decides what is claimed now, at most up to `rows_max` in hand: live mail of all lanes before any back-fill, as they
+    /// may spend the same limits.
+    pub fn plan(&mut self, rows_max: usize, hands: &Hands, mut around: Around<'_>) -> Vec<Lane> {
         let mut planned = Vec::new();
-        let mut left = free;
-        for round in 0..2 {
-            let lanes = self.due.len();
-            for place in 0..lanes {
-                if left == 0 {
-                    break;
-                }
-                let part = if round == 0 { left.div_ceil(lanes - place) } else { left };
-                let (org, provider) = self.due[place].clone();
-                if let Some(lane) = self.one(org, &provider, part, organizations, limits, view, now) {
-                    left -= lane.claim.rows_max;
+        if hands.len() >= rows_max {
+            return planned;
+        }
+        let mut in_hand = hands.by_organization().clone();
+        let mut has: Vec<usize> = self.due.iter().map(|lane| hands.of(lane)).collect();
+        for source in [Source::Live, Source::Backfill] {
+            for _ in 0..ROUNDS {
+                let looks = self.look(source, rows_max, &mut around);
+                let asks: Vec<Ask> = looks.iter().map(|l| Ask { org: self.due[l.place].org, has: has[l.place], wants: l.wants }).collect();
+                let parts = fair::parts(Pool { rows_max, in_hand: &in_hand }, &asks);
+                let mut taken = 0;
+                for (look, part) in looks.into_iter().zip(parts).filter(|(_, part)| *part > 0) {
+                    let place = look.place;
+                    let Some(lane) = self.take(look, part, &mut around) else { continue };
+                    taken += lane.claim.rows_max;
+                    has[place] += lane.claim.rows_max;
+                    *in_hand.entry(lane.claim.lane.org).or_default() += lane.claim.rows_max;
                     add(&mut planned, lane);
+                }
+                if taken == 0 {
+                    break;
                 }
             }
         }
@@ -80,75 +120,94 @@ impl LaneBook {
         planned
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a decision over everything that bounds a claim")]
-    fn one(
-        &mut self,
-        org: OrgId,
-        provider: &str,
-        part: usize,
-        organizations: &mut Organizations,
-        limits: &mut Limits,
-        view: &View,
-        now: Now,
-    ) -> Option<Lane> {
+    /// What the lanes of a source could claim if they were alone.
+    fn look(&mut self, source: Source, rows_max: usize, around: &mut Around<'_>) -> Vec<Look> {
+        let mut looks = Vec::new();
+        for place in 0..self.due.len() {
+            if self.due[place].source == source {
+                looks.extend(self.look_at(place, rows_max, around));
+            }
+        }
+        looks
+    }
+
+    fn look_at(&mut self, place: usize, rows_max: usize, around: &mut Around<'_>) -> Option<Look> {
+        let LaneKey { org, provider, .. } = &self.due[place];
+        let (org, provider) = (*org, provider.clone());
+        let Around { organizations, limits, view, now } = around;
         let organization = organizations.get_mut(org)?;
         let (index, probe) = match organization.choose(now.boot_ms) {
             Choice::Use(index) => (index, false),
             Choice::Probe(index) => (index, true),
             Choice::Wait(at) => {
-                view.hold(org, provider, Held { words: organization.why_failing(), until_boot_ms: None });
+                view.hold(org, &provider, Held { words: organization.why_failing(), until_boot_ms: None });
                 self.wake_at(at.unwrap_or(now.boot_ms + 1_000));
                 return None;
             }
         };
-        if let Some(until) = organization.paused_until(index, provider, now.boot_ms) {
-            view.hold(org, provider, Held { words: organization.why_paused(index, now, until), until_boot_ms: Some(until) });
+        if let Some((until, words)) = organization.paused(index, &provider, *now) {
+            view.hold(org, &provider, Held { words, until_boot_ms: Some(until) });
             self.wake_at(until);
             return None;
         }
-        view.goes(org, provider, organization.client_name(index));
-        let room = if probe { 1 } else { organization.room(index) };
-        let want = part.min(room);
-        if want == 0 {
+        view.goes(org, &provider, organization.client_name(index));
+        let room = if probe { 1 } else { organization.room(index).min(rows_max) };
+        if room == 0 {
             return None;
         }
-        let scopes = organization.scopes_of(index, provider);
-        let names: Vec<&str> = scopes.iter().map(String::as_str).collect();
-        let claimable = limits.claimable(&names, want as u64, now.boot_ms);
-        if let Some(at) = claimable.blocked_by.and_then(|b| b.next_at_boot_ms) {
+        let scopes = organization.scopes_of(index, &provider);
+        let claimable = limits.claimable(&scopes, room as u64, now.boot_ms);
+        if claimable.n == 0 {
+            self.wake_after(claimable.blocked_by, *now);
+            return None;
+        }
+        Some(Look { place, index, probe, scopes, wants: claimable.n as usize })
+    }
+
+    /// Takes the slots of a lane's part. Lanes before it may have taken what it saw.
+    fn take(&mut self, look: Look, part: usize, around: &mut Around<'_>) -> Option<Lane> {
+        let lane = self.due[look.place].clone();
+        let Around { organizations, limits, now, .. } = around;
+        let organization = organizations.get_mut(lane.org)?;
+        let still_probing = look.probe && matches!(organization.choose(now.boot_ms), Choice::Probe(index) if index == look.index);
+        let room = if look.probe { usize::from(still_probing) } else { organization.room(look.index) };
+        let claimable = limits.claimable(&look.scopes, part.min(room) as u64, now.boot_ms);
+        let rows_max = claimable.n as usize;
+        self.wake_after(claimable.blocked_by, *now);
+        if rows_max == 0 {
+            return None;
+        }
+        limits.take(&look.scopes, rows_max as u64, now.boot_ms);
+        if look.probe {
+            organization.begin_probe(look.index, now.boot_ms);
+        }
+        organization.reserve(look.index, rows_max, now.boot_ms);
+        let (name, client) = organization.client(look.index);
+        Some(Lane { claim: Claim { lane, client: name, rows_max }, scopes: look.scopes, client, got: 0, probe: look.probe })
+    }
+
+    fn wake_after(&mut self, blocked_by: Option<Blocked>, now: Now) {
+        if let Some(at) = blocked_by.and_then(|b| b.next_at_boot_ms) {
             self.wake_at(at.max(now.boot_ms + 1));
         }
-        if claimable.n == 0 {
-            return None;
-        }
-        limits.take(&names, claimable.n, now.boot_ms);
-        if probe {
-            organization.begin_probe(index, now.boot_ms);
-        }
-        organization.reserve(index, claimable.n as usize);
-        let client = organization.client_name(index).clone();
-        Some(Lane { claim: Claim { org, provider: provider.to_owned(), client, rows_max: claimable.n as usize }, scopes, probe })
     }
 
     /// Gives back what was taken for rows that were not there, and forgets lanes that are empty.
-    pub fn claimed(&mut self, planned: &[Lane], claimed: &[Claimed], organizations: &mut Organizations, limits: &mut Limits, now: Now) {
+    pub fn claimed(&mut self, planned: &[Lane], organizations: &mut Organizations, limits: &mut Limits, now: Now) {
         for lane in planned {
             let claim = &lane.claim;
-            let of_lane = |c: &&Claimed| c.delivery.org == claim.org && *c.provider == *claim.provider && c.client == claim.client;
-            let got = claimed.iter().filter(of_lane).count();
-            let missing = claim.rows_max - got;
+            let missing = claim.rows_max.saturating_sub(lane.got);
             if missing == 0 {
                 continue;
             }
-            let names: Vec<&str> = lane.scopes.iter().map(String::as_str).collect();
-            limits.give_back(&names, missing as u64, now.boot_ms);
-            if let Some(organization) = organizations.get_mut(claim.org) {
-                organization.unreserve(&claim.client, missing);
-                if lane.probe && got == 0 {
-                    organization.release_probe(&claim.client);
+            limits.give_back(&lane.scopes, missing as u64, now.boot_ms);
+            if let Some(organization) = organizations.get_mut(claim.lane.org) {
+                organization.unreserve(lane.client, missing);
+                if lane.probe && lane.got == 0 {
+                    organization.release_probe(lane.client);
                 }
             }
-            self.due.retain(|(org, provider)| !(*org == claim.org && *provider == claim.provider));
+            self.due.retain(|lane| *lane != claim.lane);
             self.stale = true;
         }
     }
@@ -168,9 +227,7 @@ impl LaneBook {
 
 /// A lane that got a second part in the same turn makes one claim.
 fn add(planned: &mut Vec<Lane>, lane: Lane) {
-    let new = &lane.claim;
-    let same = |l: &&mut Lane| l.claim.org == new.org && l.claim.provider == new.provider && l.claim.client == new.client;
-    match planned.iter_mut().find(same) {
+    match planned.iter_mut().find(|before| before.client == lane.client && before.claim.lane == lane.claim.lane) {
         Some(before) => before.claim.rows_max += lane.claim.rows_max,
         None => planned.push(lane),
     }

@@ -8,7 +8,9 @@
 //! outcome that could not be committed is kept and committed by a later turn.
 
 mod dispatch;
+mod fair;
 mod feeder;
+mod hands;
 mod lanes;
 mod organizations;
 mod settle;
@@ -16,15 +18,16 @@ mod settle;
 mod tests;
 mod view;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::config::settings::{Organization, Settings, SmtpEntry};
 use crate::model::name::OrgId;
 use crate::warmup::limits::Shared;
-use crate::warmup::store::{BackfillPace, Claimed, Queue, Recorded, Store, Turn};
+use crate::warmup::store::{BackfillPace, Claim, Claimed, Queue, Recorded, Store, StoreError, Turn};
 use dispatch::{Done, Templates};
-use lanes::{Lane, LaneBook};
+use hands::{ClientNumber, Hand, Hands, Scopes};
+use lanes::{Around, Lane, LaneBook};
 use organizations::Organizations;
-use postwarm_plugin_api::SmtpClient;
+use postwarm_plugin_api::{Cause, Outcome, SmtpClient};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +44,10 @@ const COMMIT_RETRY: Duration = Duration::from_millis(200);
 const SLEEP_MAX_MS: i64 = 1_000;
 /// How long one call of a client may take; its own deadlines are shorter.
 const SEND_MAX: Duration = Duration::from_secs(3600);
+/// Why a row is unknown that an earlier process had in hand.
+const CRASHED: &str = "the process ended while a client had the message in hand";
+/// Why a row is unknown whose reply had not come when the drain ended.
+const STOPPED: &str = "the process stopped before the reply came";
 /// Outcomes of one turn.
 const OUTCOMES_PER_TURN_MAX: usize = 512;
 
@@ -82,7 +89,7 @@ pub struct Engine {
     finished: mpsc::UnboundedSender<Done>,
     /// Outcomes that wait for their commit.
     recorded: Vec<Recorded>,
-    sending: usize,
+    hands: Hands,
     sending_rows_max: usize,
     paces: Arc<HashMap<OrgId, BackfillPace>>,
     random: fastrand::Rng,
@@ -107,30 +114,40 @@ impl Engine {
             done,
             finished,
             recorded: Vec::new(),
-            sending: 0,
+            hands: Hands::default(),
             sending_rows_max: 0,
             paces: Arc::default(),
             random: fastrand::Rng::with_seed(parts.seed),
         };
         engine.take_settings().await?;
-        engine.recover().await?;
+        engine.settle_left().await?;
         Ok(engine)
     }
 
-    async fn recover(&mut self) -> anyhow::Result<()> {
+    /// What an earlier process had in hand is unknown, and the limits count it.
+    async fn settle_left(&mut self) -> anyhow::Result<()> {
+        let left = self.queue.in_hand().await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(rows = left.len(), "rows that an earlier process had in hand are unknown now");
         let now = self.clock.now();
-        let left = self.queue.recover(&self.organizations.resending(), now.wall_ms).await?;
-        if !left.is_empty() {
-            tracing::warn!(rows = left.len(), "rows that an earlier process had in hand are unknown now");
+        for claimed in left {
+            let scopes = self.organizations.scopes_of_left(&claimed);
+            self.limits.lock().take(&scopes, 1, now.boot_ms);
+            self.doubt(Arc::new(claimed), &scopes, CRASHED, now);
         }
-        for row in left {
-            if let Some(org) = self.organizations.get(row.delivery.org) {
-                let scopes = org.scopes(&row.client, &row.provider);
-                let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
-                self.limits.lock().count_recovered(&scopes, 1, now.boot_ms);
-            }
-        }
+        self.commit(Vec::new()).await?;
         Ok(())
+    }
+
+    /// Notes that nobody will learn what became of a row.
+    fn doubt(&mut self, claimed: Arc<Claimed>, scopes: &Scopes, words: &str, now: Now) {
+        self.limits.lock().settle(scopes, 1, now.boot_ms);
+        let settings = self.organizations.get(claimed.delivery.org).map(|running| &*running.settings);
+        let result = settle::in_doubt(settings, words, now.wall_ms);
+        self.view.settled(&claimed, &result, now);
+        self.recorded.push(Recorded { claimed, result, at: now.wall_ms });
     }
 
     /// Runs until `stop`, then drains for at most the configured time.
@@ -139,7 +156,9 @@ impl Engine {
             if self.settings.has_changed().unwrap_or(false)
                 && let Err(error) = self.take_settings().await
             {
-                tracing::error!(%error, "the new settings could not be taken up");
+                tracing::error!(%error, "the new settings could not be taken up; it is tried again");
+                self.settings.mark_changed();
+                self.clock.sleep(COMMIT_RETRY).await;
             }
             self.refresh_lanes().await;
             let claims = self.plan();
@@ -179,46 +198,79 @@ impl Engine {
 
     /// Decides what is claimed now and takes its slots.
     fn plan(&mut self) -> Vec<Lane> {
-        let free = self.sending_rows_max.saturating_sub(self.sending);
-        self.lanes.plan(free, &mut self.organizations, &mut self.limits.lock(), &self.view, self.clock.now())
+        let (organizations, limits) = (&mut self.organizations, &mut self.limits.lock());
+        let around = Around { organizations, limits, view: &self.view, now: self.clock.now() };
+        self.lanes.plan(self.sending_rows_max, &self.hands, around)
     }
 
-    async fn turn(&mut self, planned: Vec<Lane>) {
-        let now = self.clock.now();
-        let turn = Turn {
-            outcomes: self.recorded.clone(),
-            claims: planned.iter().map(|lane| lane.claim.clone()).collect(),
-            usage: self.limits.lock().dirty(now),
-            paces: self.paces.clone(),
-            now: now.wall_ms,
-        };
-        match self.queue.turn(turn).await {
+    async fn turn(&mut self, mut planned: Vec<Lane>) {
+        let claims = planned.iter().map(|lane| lane.claim.clone()).collect();
+        match self.commit(claims).await {
             Ok(claimed) => {
-                // Only now can the store find what came back as due.
-                for recorded in self.recorded.drain(..) {
-                    self.lanes.settled(&recorded.result, now);
-                }
-                self.lanes.claimed(&planned, &claimed, &mut self.organizations, &mut self.limits.lock(), self.clock.now());
-                self.dispatch(claimed).await;
+                let rows = self.take_in_hand(&mut planned, claimed);
+                self.lanes.claimed(&planned, &mut self.organizations, &mut self.limits.lock(), self.clock.now());
+                self.dispatch(rows).await;
             }
             Err(error) => {
                 tracing::error!(%error, "a turn could not be committed; nothing was sent, and it is tried again");
-                self.lanes.claimed(&planned, &[], &mut self.organizations, &mut self.limits.lock(), self.clock.now());
+                self.lanes.claimed(&planned, &mut self.organizations, &mut self.limits.lock(), self.clock.now());
                 self.lanes.look_again();
                 self.clock.sleep(COMMIT_RETRY).await;
             }
         }
     }
 
-    async fn dispatch(&mut self, claimed: Vec<Claimed>) {
+    /// Commits what waits for it. After an error all of it waits for the next commit.
+    async fn commit(&mut self, claims: Vec<Claim>) -> Result<Vec<Claimed>, StoreError> {
+        let now = self.clock.now();
+        let outcomes = Arc::new(std::mem::take(&mut self.recorded));
+        let usage = self.limits.lock().dirty(now);
+        let turn = Turn { outcomes: outcomes.clone(), claims, usage, paces: self.paces.clone(), now: now.wall_ms };
+        match self.queue.turn(turn).await {
+            Ok(claimed) => {
+                self.limits.lock().written();
+                // Only now can the store find what came back as due.
+                for recorded in outcomes.iter() {
+                    self.lanes.settled(&recorded.result, now);
+                }
+                Ok(claimed)
+            }
+            Err(error) => {
+                self.recorded = Arc::try_unwrap(outcomes).unwrap_or_else(|shared| shared.to_vec());
+                Err(error)
+            }
+        }
+    }
+
+    /// Notes the claimed rows as in hand, each with what its lane decided.
+    fn take_in_hand(&mut self, planned: &mut [Lane], claimed: Vec<Claimed>) -> Vec<(Arc<Claimed>, ClientNumber)> {
+        let mut rows = Vec::with_capacity(claimed.len());
+        let mut place = 0;
         for row in claimed {
-            let row = Arc::new(row);
-            self.sending += 1;
+            // Rows come in the order of the claims, so that the last lane is nearly always the one.
+            if !planned.get(place).is_some_and(|lane| lane.made(&row)) {
+                let Some(found) = planned.iter().position(|lane| lane.made(&row)) else {
+                    tracing::error!(delivery.id = %row.delivery, "the store handed out a row that nobody claimed; it is unknown after a restart");
+                    continue;
+                };
+                place = found;
+            }
+            let lane = &mut planned[place];
+            lane.got += 1;
+            let claimed = Arc::new(row);
+            self.hands.add(Hand { claimed: claimed.clone(), scopes: lane.scopes.clone(), client: lane.client });
+            rows.push((claimed, lane.client));
+        }
+        rows
+    }
+
+    async fn dispatch(&mut self, rows: Vec<(Arc<Claimed>, ClientNumber)>) {
+        for (row, client) in rows {
             let Some(org) = self.organizations.get_mut(row.delivery.org) else {
                 self.finish_unsent(row, "the organization is gone");
                 continue;
             };
-            let Some(client) = org.begin(&row.client) else {
+            let Some(client) = org.begin(client) else {
                 self.finish_unsent(row, "the client is gone");
                 continue;
             };
@@ -232,20 +284,16 @@ impl Engine {
             };
             let tokens = self.organizations.tokens();
             match self.templates.get(&*self.queue, &job).await {
-                Ok(Ok(template)) => dispatch::spawn(job, template, tokens, self.clock.clone(), self.finished.clone()),
-                Ok(Err(words)) => {
-                    let _ = self.finished.send(Done { claimed: row, outcome: Err(words), at: self.clock.now() });
-                }
-                Err(error) => {
-                    tracing::error!(%error, "an email could not be read; its messages are tried again");
-                    self.finish_unsent(row, "the email could not be read");
+                Ok(template) => dispatch::spawn(job, template, tokens, self.clock.clone(), self.finished.clone()),
+                Err(unmade) => {
+                    let _ = self.finished.send(Done { claimed: row, outcome: Err(unmade), at: self.clock.now() });
                 }
             }
         }
     }
 
     fn finish_unsent(&self, claimed: Arc<Claimed>, words: &str) {
-        let outcome = postwarm_plugin_api::Outcome::NotAttempted { cause: postwarm_plugin_api::Cause::Stopping, detail: words.to_owned() };
+        let outcome = Outcome::NotAttempted { cause: Cause::Stopping, detail: words.to_owned() };
         let _ = self.finished.send(Done { claimed, outcome: Ok(outcome), at: self.clock.now() });
     }
 
@@ -258,12 +306,19 @@ impl Engine {
     }
 
     fn take_in(&mut self, done: Done) {
-        self.sending -= 1;
+        let Some(hand) = self.hands.remove(done.claimed.delivery) else { return };
+        match &done.outcome {
+            Ok(Outcome::NotAttempted { .. }) | Err(_) => self.limits.lock().give_back(&hand.scopes, 1, done.at.boot_ms),
+            Ok(_) => self.limits.lock().settle(&hand.scopes, 1, done.at.boot_ms),
+        }
         let settled = match self.organizations.get_mut(done.claimed.delivery.org) {
             Some(org) => {
-                let settled = settle::settle(&done, &org.settings, self.random.f64());
-                org.ended(&done, &mut self.limits.lock());
-                settled
+                org.ended(&hand, &done);
+                if let (Err(_), Some((until, words))) = (&done.outcome, org.held(&done.claimed.provider, done.at)) {
+                    let held = Held { words, until_boot_ms: Some(until) };
+                    self.view.hold(done.claimed.delivery.org, &done.claimed.provider, held);
+                }
+                settle::settle(&done, &org.settings, self.random.f64())
             }
             None => settle::without_organization(&done),
         };
@@ -296,7 +351,7 @@ impl Engine {
         tokio::pin!(deadline, closing);
         let mut closed = false;
         let mut waiting = true;
-        while waiting && (self.sending > 0 || !self.recorded.is_empty()) {
+        while waiting && (!self.hands.is_empty() || !self.recorded.is_empty()) {
             if self.recorded.is_empty() {
                 tokio::select! {
                     done = self.done.recv() => if let Some(done) = done { self.take_in(done) },
@@ -310,14 +365,20 @@ impl Engine {
                 waiting &= self.clock.now().boot_ms < until;
             }
         }
-        if self.sending > 0 {
-            let now = self.clock.now().wall_ms;
-            tracing::warn!(rows = self.sending, "the drain has ended; what waits for its reply is unknown now");
-            if let Err(error) = self.queue.recover(&[], now).await {
-                tracing::error!(%error, "the unknown rows are listed at the next start");
+        let left = self.hands.take_all();
+        if left.is_empty() && self.recorded.is_empty() {
+            if !closed {
+                closing.await;
             }
-        } else if !closed {
-            closing.await;
+            return;
+        }
+        tracing::warn!(rows = left.len(), "the drain has ended; what waits for its reply is unknown now");
+        let now = clock.now();
+        for hand in left {
+            self.doubt(hand.claimed, &hand.scopes, STOPPED, now);
+        }
+        if let Err(error) = self.commit(Vec::new()).await {
+            tracing::error!(%error, "the unknown rows are listed at the next start");
         }
     }
 }

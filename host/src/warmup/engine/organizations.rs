@@ -5,15 +5,19 @@
 
 use crate::clock::Now;
 use crate::config::settings::{Organization, Providers, Settings, SmtpEntry};
+use crate::model::address::without_addresses;
 use crate::model::message_id::Tokens;
 use crate::model::name::{OrgId, OrgName};
 use crate::warmup::engine::MakeClient;
-use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign};
-use crate::warmup::limits::{Limits, Scopes};
+use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign, Unmade};
+use crate::warmup::engine::hands::{ClientNumber, Hand, Scopes};
+use crate::warmup::engine::settle;
+use crate::warmup::limits::Limits;
+use crate::warmup::metrics::client_failing;
 use crate::warmup::progress;
-use crate::warmup::route::{self, Choice, ClientHealth, LanePause};
-use crate::warmup::store::{BackfillPace, Store};
-use postwarm_plugin_api::{Outcome, SmtpClient};
+use crate::warmup::route::{self, Choice, ClientHealth, Pause};
+use crate::warmup::store::{BackfillPace, Claimed, Store};
+use postwarm_plugin_api::{Fault, Outcome, SmtpClient};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +27,7 @@ pub struct Organizations {
     make: Arc<dyn MakeClient>,
     signers: Arc<dyn MakeSigner>,
     running: BTreeMap<OrgId, Running>,
+    clients_made: u64,
 }
 
 /// One organization as it runs.
@@ -31,22 +36,36 @@ pub struct Running {
     pub signer: Arc<dyn Sign>,
     clients: Vec<Client>,
     providers: Arc<Providers>,
-    pauses: HashMap<(Arc<str>, String), LanePause>,
+    pauses: HashMap<(Arc<str>, Arc<str>), Pause>,
+    /// Lanes whose mail cannot be made now, by provider. New settings may be the remedy, so that they start without.
+    held: HashMap<Arc<str>, Held>,
+    /// The limits of each lane that had mail since the settings were taken.
+    scopes: HashMap<(ClientNumber, Arc<str>), Scopes>,
+}
+
+struct Held {
+    until: i64,
+    why: String,
 }
 
 struct Client {
+    number: ClientNumber,
     name: Arc<str>,
     entry: SmtpEntry,
     client: Arc<dyn SmtpClient>,
     health: ClientHealth,
     /// Rows claimed for it or in its hands.
     in_hand: usize,
+    /// When it last answered, or got its first row, by the boot clock.
+    heard_at: i64,
+    /// A refusal that blames the account holds at every provider.
+    pause: Pause,
     last_failure: String,
 }
 
 impl Organizations {
     pub fn new(store: Arc<dyn Store>, make: Arc<dyn MakeClient>, signers: Arc<dyn MakeSigner>) -> Organizations {
-        Organizations { store, make, signers, running: BTreeMap::new() }
+        Organizations { store, make, signers, running: BTreeMap::new(), clients_made: 0 }
     }
 
     pub fn tokens(&self) -> Arc<Tokens> {
@@ -61,10 +80,11 @@ impl Organizations {
         self.running.get_mut(&org)
     }
 
-    /// The organizations that send an unknown message again by themselves.
-    pub fn resending(&self) -> Vec<OrgName> {
-        let resend = |r: &&Running| r.settings.on_unknown == crate::config::settings::OnUnknown::Resend;
-        self.running.values().filter(resend).map(|r| r.settings.name.clone()).collect()
+    /// The limits that a row belongs to that an earlier process claimed.
+    pub fn scopes_of_left(&self, claimed: &Claimed) -> Scopes {
+        let settings = self.get(claimed.delivery.org).map(|running| &*running.settings);
+        let share = settings.and_then(|settings| share_of(settings, &claimed.client));
+        scopes(&claimed.org_name, &claimed.client, &claimed.provider, share)
     }
 
     pub fn paces(&self) -> HashMap<OrgId, BackfillPace> {
@@ -77,15 +97,19 @@ impl Organizations {
 
     /// Takes new settings: makes what is new, keeps what did not change, closes what is gone.
     pub async fn take(&mut self, settings: &Settings) -> anyhow::Result<()> {
-        let mut before = std::mem::take(&mut self.running);
+        // All that can fail comes first: a reload is taken up whole or not at all.
+        let mut found = Vec::with_capacity(settings.organizations.len());
         for organization in settings.organizations.values() {
-            let org = self.store.organization(&organization.name).await?;
+            found.push((self.store.organization(&organization.name).await?, organization));
+        }
+        let mut before = std::mem::take(&mut self.running);
+        for (org, organization) in found {
             let old = before.remove(&org);
             let running = self.one(organization.clone(), settings.providers.clone(), old);
             self.running.insert(org, running);
         }
         for gone in before.into_values() {
-            gone.clients.into_iter().for_each(|c| retire(c.client));
+            gone.clients.into_iter().for_each(|c| c.retire(&gone.settings.name));
         }
         Ok(())
     }
@@ -95,7 +119,7 @@ impl Organizations {
         self.running.values().for_each(|running| running.configure(settings, limits, now));
     }
 
-    fn one(&self, organization: Arc<Organization>, providers: Arc<Providers>, old: Option<Running>) -> Running {
+    fn one(&mut self, organization: Arc<Organization>, providers: Arc<Providers>, old: Option<Running>) -> Running {
         let (mut kept, pauses) = old.map_or((Vec::new(), HashMap::new()), |o| (o.clients, o.pauses));
         let mut clients = Vec::new();
         for entry in &organization.smtp {
@@ -105,11 +129,14 @@ impl Organizations {
             }
             match self.make.make(&organization, entry) {
                 Ok(client) => clients.push(Client {
+                    number: self.next_number(),
                     name: entry.name.as_str().into(),
                     entry: entry.clone(),
                     client,
                     health: ClientHealth::default(),
                     in_hand: 0,
+                    heard_at: 0,
+                    pause: Pause::default(),
                     last_failure: String::new(),
                 }),
                 Err(problem) => {
@@ -117,9 +144,17 @@ impl Organizations {
                 }
             }
         }
-        kept.into_iter().for_each(|c| retire(c.client));
+        kept.into_iter().for_each(|c| c.retire(&organization.name));
+        for client in &clients {
+            client_failing(&organization.name, &client.name, client.health.is_failing());
+        }
         let signer = self.signers.make(&organization);
-        Running { settings: organization, signer, clients, providers, pauses }
+        Running { settings: organization, signer, clients, providers, pauses, held: HashMap::new(), scopes: HashMap::new() }
+    }
+
+    fn next_number(&mut self) -> ClientNumber {
+        self.clients_made += 1;
+        ClientNumber(self.clients_made)
     }
 
     /// Closes every client; resolves when all have said QUIT or `grace` has passed.
@@ -132,15 +167,20 @@ impl Organizations {
     }
 }
 
-/// Lets a client that is no longer named end its messages and close.
-fn retire(client: Arc<dyn SmtpClient>) {
-    tokio::spawn(async move { client.close(Duration::from_secs(600)).await });
+impl Client {
+    /// Lets a client that is no longer named end its messages and close.
+    fn retire(self, org: &OrgName) {
+        client_failing(org, &self.name, false);
+        tokio::spawn(async move { self.client.close(Duration::from_secs(600)).await });
+    }
 }
 
 impl Running {
     fn configure(&self, settings: &Settings, limits: &mut Limits, now: Now) {
         let name = &self.settings.name;
         limits.configure(&format!("org/{name}"), &self.settings.limits, now);
+        // A provider that nobody limits any more is free, though what it counted is kept.
+        limits.lift(&format!("provider/{name}/"));
         for provider in settings.providers.mailbox.keys() {
             limits.configure(&provider_scope(name, provider), self.provider_windows(provider), now);
         }
@@ -161,12 +201,20 @@ impl Running {
         self.settings.provider_limits.get(provider).map(Vec::as_slice).or(default).unwrap_or_default()
     }
 
-    fn index(&self, client: &str) -> Option<usize> {
-        self.clients.iter().position(|c| *c.name == *client)
+    fn index(&self, number: ClientNumber) -> Option<usize> {
+        self.clients.iter().position(|c| c.number == number)
     }
 
     /// Which client gets mail now, by its place.
-    pub fn choose(&self, boot_ms: i64) -> Choice {
+    pub fn choose(&mut self, boot_ms: i64) -> Choice {
+        for client in self.clients.iter_mut().filter(|c| c.in_hand > 0 && !c.health.is_failing()) {
+            if client.health.is_stalled(client.heard_at, boot_ms) {
+                client.health.stall(boot_ms);
+                client.last_failure = "its server is silent".to_owned();
+                client_failing(&self.settings.name, &client.name, true);
+                tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, rows = client.in_hand, "a client's server is silent; the next one takes over");
+            }
+        }
         route::choose(self.clients.iter().map(|c| &c.health), boot_ms)
     }
 
@@ -177,12 +225,28 @@ impl Running {
         }
     }
 
-    pub fn why_paused(&self, index: usize, now: Now, until: i64) -> String {
-        format!("client `{}` was refused for its account or domain, next at {}", self.clients[index].name, progress::instant(until, now))
+    /// Until when, by the boot clock, the lane gets nothing through this client, and why: the mail could not be made, or the
+    /// account (for all lanes of the client) or the domain (for the lane) was refused.
+    pub fn paused(&self, index: usize, provider: &Arc<str>, now: Now) -> Option<(i64, String)> {
+        let client = &self.clients[index];
+        if let Some(held) = self.held(provider, now) {
+            return Some(held);
+        }
+        let account = client.pause.paused_until(now.boot_ms);
+        let lane = self.pauses.get(&(client.name.clone(), provider.clone())).and_then(|pause| pause.paused_until(now.boot_ms));
+        let (until, what) = account.map(|at| (at, "account")).max(lane.map(|at| (at, "domain")))?;
+        Some((until, format!("client `{}` was refused for its {what}, next at {}", client.name, progress::instant(until, now))))
     }
 
-    pub fn paused_until(&self, index: usize, provider: &str, boot_ms: i64) -> Option<i64> {
-        self.pauses.get(&(self.clients[index].name.clone(), provider.to_owned()))?.paused_until(boot_ms)
+    /// Until when the mail to a provider is kept back because it could not be made, and why.
+    pub fn held(&self, provider: &Arc<str>, now: Now) -> Option<(i64, String)> {
+        let held = self.held.get(provider).filter(|held| held.until > now.boot_ms)?;
+        Some((held.until, format!("{}, tried again at {}", held.why, progress::instant(held.until, now))))
+    }
+
+    /// Keeps a lane back whose mail cannot be made now.
+    fn hold(&mut self, provider: &Arc<str>, why: &str, now: Now) {
+        self.held.insert(provider.clone(), Held { until: now.boot_ms + settle::UNMADE_WAIT_MS, why: why.to_owned() });
     }
 
     /// How many more rows the client may have in hand.
@@ -191,14 +255,15 @@ impl Running {
         client.client.in_flight_max().saturating_sub(client.in_hand)
     }
 
-    pub fn scopes_of(&self, index: usize, provider: &str) -> Vec<String> {
-        self.scopes(&self.clients[index].name, provider)
+    /// The limits that a message through this client to this provider belongs to.
+    pub fn scopes_of(&mut self, index: usize, provider: &Arc<str>) -> Scopes {
+        let (settings, client) = (&self.settings, &self.clients[index]);
+        let made = || scopes(&settings.name, &client.name, provider, client.entry.share.as_deref());
+        self.scopes.entry((client.number, provider.clone())).or_insert_with(made).clone()
     }
 
-    /// The limits that a message through this client to this provider belongs to.
-    pub fn scopes(&self, client: &str, provider: &str) -> Vec<String> {
-        let Scopes { org, provider, client, share } = Scopes::of(&self.settings, client, provider);
-        [org, provider, client].into_iter().chain(share).collect()
+    pub fn client(&self, index: usize) -> (Arc<str>, ClientNumber) {
+        (self.clients[index].name.clone(), self.clients[index].number)
     }
 
     pub fn client_name(&self, index: usize) -> &Arc<str> {
@@ -209,49 +274,52 @@ impl Running {
         self.clients[index].health.begin_probe(boot_ms);
     }
 
-    pub fn release_probe(&mut self, client: &str) {
-        if let Some(index) = self.index(client) {
+    pub fn release_probe(&mut self, number: ClientNumber) {
+        if let Some(index) = self.index(number) {
             self.clients[index].health.release_probe();
         }
     }
 
-    pub fn reserve(&mut self, index: usize, rows: usize) {
-        self.clients[index].in_hand += rows;
+    pub fn reserve(&mut self, index: usize, rows: usize, boot_ms: i64) {
+        let client = &mut self.clients[index];
+        if client.in_hand == 0 {
+            client.heard_at = boot_ms;
+        }
+        client.in_hand += rows;
     }
 
-    pub fn unreserve(&mut self, client: &str, rows: usize) {
-        if let Some(index) = self.index(client) {
+    pub fn unreserve(&mut self, number: ClientNumber, rows: usize) {
+        if let Some(index) = self.index(number) {
             let client = &mut self.clients[index];
             client.in_hand = client.in_hand.saturating_sub(rows);
         }
     }
 
     /// The client for a row that was claimed for it.
-    pub fn begin(&self, client: &str) -> Option<Arc<dyn SmtpClient>> {
-        self.index(client).map(|index| self.clients[index].client.clone())
+    pub fn begin(&self, number: ClientNumber) -> Option<Arc<dyn SmtpClient>> {
+        self.index(number).map(|index| self.clients[index].client.clone())
     }
 
-    /// A row has come back: its client has room again, its limits have counted it, its health is known better.
-    pub fn ended(&mut self, done: &Done, limits: &mut Limits) {
-        let claimed = &done.claimed;
-        let scopes = self.scopes(&claimed.client, &claimed.provider);
-        let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+    /// A row has come back: its client has room again, and its health is known better. What a client said that was replaced
+    /// meanwhile means nothing for the new one.
+    pub fn ended(&mut self, hand: &Hand, done: &Done) {
         let now = done.at.boot_ms;
-        self.unreserve(&claimed.client, 1);
-        match &done.outcome {
-            Ok(Outcome::NotAttempted { .. }) | Err(_) => limits.give_back(&scopes, 1, now),
-            Ok(_) => limits.settle(&scopes, 1, now),
-        }
-        let Ok(outcome) = &done.outcome else { return };
-        if let Some(index) = self.index(&claimed.client) {
-            self.observe(index, outcome, now);
-        }
+        self.unreserve(hand.client, 1);
+        let outcome = match &done.outcome {
+            Ok(outcome) => outcome,
+            Err(Unmade::Now(why)) => return self.hold(&hand.claimed.provider, why, done.at),
+            Err(Unmade::Content(_)) => return,
+        };
+        let Some(index) = self.index(hand.client) else { return };
+        self.clients[index].heard_at = now;
+        self.observe(index, outcome, now);
         if matches!(outcome, Outcome::Deferred { .. } | Outcome::Rejected { .. } | Outcome::Accepted(_)) {
-            let lane = (claimed.client.clone(), claimed.provider.to_string());
+            self.clients[index].pause.observe(Fault::Account, outcome, now);
+            let lane = (hand.claimed.client.clone(), hand.claimed.provider.clone());
             match outcome {
                 // An acceptance changes a pause only where there is one.
                 Outcome::Accepted(_) if !self.pauses.contains_key(&lane) => {}
-                _ => self.pauses.entry(lane).or_default().observe(outcome, now),
+                _ => self.pauses.entry(lane).or_default().observe(Fault::Domain, outcome, now),
             }
         }
     }
@@ -261,11 +329,21 @@ impl Running {
         let before = client.health.is_failing();
         client.health.observe(outcome, now);
         match (before, client.health.is_failing(), outcome) {
+            (false, true, Outcome::Unknown { detail, .. }) => {
+                let detail = without_addresses(detail).into_owned();
+                client.last_failure = "several messages in a row had no reply".to_owned();
+                client_failing(&self.settings.name, &client.name, true);
+                tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, detail, "a client's messages get no reply; the next one takes over");
+            }
             (false, true, Outcome::NotAttempted { cause, detail }) => {
-                client.last_failure = detail.clone();
+                // Servers repeat recipients in what they say, and this goes to the log and to `waits_for`.
+                let detail = without_addresses(detail).into_owned();
+                client.last_failure.clone_from(&detail);
+                client_failing(&self.settings.name, &client.name, true);
                 tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, ?cause, detail, "a client fails; the next one takes over");
             }
             (true, false, _) => {
+                client_failing(&self.settings.name, &client.name, false);
                 tracing::info!(organization.name = %self.settings.name, client.name = %client.name, "a client works again");
             }
             _ => {}
@@ -279,4 +357,13 @@ fn provider_scope(org: &OrgName, provider: &str) -> String {
 
 fn client_scope(org: &OrgName, client: &str) -> String {
     format!("client/{org}/{client}")
+}
+
+fn share_of<'a>(settings: &'a Organization, client: &str) -> Option<&'a str> {
+    settings.smtp.iter().find(|e| e.name == client).and_then(|e| e.share.as_deref())
+}
+
+fn scopes(org: &OrgName, client: &str, provider: &str, share: Option<&str>) -> Scopes {
+    let own = [format!("org/{org}"), provider_scope(org, provider), client_scope(org, client)];
+    own.into_iter().chain(share.map(|share| format!("share/{share}"))).collect()
 }

@@ -6,19 +6,22 @@
 use crate::config::settings::{OnUnknown, Organization};
 use crate::model::delivery::Said;
 use crate::warmup::backoff::{self, Refusal};
-use crate::warmup::engine::dispatch::Done;
+use crate::warmup::engine::dispatch::{Done, Unmade};
 use crate::warmup::store::Settled;
 use postwarm_plugin_api::{Cause, Fault, Outcome, Reply};
 use std::time::Duration;
 
-/// How long a message waits whose connection broke before it was its turn, in milliseconds.
-const DISCONNECTED_WAIT_MS: i64 = 500;
+/// How long a message waits that could not be made though nothing is wrong with it, in milliseconds.
+pub const UNMADE_WAIT_MS: i64 = 5_000;
+/// How long a message waits whose connection broke, or was closed, before it was its turn, in milliseconds.
+const UNTRIED_WAIT_MS: i64 = 500;
 
 pub fn settle(done: &Done, organization: &Organization, jitter_unit: f64) -> Settled {
     let now = done.at.wall_ms;
     let outcome = match &done.outcome {
         Ok(outcome) => outcome,
-        Err(words) => return Settled::Failed(said(None, Some(Fault::Content), Some(words.clone()))),
+        Err(Unmade::Content(words)) => return Settled::Failed(said(None, Some(Fault::Content), Some(words.clone()))),
+        Err(Unmade::Now(_)) => return Settled::Returned { next_at: now + UNMADE_WAIT_MS },
     };
     match outcome {
         Outcome::Accepted(reply) => Settled::Sent(said(Some(reply), None, None)),
@@ -27,17 +30,20 @@ pub fn settle(done: &Done, organization: &Organization, jitter_unit: f64) -> Set
         }
         Outcome::Rejected { reply, fault } => Settled::Failed(said(Some(reply), Some(*fault), None)),
         Outcome::Deferred { reply, fault, retry_after } => again(done, organization, jitter_unit, (reply, *fault, *retry_after)),
-        Outcome::NotAttempted { cause: Cause::Disconnected, .. } => Settled::Returned { next_at: now + DISCONNECTED_WAIT_MS },
+        Outcome::NotAttempted { cause: Cause::Disconnected | Cause::Stopping, .. } => Settled::Returned { next_at: now + UNTRIED_WAIT_MS },
         // No server refused it, so there is no reply to show.
         Outcome::NotAttempted { cause: Cause::Unsupported, detail } => {
             Settled::Failed(said(None, Some(Fault::Content), Some(detail.clone())))
         }
         Outcome::NotAttempted { .. } => Settled::Returned { next_at: now },
-        Outcome::Unknown { detail, .. } => Settled::Unknown {
-            said: said(None, None, Some(detail.clone())),
-            resend_at: (organization.on_unknown == OnUnknown::Resend).then(|| now + first_wait(organization)),
-        },
+        Outcome::Unknown { detail, .. } => in_doubt(Some(organization), detail, now),
     }
+}
+
+/// Nobody knows whether the message arrived: it is listed, and sent again where its organization wants that.
+pub fn in_doubt(organization: Option<&Organization>, detail: &str, now: i64) -> Settled {
+    let resending = organization.filter(|o| o.on_unknown == OnUnknown::Resend);
+    Settled::Unknown { said: said(None, None, Some(detail.to_owned())), resend_at: resending.map(|o| now + first_wait(o)) }
 }
 
 /// What an outcome means where the organization's file went away meanwhile.
@@ -45,7 +51,7 @@ pub fn without_organization(done: &Done) -> Settled {
     match &done.outcome {
         Ok(Outcome::Accepted(reply)) => Settled::Sent(said(Some(reply), None, None)),
         Ok(Outcome::Rejected { reply, fault }) => Settled::Failed(said(Some(reply), Some(*fault), None)),
-        Ok(Outcome::Unknown { detail, .. }) => Settled::Unknown { said: said(None, None, Some(detail.clone())), resend_at: None },
+        Ok(Outcome::Unknown { detail, .. }) => in_doubt(None, detail, done.at.wall_ms),
         _ => Settled::Returned { next_at: done.at.wall_ms },
     }
 }

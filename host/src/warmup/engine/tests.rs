@@ -1,5 +1,12 @@
 //! The engine over the real store, with a client that the test speaks for.
 
+mod fixture;
+mod flaky;
+mod parts;
+mod reloads;
+mod stops;
+mod waits;
+
 use super::*;
 use crate::bus::Outbox;
 use crate::clock::SystemClock;
@@ -13,8 +20,8 @@ use crate::warmup::limits::Limits;
 use crate::warmup::progress::{self, EmailNow, Question};
 use crate::warmup::sqlite::SqliteStore;
 use crate::warmup::store::DeliveryPage;
-use postwarm_plugin_api::{BoxFuture, Cause, EnhancedCode, Fault, Message, Outcome, Phase, Reply};
-use std::net::{Ipv4Addr, SocketAddr};
+use fixture::{Other, Unsigned, accepted, reply, settings};
+use postwarm_plugin_api::{BoxFuture, Cause, Fault, Message, Outcome, Phase};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -50,14 +57,6 @@ fn client(say: impl Fn(&str) -> Outcome + Send + Sync + 'static) -> Arc<FakeClie
     Arc::new(FakeClient { say: Box::new(say), got: Mutex::default() })
 }
 
-fn accepted() -> Outcome {
-    Outcome::Accepted(reply(250))
-}
-
-fn reply(code: u16) -> Reply {
-    Reply { code, enhanced: Some(EnhancedCode((code / 100) as u8, 0, 0)), text: "so".into() }
-}
-
 struct Makes(Vec<Arc<FakeClient>>);
 
 impl MakeClient for Makes {
@@ -65,79 +64,6 @@ impl MakeClient for Makes {
         let place = organization.smtp.iter().position(|e| e.name == entry.name).unwrap();
         Ok(self.0[place].clone())
     }
-}
-
-struct Unsigned;
-
-impl MakeSigner for Unsigned {
-    fn make(&self, _: &Organization) -> Arc<dyn Sign> {
-        Arc::new(Unsigned)
-    }
-}
-
-impl Sign for Unsigned {
-    fn sign(&self, _: &str, _: &[u8], _: &[u8], _: i64) -> Result<Option<Vec<u8>>, String> {
-        Ok(None)
-    }
-
-    fn is_slow(&self) -> bool {
-        false
-    }
-}
-
-struct Other;
-
-#[async_trait::async_trait]
-impl ProviderLookup for Other {
-    async fn provider(&self, _: &str, _: i64) -> Looked {
-        Looked { provider: "other".into(), decided: true }
-    }
-}
-
-fn settings(clients: usize, change: impl FnOnce(&mut Organization)) -> Arc<Settings> {
-    let entry = |n: usize| SmtpEntry {
-        name: format!("client{n}"),
-        plugin: "fake".into(),
-        settings: Default::default(),
-        secrets: Default::default(),
-        limits: Vec::new(),
-        connections: 10,
-        share: None,
-    };
-    let name = OrgName::parse("acme").unwrap();
-    let mut organization = Organization {
-        name: name.clone(),
-        from_domains: vec!["acme.example".into()],
-        development: true,
-        public_url: None,
-        on_unknown: OnUnknown::Hold,
-        limits: Vec::new(),
-        provider_limits: Default::default(),
-        dkim: Vec::new(),
-        smtp: (0..clients).map(entry).collect(),
-        feedback: Vec::new(),
-        backfill: BackfillSettings {
-            per_recipient: Window { messages: 1, per: Duration::from_secs(10) },
-            hold_max: Duration::from_secs(3600),
-        },
-        retry: Retry { schedule: vec![Duration::from_millis(20)], give_up_after: Duration::from_secs(3600), jitter: 0.0 },
-    };
-    change(&mut organization);
-    let listen = Listener { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
-    let process = Process {
-        warmup: listen.clone(),
-        health: listen,
-        default_organization: None,
-        allow_development_beyond_loopback: false,
-        plugins_directory: "plugins".into(),
-        events: Events::Embedded { retention: Duration::from_secs(1) },
-        shares: Default::default(),
-        sending_rows_max: 16,
-        drain_max: Duration::from_secs(5),
-        watch_for: Duration::from_secs(1),
-        dns: Dns { nameserver: None, timeout: Duration::from_secs(1), enabled: false },
-    };
-    Arc::new(Settings { process: Arc::new(process), providers: Arc::default(), organizations: [(name, Arc::new(organization))].into() })
 }
 
 fn email(body: &str) -> NewEmail {
@@ -257,7 +183,7 @@ async fn a_message_that_no_client_can_carry_fails_without_a_reply_and_others_go_
     assert_eq!(running.until(|c| c.sent == 2 && c.failed == 1).await, Counts { sent: 2, failed: 1, ..Counts::default() });
     let page = DeliveryPage { state: Some(State::Failed), after: UserNumber(0), limit: 10 };
     let rows = running.store.deliveries(running.org, running.email, page).await.unwrap();
-    let said = &rows[0].said;
+    let said = &rows.rows[0].said;
     assert_eq!((&said.reply, said.detail.as_deref()), (&None, Some("it needs SMTPUTF8")));
 }
 
@@ -274,7 +200,7 @@ async fn a_refusal_for_good_fails_and_one_for_now_is_tried_again_as_the_schedule
     let running = Running::start(3, vec![client], settings(1, |_| {})).await;
     assert_eq!(running.until(|c| c.sent == 2).await, Counts { sent: 2, failed: 1, ..Counts::default() });
     let page = DeliveryPage { state: None, after: UserNumber(0), limit: 10 };
-    let rows = running.store.deliveries(running.org, running.email, page).await.unwrap();
+    let rows = running.store.deliveries(running.org, running.email, page).await.unwrap().rows;
     assert_eq!(rows.iter().map(|r| (r.state, r.attempts)).collect::<Vec<_>>(), [(State::Failed, 1), (State::Sent, 2), (State::Sent, 1)]);
 }
 
@@ -356,7 +282,7 @@ async fn an_email_whose_link_was_taken_away_fails_with_the_reason_and_holds_up_n
     running.settings.send_replace(with_url(None, Vec::new()));
     assert_eq!(running.until(|c| c.failed == 7).await, Counts { sent: 2, failed: 7, ..Counts::default() });
     let page = DeliveryPage { state: Some(State::Failed), after: UserNumber(0), limit: 1 };
-    let detail = running.store.deliveries(running.org, running.email, page).await.unwrap().remove(0).said.detail.unwrap();
+    let detail = running.store.deliveries(running.org, running.email, page).await.unwrap().rows.remove(0).said.detail.unwrap();
     assert!(detail.contains("/body names `unsubscribe_url`") && detail.contains("set public_url"), "{detail}");
     running.store.accept(running.org, email("no link"), None, SystemClock.now().wall_ms).await.unwrap();
     let next = async {

@@ -89,10 +89,12 @@ fn what_was_stored_comes_back_by_the_boot_clock_whatever_the_wall_clock_says() {
     before.settle(&[SCOPE], 10, 5_000);
     let stored = before.dirty(at(5_000));
     assert_eq!(stored.len(), 1);
-    assert_eq!(before.dirty(at(5_000)), []);
+    assert_eq!(before.dirty(at(5_000)), stored, "until it is known to be committed");
+    before.written();
+    assert_eq!(*before.dirty(at(5_000)), []);
     let mut after = Limits::new(BOOT);
     let jumped = Now { boot_ms: 10_000, wall_ms: at(10_000).wall_ms + 999_999_999 };
-    after.restore(stored, jumped);
+    after.restore(stored.to_vec(), jumped);
     after.configure(SCOPE, &[window(10, 60_000)], jumped);
     assert_eq!(free(&mut after, 65_000), 0);
     assert_eq!(free(&mut after, 66_000), 10);
@@ -111,7 +113,7 @@ fn across_a_reboot_the_wall_clock_is_believed_and_the_future_counts_as_now() {
     let wall = stored[0].bucket_wall_ms;
     let mut after = Limits::new("boot-2");
     after.configure(SCOPE, &[window(10, 60_000)], Now { boot_ms: 50, wall_ms: wall + 15_000 });
-    after.restore(stored, Now { boot_ms: 50, wall_ms: wall + 15_000 });
+    after.restore(stored.to_vec(), Now { boot_ms: 50, wall_ms: wall + 15_000 });
     assert_eq!((free(&mut after, 44_000), free(&mut after, 46_000)), (0, 5));
     assert_eq!((free(&mut after, 60_000), free(&mut after, 61_000)), (5, 10));
     let rows = after.dirty(Now { boot_ms: 61_000, wall_ms: wall + 76_000 });
@@ -124,7 +126,7 @@ fn an_organization_whose_file_comes_back_later_finds_its_counts() {
     before.take(&[SCOPE], 10, 0);
     before.settle(&[SCOPE], 10, 0);
     let mut after = Limits::new(BOOT);
-    after.restore(before.dirty(at(1)), at(1));
+    after.restore(before.dirty(at(1)).to_vec(), at(1));
     after.configure(SCOPE, &[window(10, 30_000), window(20, 60_000)], at(20_000));
     assert_eq!(free(&mut after, 20_000), 0);
 }
@@ -161,6 +163,7 @@ enum Step {
     Settle(usize),
     GiveBack(usize),
     Commit,
+    FailingCommit,
     WallJump(i64),
     /// A crash, and a start this much later; on another boot or not.
     Restart {
@@ -177,6 +180,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (1_usize..12).prop_map(Step::Settle),
         1 => (1_usize..3).prop_map(Step::GiveBack),
         3 => Just(Step::Commit),
+        1 => Just(Step::FailingCommit),
         1 => (-100_000_i64..100_000).prop_map(Step::WallJump),
         1 => ((0_i64..9_000), any::<bool>()).prop_map(|(after, reboot)| Step::Restart { after, reboot }),
     ]
@@ -227,20 +231,23 @@ impl World {
         self.limits.configure(SCOPE, &self.windows, self.now());
         // Rows whose outcome was not committed are in doubt.
         let doubtful = self.out.len() + self.settled_uncommitted.len();
-        self.limits.count_recovered(&[SCOPE], doubtful as u64, self.now().boot_ms);
+        let now = self.now().boot_ms;
+        self.limits.take(&[SCOPE], doubtful as u64, now);
+        self.limits.settle(&[SCOPE], doubtful as u64, now);
         self.arrived.extend(self.out.drain(..).map(|claim| (claim, self.time)));
         self.settled_uncommitted.clear();
         self.commit();
     }
 
     fn commit(&mut self) {
-        for row in self.limits.dirty(self.now()) {
+        for row in self.limits.dirty(self.now()).iter().cloned() {
             let key = (row.boot_id.clone(), row.per_ms, row.bucket_ms);
             match row.count {
                 0 => drop(self.disk.remove(&key)),
                 _ => drop(self.disk.insert(key, row)),
             }
         }
+        self.limits.written();
         self.settled_uncommitted.clear();
     }
 
@@ -266,6 +273,7 @@ impl World {
                 self.out.truncate(self.out.len() - n);
             }
             Step::Commit => self.commit(),
+            Step::FailingCommit => drop(self.limits.dirty(self.now())),
             Step::WallJump(by) => self.wall_ahead += by,
             Step::Restart { after, reboot } => {
                 self.time += after;

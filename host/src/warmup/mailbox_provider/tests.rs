@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::settings::{Dns, MailboxProvider};
+use crate::config::settings::{MailboxProvider, Window};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::{CNAME, MX};
 use hickory_proto::rr::{Name, RData, Record};
@@ -103,8 +103,10 @@ async fn the_exchanger_of_the_lowest_preference_decides_on_a_label_boundary() {
 #[tokio::test]
 async fn dns_that_fails_or_is_silent_leaves_a_domain_undecided() {
     let (directory, _) = directory().await;
-    let found = directory.find_all(vec!["broken.example".to_owned(), "silent.example".to_owned()], 0).await;
-    assert!(found.iter().all(|(_, found)| *found == Found::Undecided && found.name() == OTHER), "{found:?}");
+    for domain in ["broken.example", "silent.example"] {
+        let found = directory.find(domain, 0).await;
+        assert_eq!((found.name(), &found), (OTHER, &Found::Undecided), "{domain}");
+    }
 }
 
 #[tokio::test]
@@ -116,6 +118,25 @@ async fn an_answer_is_kept_for_its_time_within_bounds() {
     assert_eq!(asked.load(Ordering::SeqCst), 1);
     directory.find("company.example", 600_000).await;
     assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn settings_are_the_same_as_long_as_every_answer_would_be() {
+    let dns = Dns { nameserver: None, timeout: Duration::from_secs(2), enabled: true };
+    let before = fingerprint(&providers(), &dns);
+    let changed = |change: fn(&mut Providers)| {
+        let mut providers = Providers::clone(&providers());
+        change(&mut providers);
+        fingerprint(&providers, &dns)
+    };
+    assert_eq!(
+        changed(|p| p.mailbox.values_mut().for_each(|p| p.limits.push(Window { messages: 1, per: Duration::from_secs(1) }))),
+        before
+    );
+    assert_ne!(changed(|p| p.mailbox.values_mut().for_each(|p| p.domains.push("new.example".to_owned()))), before);
+    assert_ne!(changed(|p| p.mailbox.values_mut().for_each(|p| p.mx_suffixes.clear())), before);
+    assert_ne!(changed(|p| drop(p.mailbox.remove("green"))), before);
+    assert_ne!(fingerprint(&providers(), &Dns { enabled: false, ..dns.clone() }), before);
 }
 
 #[test]

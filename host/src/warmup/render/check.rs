@@ -4,38 +4,10 @@
 
 use super::RenderSettings;
 use super::text::Text;
-use crate::model::email::{Mailbox, NewEmail};
+use crate::model::email::{HEADER_NAME_CHARS_MAX, HEADERS_MAX, Mailbox, NewEmail, is_own_header};
 
 /// Octets of a subject, a display name or a header value.
 const FIELD_OCTETS_MAX: usize = 998;
-/// Characters of a header name.
-const NAME_MAX: usize = 64;
-/// Further headers of one email.
-const HEADERS_MAX: usize = 50;
-
-/// Header names that Postwarm, servers or signers write, lower case.
-const RESERVED: [&str; 18] = [
-    "from",
-    "sender",
-    "to",
-    "cc",
-    "bcc",
-    "reply-to",
-    "subject",
-    "date",
-    "message-id",
-    "mime-version",
-    "dkim-signature",
-    "feedback-id",
-    "list-unsubscribe",
-    "list-unsubscribe-post",
-    "return-path",
-    "received",
-    "delivered-to",
-    "authentication-results",
-];
-const RESERVED_PREFIXES: [&str; 3] = ["content-", "resent-", "arc-"];
-
 /// Checks an email as the API got it against what its organization offers: all problems at once, each with the JSON pointer of its
 /// field.
 pub fn check(email: &NewEmail, settings: &RenderSettings) -> Result<(), Vec<(String, String)>> {
@@ -83,12 +55,12 @@ fn headers(problems: &mut Vec<(String, String)>, headers: &[(String, String)]) {
     }
     for (name, value) in headers {
         let pointer = format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"));
-        let lower = name.to_ascii_lowercase();
-        let formed = (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        let formed = (1..=HEADER_NAME_CHARS_MAX).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
         if !formed {
-            let message = format!("is no header name: use 1 to {NAME_MAX} letters, digits and hyphens");
+            let message = format!("is no header name: use 1 to {HEADER_NAME_CHARS_MAX} letters, digits and hyphens");
             problems.push((pointer.clone(), message));
-        } else if RESERVED.contains(&lower.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) {
+        } else if is_own_header(name) {
             problems.push((pointer.clone(), "is a header that is written for you; leave it out".to_owned()));
         }
         field(problems, &pointer, value);

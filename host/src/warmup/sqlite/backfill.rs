@@ -4,16 +4,17 @@ use crate::db::DbError;
 use crate::model::delivery::Source;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
 use crate::warmup::sqlite::rows::Context;
-use crate::warmup::sqlite::{emails, fan_out, waiting};
-use crate::warmup::store::{BackfillPace, BackfillStep};
+use crate::warmup::sqlite::{clock, emails, fan_out, waiting};
+use crate::warmup::store::{BackfillPace, BackfillStep, Believed};
 use rusqlite::{Connection, OptionalExtension, params};
 
-pub fn domains(connection: &Connection, rows: usize, checked_after: i64, now: i64) -> Result<Vec<String>, DbError> {
+pub fn domains(connection: &Connection, rows: usize, believed: Believed, now: i64) -> Result<Vec<String>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT DISTINCT d.name FROM (SELECT org, user FROM backfills WHERE next_at <= ?1 ORDER BY next_at LIMIT ?2) b
-         JOIN users u ON u.org = b.org AND u.number = b.user JOIN domains d ON d.id = u.domain WHERE d.checked_at < ?3",
+         JOIN users u ON u.org = b.org AND u.number = b.user JOIN domains d ON d.id = u.domain WHERE d.checked_at <= ?3 OR d.settings <> ?4",
     )?;
-    let found = statement.query_map(params![now, rows as i64, checked_after], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let key = params![now, rows as i64, believed.checked_after, believed.settings];
+    let found = statement.query_map(key, |row| row.get(0))?.collect::<Result<_, _>>()?;
     Ok(found)
 }
 
@@ -27,6 +28,9 @@ struct Due {
 
 pub fn step(connection: &Connection, context: &mut Context, rows: usize, now: i64) -> Result<BackfillStep, DbError> {
     let due = due(connection, rows, now)?;
+    if !due.is_empty() {
+        clock::see(connection, now)?;
+    }
     for next in &due {
         start(connection, context, next, now)?;
     }
@@ -98,7 +102,8 @@ pub fn finished(connection: &Connection, delivery: DeliveryKey, pace: BackfillPa
         .query_row([delivery.org.0, delivery.user.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((waits_for, recent)) = row else { return Ok(()) };
-    let mut times: Vec<i64> = recent.split(',').filter_map(|t| t.parse().ok()).collect();
+    // What ended in the future ended before the clock was set back.
+    let mut times: Vec<i64> = recent.split(',').filter_map(|t| t.parse().ok()).map(|t: i64| t.min(at)).collect();
     times.push(at);
     let kept = (pace.messages.max(1) as usize).min(times.len());
     times.drain(..times.len() - kept);

@@ -7,19 +7,27 @@ use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
 use crate::warmup::sqlite::outcomes::Deltas;
 use crate::warmup::sqlite::rows::{Context, address, state};
 use crate::warmup::sqlite::{backfill, emails, fan_out};
-use crate::warmup::store::{BackfillPace, Claim, Claimed, Lanes};
+use crate::warmup::store::{BackfillPace, Claim, Claimed, LaneKey, Lanes};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::Arc;
 
 /// Retries before live mail before back-fill.
-const QUEUES: [i64; 3] = [0, 1, 2];
+pub const QUEUES: [i64; 3] = [0, 1, 2];
+
+/// The queues of a lane in the order of their turn; back-fill and its retries are one.
+fn queues(source: Source) -> &'static [i64] {
+    match source {
+        Source::Live => &QUEUES[..2],
+        Source::Backfill => &QUEUES[2..],
+    }
+}
 
 pub fn claim(connection: &Connection, context: &mut Context, claims: &[Claim], now: i64) -> Result<Vec<Claimed>, DbError> {
     let mut claimed = Vec::new();
     for claim in claims {
         let mut wanted = claim.rows_max;
-        for queue in QUEUES {
+        for &queue in queues(claim.lane.source) {
             if wanted > 0 {
                 let before = claimed.len();
                 from_queue(connection, context, claim, (queue, wanted, now), &mut claimed)?;
@@ -61,30 +69,30 @@ fn from_queue(
     (queue, wanted, now): (i64, usize, i64),
     claimed: &mut Vec<Claimed>,
 ) -> Result<(), DbError> {
-    let provider = context.name_id(connection, &claim.provider)?;
-    let due = due(connection, claim.org, provider, (queue, wanted, now))?;
+    let provider = context.name_id(connection, &claim.lane.provider)?;
+    let due = due(connection, claim.lane.org, provider, (queue, wanted, now))?;
     if due.is_empty() {
         return Ok(());
     }
     let client = context.name_id(connection, &claim.client)?;
     let provider = context.name(connection, provider)?;
-    let org_name = context.org_name(connection, claim.org)?;
+    let org_name = context.org_name(connection, claim.lane.org)?;
     let mut deltas = Deltas::default();
     for row in due {
-        let delivery = DeliveryKey { org: claim.org, email: EmailNumber(row.email), user: UserNumber(row.user) };
+        let delivery = DeliveryKey { org: claim.lane.org, email: EmailNumber(row.email), user: UserNumber(row.user) };
         if row.suppressed {
             suppress(connection, context, delivery, &row, now)?;
-            deltas.moved((claim.org, row.email), &provider, row.was, State::Suppressed);
+            deltas.moved((claim.lane.org, row.email), &provider, row.was, State::Suppressed);
             continue;
         }
         connection.prepare_cached("INSERT INTO sending (org, email, user, client, since) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute([
-            claim.org.0,
+            claim.lane.org.0,
             row.email,
             row.user,
             client,
             now,
         ])?;
-        let from_domain = context.sender_domain(connection, claim.org, row.email)?;
+        let from_domain = context.sender_domain(connection, claim.lane.org, row.email)?;
         claimed.push(Claimed {
             delivery,
             org_name: org_name.clone(),
@@ -130,8 +138,7 @@ fn suppress(connection: &Connection, context: &mut Context, delivery: DeliveryKe
         )?
         .execute([delivery.org.0, delivery.email.0, delivery.user.0, now])?;
     if row.source == Source::Backfill {
-        let at_once = BackfillPace { messages: 1, per: Duration::ZERO, hold_max: Duration::ZERO };
-        backfill::finished(connection, delivery, at_once, now)?;
+        backfill::finished(connection, delivery, BackfillPace::AT_ONCE, now)?;
     }
     fan_out::tell_suppressed(connection, context, delivery, row.source, now)
 }
@@ -149,23 +156,26 @@ pub fn lanes(connection: &Connection, now: i64) -> Result<Lanes, DbError> {
             next.query_row([at.0, at.1], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
         let Some((org, provider, name)) = found else { return Ok(lanes) };
         at = (org, provider);
-        match earliest(connection, org, provider)? {
-            Some(due) if due <= now => lanes.due.push((OrgId(org), name)),
-            later => lanes.next_at = [lanes.next_at, later].into_iter().flatten().min(),
+        let name: Arc<str> = name.into();
+        for source in [Source::Live, Source::Backfill] {
+            match earliest(connection, org, provider, queues(source))? {
+                Some(due) if due <= now => lanes.due.push(LaneKey { org: OrgId(org), provider: name.clone(), source }),
+                later => lanes.next_at = [lanes.next_at, later].into_iter().flatten().min(),
+            }
         }
     }
 }
 
 /// When the first row of a lane that no client has in hand is due.
-fn earliest(connection: &Connection, org: i64, provider: i64) -> Result<Option<i64>, DbError> {
+fn earliest(connection: &Connection, org: i64, provider: i64, queues: &[i64]) -> Result<Option<i64>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT d.next_at FROM deliveries d INDEXED BY deliveries_due WHERE d.org = ?1 AND d.provider = ?2 AND d.queue = ?3
          AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)
          ORDER BY d.next_at, d.email, d.user LIMIT 1",
     )?;
     let mut first = None;
-    for queue in QUEUES {
-        let found: Option<i64> = statement.query_row([org, provider, queue], |row| row.get(0)).optional()?;
+    for queue in queues {
+        let found: Option<i64> = statement.query_row([org, provider, *queue], |row| row.get(0)).optional()?;
         first = [first, found].into_iter().flatten().min();
     }
     Ok(first)

@@ -1,4 +1,6 @@
 //! Fan-out: an email's frozen audience becomes delivery rows, some at a time, surviving a restart where it stood.
+//!
+//! Organizations take turns, a step each; within one, emails go in the order of their acceptance.
 
 use crate::bus::wire;
 use crate::db::DbError;
@@ -7,30 +9,50 @@ use crate::model::event::{Event, RecipientChanged};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
 use crate::warmup::sqlite::rows::Context;
 use crate::warmup::sqlite::{emails, outbox, waiting};
-use crate::warmup::store::FanOut;
+use crate::warmup::store::{Believed, FanOut};
 use rusqlite::{Connection, OptionalExtension, params};
 
-pub fn next(connection: &Connection, rows: usize, checked_after: i64) -> Result<Option<FanOut>, DbError> {
-    let email: Option<(i64, i64, i64)> = connection
-        .prepare_cached("SELECT org, number, fanned_out FROM progress WHERE fanned_out < audience ORDER BY number, org LIMIT 1")?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()?;
+pub fn next(connection: &Connection, last: OrgId, rows: usize, believed: Believed) -> Result<Option<FanOut>, DbError> {
+    let email = match oldest_behind(connection, last.0)? {
+        None => oldest_behind(connection, i64::MIN)?,
+        found => found,
+    };
     let Some((org, number, from)) = email else { return Ok(None) };
     let mut statement = connection.prepare_cached(
         "SELECT DISTINCT d.name FROM users u JOIN domains d ON d.id = u.domain
-         WHERE u.org = ?1 AND u.number > ?2 AND u.number <= ?2 + ?3 AND d.checked_at < ?4",
+         WHERE u.org = ?1 AND u.number > ?2 AND u.number <= ?2 + ?3 AND (d.checked_at <= ?4 OR d.settings <> ?5)",
     )?;
-    let unknown_domains =
-        statement.query_map(params![org, from, rows as i64, checked_after], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let unknown_domains = statement
+        .query_map(params![org, from, rows as i64, believed.checked_after, believed.settings], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
     Ok(Some(FanOut { org: OrgId(org), email: EmailNumber(number), unknown_domains }))
 }
 
-pub fn set_providers(connection: &Connection, context: &mut Context, found: &[(String, String)], now: i64) -> Result<(), DbError> {
+/// The oldest email that is not fanned out, of the first organization behind another, and how far it is.
+fn oldest_behind(connection: &Connection, org: i64) -> Result<Option<(i64, i64, i64)>, DbError> {
+    let found = connection
+        .prepare_cached(
+            "SELECT org, number, fanned_out FROM progress INDEXED BY progress_fan_out
+             WHERE fanned_out < audience AND org > ?1 ORDER BY org, number LIMIT 1",
+        )?
+        .query_row([org], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    Ok(found)
+}
+
+/// Notes who receives for domains.
+pub fn set_providers(
+    connection: &Connection,
+    context: &mut Context,
+    found: &[(String, String)],
+    settings: i64,
+    checked_at: i64,
+) -> Result<(), DbError> {
     for (domain, provider) in found {
         let provider = context.name_id(connection, provider)?;
         connection
-            .prepare_cached("UPDATE domains SET provider = ?2, checked_at = ?3 WHERE name = ?1")?
-            .execute(params![domain, provider, now])?;
+            .prepare_cached("UPDATE domains SET provider = ?2, checked_at = ?3, settings = ?4 WHERE name = ?1")?
+            .execute(params![domain, provider, checked_at, settings])?;
     }
     Ok(())
 }
@@ -50,7 +72,7 @@ pub fn fan_out(
     connection
         .prepare_cached(
             "INSERT INTO deliveries (org, email, user, provider, queue, next_at, state, source, queued_at, finished_at)
-             SELECT u.org, ?2, u.number, d.provider, iif(u.suppressed_at IS NULL, 1, NULL), iif(u.suppressed_at IS NULL, e.created_at, NULL),
+             SELECT u.org, ?2, u.number, d.provider, iif(u.suppressed_at IS NULL, 1, NULL), iif(u.suppressed_at IS NULL, 0, NULL),
                     iif(u.suppressed_at IS NULL, 0, 5), 0, e.created_at, iif(u.suppressed_at IS NULL, NULL, ?5)
              FROM users u JOIN domains d ON d.id = u.domain JOIN emails e ON e.org = u.org AND e.number = ?2
              WHERE u.org = ?1 AND u.number > ?3 AND u.number <= ?4 ORDER BY u.number",
@@ -105,6 +127,7 @@ pub fn tell_suppressed(
         message_id: context.tokens.recipient_message_id(delivery, &from_domain),
         client: None,
         said: Said::default(),
+        dropped: false,
         at: now,
     });
     outbox::add(context, wire::encode(&event));

@@ -8,47 +8,61 @@
 
 mod backfill;
 mod claims;
+mod clock;
 mod emails;
 mod fan_out;
 mod outbox;
 mod outcomes;
 mod recover;
 mod rows;
+#[cfg(test)]
+mod testing;
 mod users;
 mod waiting;
 
 use crate::bus::{Outbox, OutboxError, Outgoing};
 use crate::db::DbError;
 use crate::db::sqlite::{self, Durability, Readers};
-use crate::db::writer::Writer;
+use crate::db::writer::{Writable, Writer};
 use crate::model::address::Address;
 use crate::model::email::{Email, EmailSummary, NewEmail};
 use crate::model::message_id::{SECRET_BYTES, Tokens};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{Backfill, NewUser, User};
+use crate::warmup::metrics::{Depth, Meter};
 use crate::warmup::store::{
-    Accepted, Action, BackfillStep, Claimed, DeliveryPage, DeliveryRow, FanOut, Idempotency, Imported, Lanes, Queue, Recovered, Registered,
+    Accepted, Action, BackfillStep, Believed, Claimed, Deliveries, DeliveryPage, FanOut, Idempotency, Imported, Lanes, Queue, Registered,
     Result, Store, StoreError, Turn, Usage, WaitingLane, Which,
 };
 use async_trait::async_trait;
 use rows::Context;
 use rusqlite::Connection;
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
-const MIGRATIONS: &[&str] =
-    &[include_str!("../../../migrations/warmup/0001_main.sql"), include_str!("../../../migrations/warmup/0002_waiting.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/warmup/0001_main.sql")];
 
-/// How many connections read at a time.
+/// How many connections read at a time for the API, and as many for what sends: neither waits for the other.
 const READERS: usize = 2;
+
+/// Rows that a person's decision settles in one commit.
+const RESOLVE_ROWS: usize = 1_000;
 
 /// `warmup.db`.
 pub struct SqliteStore {
     writer: Writer<Context>,
     readers: Readers,
+    queue_readers: Readers,
     tokens: Arc<Tokens>,
+    /// The latest instant of the wall clock that was seen.
+    latest: AtomicI64,
     outgoing: Arc<Notify>,
+    meter: Meter,
+    /// Numbers that are committed, so that no request waits for the writer to learn one. As many as there were settings for.
+    organizations: Mutex<HashMap<OrgName, OrgId>>,
 }
 
 /// Wakes the relay when it is dropped. The writer drops a job's answer, or hands it over, only after the commit.
@@ -67,8 +81,21 @@ impl SqliteStore {
         sqlite::migrate(&mut connection, MIGRATIONS)?;
         let tokens = Arc::new(Tokens::new(&secret(&connection)?));
         let outgoing = Arc::new(Notify::new());
+        let latest = AtomicI64::new(clock::latest(&connection)?);
         let writer = Writer::start("warmup-writer", connection, Context::new(tokens.clone()))?;
-        Ok(SqliteStore { writer, readers: Readers::new(path, READERS), tokens, outgoing })
+        let (readers, queue_readers) = (Readers::new(path, READERS), Readers::new(path, READERS));
+        let (meter, organizations) = (Meter::default(), Mutex::default());
+        Ok(SqliteStore { writer, readers, queue_readers, tokens, latest, outgoing, meter, organizations })
+    }
+
+    /// How much is under way, for the metrics.
+    pub async fn depth(&self) -> Result<Depth> {
+        self.read(outbox::depth).await
+    }
+
+    /// What writes to it, for `/readyz`.
+    pub fn writer(&self) -> Arc<dyn Writable> {
+        Arc::new(self.writer.clone())
     }
 
     async fn write<T, F>(&self, job: F) -> Result<T>
@@ -80,9 +107,11 @@ impl SqliteStore {
         let result = self.writer.write(move |connection, context| {
             let value = job(connection, context)?;
             let wake = outbox::write(connection, context)?.then(|| WakeRelay(outgoing));
-            Ok((value, wake))
+            Ok((value, std::mem::take(&mut context.changes), wake))
         });
-        Ok(result.await.map(|(value, _wake)| value)?)
+        let (value, changes, _wake) = result.await?;
+        self.meter.count(changes);
+        Ok(value)
     }
 
     async fn read<T, F>(&self, job: F) -> Result<T>
@@ -91,6 +120,25 @@ impl SqliteStore {
         F: FnOnce(&Connection) -> std::result::Result<T, DbError> + Send + 'static,
     {
         Ok(self.readers.read(job).await?)
+    }
+
+    /// Moves what waits for a time where the wall clock was set back. Only the engine's task calls it.
+    async fn follow_clock(&self, now: i64) -> Result<()> {
+        let by = self.latest.fetch_max(now, Ordering::Relaxed) - now;
+        if by > clock::SET_BACK_MS {
+            tracing::warn!(by_ms = by, "the wall clock was set back; what waits for a time is moved with it");
+            self.write(move |connection, _| clock::set_back(connection, by, now)).await?;
+            self.latest.store(now, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    async fn read_queue<T, F>(&self, job: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> std::result::Result<T, DbError> + Send + 'static,
+    {
+        Ok(self.queue_readers.read(job).await?)
     }
 }
 
@@ -114,8 +162,17 @@ impl From<DbError> for StoreError {
 #[async_trait]
 impl Store for SqliteStore {
     async fn organization(&self, name: &OrgName) -> Result<OrgId> {
-        let name = name.clone();
-        self.write(move |connection, context| context.org_id(connection, &name)).await
+        let known = || self.organizations.lock().map_err(|_| StoreError::Unavailable("an earlier request panicked".into()));
+        if let Some(org) = known()?.get(name) {
+            return Ok(*org);
+        }
+        let (read, made) = (name.clone(), name.clone());
+        let org = match self.read(move |connection| rows::find_org(connection, &read)).await? {
+            Some(org) => org,
+            None => self.write(move |connection, context| context.org_id(connection, &made)).await?,
+        };
+        known()?.insert(name.clone(), org);
+        Ok(org)
     }
 
     fn tokens(&self) -> Arc<Tokens> {
@@ -160,19 +217,37 @@ impl Store for SqliteStore {
         self.read(move |connection| waiting::of(connection, org, email)).await
     }
 
-    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Vec<DeliveryRow>> {
+    async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Deliveries> {
         self.read(move |connection| rows::deliveries(connection, org, email, &page)).await
     }
 
     async fn resolve(&self, org: OrgId, email: EmailNumber, which: Which, action: Action, now: i64) -> Result<usize> {
-        self.write(move |connection, context| recover::resolve(connection, context, org, email, &which, action, now)).await
+        let settle = |part: recover::Part| {
+            self.write(move |connection, context| recover::resolve(connection, context, (org, email), &part, action, now))
+        };
+        let mut settled = 0;
+        match which {
+            Which::Recipients(addresses) => {
+                for part in addresses.chunks(RESOLVE_ROWS) {
+                    settled += settle(recover::Part::Named(part.to_vec())).await?.0;
+                }
+            }
+            Which::All => {
+                let (mut rows, mut last) = (RESOLVE_ROWS, UserNumber(0));
+                while rows == RESOLVE_ROWS {
+                    (rows, last) = settle(recover::Part::Behind(last, RESOLVE_ROWS)).await?;
+                    settled += rows;
+                }
+            }
+        }
+        Ok(settled)
     }
 }
 
 #[async_trait]
 impl Outbox for SqliteStore {
     async fn pending(&self, max: usize) -> std::result::Result<Vec<Outgoing>, OutboxError> {
-        self.readers.read(move |connection| outbox::pending(connection, max)).await.map_err(|e| OutboxError(e.to_string()))
+        self.queue_readers.read(move |connection| outbox::pending(connection, max)).await.map_err(|e| OutboxError(e.to_string()))
     }
 
     async fn published(&self, number: i64) -> std::result::Result<(), OutboxError> {
@@ -186,12 +261,13 @@ impl Outbox for SqliteStore {
 
 #[async_trait]
 impl Queue for SqliteStore {
-    async fn recover(&self, resend: &[OrgName], now: i64) -> Result<Vec<Recovered>> {
-        let resend = resend.to_vec();
-        self.write(move |connection, context| recover::recover(connection, context, &resend, now)).await
+    async fn in_hand(&self) -> Result<Vec<Claimed>> {
+        let tokens = self.tokens.clone();
+        self.read_queue(move |connection| recover::in_hand(connection, &tokens)).await
     }
 
     async fn turn(&self, turn: Turn) -> Result<Vec<Claimed>> {
+        self.follow_clock(turn.now).await?;
         self.write(move |connection, context| {
             outcomes::record(connection, context, &turn)?;
             outcomes::write_usage(connection, &turn.usage)?;
@@ -201,23 +277,24 @@ impl Queue for SqliteStore {
     }
 
     async fn lanes(&self, now: i64) -> Result<Lanes> {
-        self.read(move |connection| claims::lanes(connection, now)).await
+        self.follow_clock(now).await?;
+        self.read_queue(move |connection| claims::lanes(connection, now)).await
     }
 
-    async fn fan_out_next(&self, rows: usize, checked_after: i64) -> Result<Option<FanOut>> {
-        self.read(move |connection| fan_out::next(connection, rows, checked_after)).await
+    async fn fan_out_next(&self, last: OrgId, rows: usize, believed: Believed) -> Result<Option<FanOut>> {
+        self.read_queue(move |connection| fan_out::next(connection, last, rows, believed)).await
     }
 
-    async fn set_providers(&self, found: Vec<(String, String)>, now: i64) -> Result<()> {
-        self.write(move |connection, context| fan_out::set_providers(connection, context, &found, now)).await
+    async fn set_providers(&self, found: Vec<(String, String)>, settings: i64, checked_at: i64) -> Result<()> {
+        self.write(move |connection, context| fan_out::set_providers(connection, context, &found, settings, checked_at)).await
     }
 
     async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Result<()> {
         self.write(move |connection, context| fan_out::fan_out(connection, context, org, email, rows, now)).await
     }
 
-    async fn backfill_domains(&self, rows: usize, checked_after: i64, now: i64) -> Result<Vec<String>> {
-        self.read(move |connection| backfill::domains(connection, rows, checked_after, now)).await
+    async fn backfill_domains(&self, rows: usize, believed: Believed, now: i64) -> Result<Vec<String>> {
+        self.read_queue(move |connection| backfill::domains(connection, rows, believed, now)).await
     }
 
     async fn backfill_step(&self, rows: usize, now: i64) -> Result<BackfillStep> {
@@ -225,10 +302,67 @@ impl Queue for SqliteStore {
     }
 
     async fn content(&self, org: OrgId, email: EmailNumber) -> Result<Option<Email>> {
-        self.read(move |connection| emails::content(connection, org, email)).await
+        self.read_queue(move |connection| emails::content(connection, org, email)).await
     }
 
     async fn usage(&self) -> Result<Vec<Usage>> {
-        self.read(outcomes::read_usage).await
+        self.read_queue(outcomes::read_usage).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::warmup::store_contract::suite::store_contract;
+
+    store_contract!(|folder| Arc::new(SqliteStore::open(&folder.join("warmup.db")).unwrap()));
+
+    #[tokio::test]
+    async fn an_organization_that_is_known_does_not_wait_for_the_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("warmup.db");
+        let name = OrgName::parse("acme").unwrap();
+        let org = SqliteStore::open(&path).unwrap().organization(&name).await.unwrap();
+        let store = Arc::new(SqliteStore::open(&path).unwrap());
+        let (runs, is_running) = tokio::sync::oneshot::channel();
+        let (end, may_end) = std::sync::mpsc::channel::<()>();
+        let writing = store.clone();
+        let write = move |_: &Connection, _: &mut Context| {
+            runs.send(()).unwrap();
+            let _ = may_end.recv();
+            Ok(())
+        };
+        let writing = tokio::spawn(async move { writing.write(write).await });
+        is_running.await.unwrap();
+        assert_eq!(store.organization(&name).await.unwrap(), org, "read after a start");
+        assert_eq!(store.organization(&name).await.unwrap(), org, "remembered");
+        drop(end);
+        writing.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn reads_of_the_api_do_not_hold_up_what_sends() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&folder.path().join("warmup.db")).unwrap());
+        let mut slow = Vec::new();
+        for _ in 0..READERS {
+            let (runs, is_running) = tokio::sync::oneshot::channel();
+            let (end, may_end) = std::sync::mpsc::channel::<()>();
+            let reading = store.clone();
+            let read = move |_: &Connection| {
+                runs.send(()).unwrap();
+                let _ = may_end.recv();
+                Ok(())
+            };
+            let reading = tokio::spawn(async move { reading.read(read).await });
+            is_running.await.unwrap();
+            slow.push((reading, end));
+        }
+        assert_eq!(store.lanes(0).await.unwrap(), Lanes::default());
+        assert_eq!(store.pending(1).await.unwrap(), []);
+        for (reading, end) in slow {
+            drop(end);
+            reading.await.unwrap().unwrap();
+        }
     }
 }

@@ -1,12 +1,16 @@
 //! The outbox: events that wait for the relay, a row for what one job told.
 
-use crate::bus::{Outgoing, Record, batch};
+use crate::bus::{Outgoing, Record, batch, wire};
 use crate::db::DbError;
+use crate::warmup::metrics::Depth;
 use crate::warmup::sqlite::rows::Context;
 use rusqlite::Connection;
 
 /// Adds a record to those of the job that runs.
 pub fn add(context: &mut Context, record: Record) {
+    if let Some(state) = wire::state_of(&record) {
+        context.changes.add(&record.org, state);
+    }
     context.outgoing.push(record);
 }
 
@@ -32,6 +36,17 @@ pub fn pending(connection: &Connection, max: usize) -> Result<Vec<Outgoing>, DbE
         found.push(Outgoing { number: row.get(0)?, records: batch });
     }
     Ok(found)
+}
+
+/// How much is under way. Reads one short row an email, and what is in `sending`.
+pub fn depth(connection: &Connection) -> Result<Depth, DbError> {
+    // Numbers are given one by one and go from the lowest, so the ends tell how many there are.
+    let sql = "SELECT (SELECT count(*) FROM sending),
+        (SELECT coalesce(sum(recipients + backfilled - sent - failed - suppressed - unknown), 0) FROM progress),
+        coalesce((SELECT max(number) FROM outbox) - (SELECT min(number) FROM outbox) + 1, 0)";
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+    let (sending, open, outbox) = connection.prepare_cached(sql)?.query_row([], read)?;
+    Ok(Depth { queued: (open - sending).max(0), sending, outbox })
 }
 
 pub fn published(connection: &Connection, number: i64) -> Result<(), DbError> {

@@ -6,7 +6,7 @@ use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
 use crate::model::name::OrgId;
 use crate::warmup::sqlite::rows::{Context, fault_number};
-use crate::warmup::sqlite::{backfill, emails, outbox, waiting};
+use crate::warmup::sqlite::{backfill, clock, emails, outbox, waiting};
 use crate::warmup::store::{BackfillPace, Claimed, Recorded, Settled, Turn, Usage};
 use rusqlite::{Connection, params};
 use std::collections::BTreeMap;
@@ -67,9 +67,12 @@ impl Deltas {
 
 pub fn record(connection: &Connection, context: &mut Context, turn: &Turn) -> Result<(), DbError> {
     let mut deltas = Deltas::default();
-    for recorded in &turn.outcomes {
+    for recorded in turn.outcomes.iter() {
         let pace = turn.paces.get(&recorded.claimed.delivery.org).copied().unwrap_or(PACE);
         one(connection, context, recorded, pace, &mut deltas)?;
+    }
+    if !turn.outcomes.is_empty() {
+        clock::see(connection, turn.now)?;
     }
     deltas.write(connection, context, turn.now)
 }
@@ -107,10 +110,11 @@ fn one(
     Ok(())
 }
 
+/// It was first in its lane; among the retries it is again, and newer live mail, which waits for no time, does not pass it.
 fn give_back(connection: &Connection, claimed: &Claimed, next_at: i64) -> Result<(), DbError> {
     let key = claimed.delivery;
     connection
-        .prepare_cached("UPDATE deliveries SET next_at = max(next_at, ?4) WHERE org = ?1 AND email = ?2 AND user = ?3")?
+        .prepare_cached("UPDATE deliveries SET next_at = ?4, queue = iif(queue = 1, 0, queue) WHERE org = ?1 AND email = ?2 AND user = ?3")?
         .execute([key.org.0, key.email.0, key.user.0, next_at])?;
     Ok(())
 }
@@ -165,6 +169,7 @@ pub fn changed(claimed: &Claimed, state: State, said: &Said, at: i64) -> Recipie
         message_id: claimed.message_id.to_string(),
         client: Some(claimed.client.clone()),
         said: said.clone(),
+        dropped: false,
         at,
     }
 }

@@ -5,23 +5,22 @@ use crate::db::DbError;
 use crate::model::address::Address;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
+use crate::model::message_id::Tokens;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
-use crate::warmup::sqlite::outbox;
 use crate::warmup::sqlite::outcomes::Deltas;
-use crate::warmup::sqlite::rows::{Context, email_exists, state};
-use crate::warmup::store::{Action, Recovered, Which};
+use crate::warmup::sqlite::rows::{Context, address, email_exists, state};
+use crate::warmup::sqlite::{backfill, outbox};
+use crate::warmup::store::{Action, BackfillPace, Claimed};
 use rusqlite::{Connection, Row, params};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Why a row is unknown after a crash.
-pub const CRASHED: &str = "the process ended while a client had the message in hand";
 /// Why a row is failed after a person dropped it.
 pub const DROPPED: &str = "dropped by a person";
 
 /// A row in doubt, with what its event needs.
 struct Doubt {
     delivery: DeliveryKey,
-    was: State,
     attempts: i64,
     source: Source,
     domain: Arc<str>,
@@ -33,14 +32,9 @@ impl Doubt {
     fn read(row: &Row<'_>) -> Result<Doubt, DbError> {
         let text = |name: &str| row.get::<_, Option<String>>(name).map(|t| t.map(Arc::<str>::from));
         Ok(Doubt {
-            delivery: DeliveryKey {
-                org: OrgId(row.get("org")?),
-                email: EmailNumber(row.get("email")?),
-                user: UserNumber(row.get("user")?),
-            },
-            was: state(row.get("state")?)?,
+            delivery: delivery(row)?,
             attempts: row.get("attempts")?,
-            source: if row.get::<_, i64>("source")? == 0 { Source::Live } else { Source::Backfill },
+            source: source(row)?,
             domain: text("domain")?.unwrap_or_default(),
             provider: text("provider")?.unwrap_or_default(),
             client: text("client")?,
@@ -61,6 +55,7 @@ impl Doubt {
             message_id: context.tokens.recipient_message_id(self.delivery, &from_domain),
             client: self.client.clone(),
             said: Said { detail: Some(detail.to_owned()), ..Said::default() },
+            dropped: state == State::Failed,
             at: now,
         });
         outbox::add(context, wire::encode(&event));
@@ -68,44 +63,44 @@ impl Doubt {
     }
 }
 
-const LEFT: &str = "
-    SELECT d.org, d.email, d.user, d.state, d.attempts + 1 AS attempts, d.source, m.name AS domain, p.name AS provider, c.name AS client
+const IN_HAND: &str = "
+    SELECT d.org, d.email, d.user, o.name AS org_name, u.address_key, u.address, u.name, p.name AS provider, c.name AS client, d.source,
+        d.state, d.attempts + 1 AS attempt, d.queued_at, g.from_domain
     FROM sending s JOIN deliveries d ON d.org = s.org AND d.email = s.email AND d.user = s.user
-    JOIN users u ON u.org = d.org AND u.number = d.user JOIN domains m ON m.id = u.domain
+    JOIN organizations o ON o.id = d.org JOIN users u ON u.org = d.org AND u.number = d.user
+    JOIN progress g ON g.org = d.org AND g.number = d.email
     JOIN names p ON p.id = d.provider JOIN names c ON c.id = s.client ORDER BY s.org, s.email, s.user";
 
-pub fn recover(connection: &Connection, context: &mut Context, resend: &[OrgName], now: i64) -> Result<Vec<Recovered>, DbError> {
-    let left = doubts(connection, LEFT, params![])?;
-    let mut deltas = Deltas::default();
-    let mut recovered = Vec::new();
-    for doubt in left {
-        let key = doubt.delivery;
-        let again = resend.contains(&context.org_name(connection, key.org)?);
-        let queue = again.then_some(if doubt.source == Source::Live { 0 } else { 2 });
-        connection
-            .prepare_cached(
-                "UPDATE deliveries SET state = 6, attempts = ?4, queue = ?5, next_at = ?6, detail = ?7, finished_at = ?8,
-                 client = (SELECT client FROM sending WHERE org = ?1 AND email = ?2 AND user = ?3), code = NULL, enhanced = NULL,
-                 reply = NULL, fault = NULL WHERE org = ?1 AND email = ?2 AND user = ?3",
-            )?
-            .execute(params![
-                key.org.0,
-                key.email.0,
-                key.user.0,
-                doubt.attempts,
-                queue,
-                again.then_some(now),
-                CRASHED,
-                (!again).then_some(now)
-            ])?;
-        deltas.moved((key.org, key.email.0), &doubt.provider, doubt.was, State::Unknown);
-        doubt.tell(connection, context, State::Unknown, CRASHED, now)?;
-        let client = doubt.client.as_deref().unwrap_or_default().to_owned();
-        recovered.push(Recovered { delivery: key, provider: doubt.provider.to_string(), client });
+/// Every row in `sending`, with all that a turn needs to record what became of it.
+pub fn in_hand(connection: &Connection, tokens: &Tokens) -> Result<Vec<Claimed>, DbError> {
+    let mut statement = connection.prepare_cached(IN_HAND)?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let delivery = delivery(row)?;
+        found.push(Claimed {
+            delivery,
+            org_name: OrgName::parse(&row.get::<_, String>("org_name")?).map_err(DbError::Unavailable)?,
+            address: address(row, "address_key", "address")?,
+            name: row.get("name")?,
+            provider: row.get::<_, String>("provider")?.into(),
+            client: row.get::<_, String>("client")?.into(),
+            source: source(row)?,
+            was: state(row.get("state")?)?,
+            attempt: row.get("attempt")?,
+            queued_at: row.get("queued_at")?,
+            message_id: tokens.recipient_message_id(delivery, &row.get::<_, String>("from_domain")?).into(),
+        });
     }
-    connection.execute("DELETE FROM sending", [])?;
-    deltas.write(connection, context, now)?;
-    Ok(recovered)
+    Ok(found)
+}
+
+fn delivery(row: &Row<'_>) -> Result<DeliveryKey, DbError> {
+    Ok(DeliveryKey { org: OrgId(row.get("org")?), email: EmailNumber(row.get("email")?), user: UserNumber(row.get("user")?) })
+}
+
+fn source(row: &Row<'_>) -> Result<Source, DbError> {
+    Ok(if row.get::<_, i64>("source")? == 0 { Source::Live } else { Source::Backfill })
 }
 
 fn doubts(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql]) -> Result<Vec<Doubt>, DbError> {
@@ -118,41 +113,61 @@ fn doubts(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql]) -
     Ok(found)
 }
 
-const UNKNOWN: &str = "
-    SELECT d.org, d.email, d.user, d.state, d.attempts, d.source, m.name AS domain, p.name AS provider, c.name AS client
-    FROM deliveries d JOIN users u ON u.org = d.org AND u.number = d.user JOIN domains m ON m.id = u.domain
-    JOIN names p ON p.id = d.provider LEFT JOIN names c ON c.id = d.client
-    WHERE d.org = ?1 AND d.email = ?2 AND d.state = 6 AND (?3 IS NULL OR u.address_key = ?3)
+/// An address names one user, and a user has one delivery of an email.
+const UNKNOWN_BY_NAME: &str = "
+    SELECT d.org, d.email, d.user, d.attempts, d.source, m.name AS domain, p.name AS provider, c.name AS client
+    FROM users u CROSS JOIN deliveries d ON d.org = u.org AND d.email = ?2 AND d.user = u.number
+    JOIN domains m ON m.id = u.domain JOIN names p ON p.id = d.provider LEFT JOIN names c ON c.id = d.client
+    WHERE u.org = ?1 AND u.address_key = ?3 AND d.state = 6
       AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)";
 
+/// The list repeats the condition of the index, without which SQLite does not take it.
+const UNKNOWN: &str = "
+    SELECT d.org, d.email, d.user, d.attempts, d.source, m.name AS domain, p.name AS provider, c.name AS client
+    FROM deliveries d INDEXED BY deliveries_state CROSS JOIN users u ON u.org = d.org AND u.number = d.user
+    JOIN domains m ON m.id = u.domain JOIN names p ON p.id = d.provider LEFT JOIN names c ON c.id = d.client
+    WHERE d.org = ?1 AND d.email = ?2 AND d.state = 6 AND d.state IN (1, 4, 5, 6) AND d.user > ?3
+      AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)
+    ORDER BY d.user LIMIT ?4";
+
+/// A part of the unknown deliveries, small enough for one commit.
+pub enum Part {
+    /// At most this many, behind a user.
+    Behind(UserNumber, usize),
+    Named(Vec<Address>),
+}
+
+/// Settles a part; answers how many rows and the last user of it.
 pub fn resolve(
     connection: &Connection,
     context: &mut Context,
-    org: OrgId,
-    email: EmailNumber,
-    which: &Which,
+    (org, email): (OrgId, EmailNumber),
+    part: &Part,
     action: Action,
     now: i64,
-) -> Result<usize, DbError> {
+) -> Result<(usize, UserNumber), DbError> {
     if !email_exists(connection, org, email.0)? {
-        return Ok(0);
+        return Ok((0, UserNumber(0)));
     }
-    let wanted: Vec<Option<String>> = match which {
-        Which::All => vec![None],
-        Which::Recipients(addresses) => addresses.iter().map(|a: &Address| Some(a.key())).collect(),
-    };
-    let mut deltas = Deltas::default();
-    let mut settled = 0;
-    for address in wanted {
-        for doubt in doubts(connection, UNKNOWN, params![org.0, email.0, address])? {
-            settle(connection, context, &doubt, action, now)?;
-            let to = if action == Action::Resend { State::Queued } else { State::Failed };
-            deltas.moved((org, email.0), &doubt.provider, State::Unknown, to);
-            settled += 1;
+    let found = match part {
+        Part::Behind(user, rows_max) => doubts(connection, UNKNOWN, params![org.0, email.0, user.0, *rows_max as i64])?,
+        Part::Named(addresses) => {
+            let keys: BTreeSet<String> = addresses.iter().map(Address::key).collect();
+            let mut found = Vec::new();
+            for key in keys {
+                found.extend(doubts(connection, UNKNOWN_BY_NAME, params![org.0, email.0, key])?);
+            }
+            found
         }
+    };
+    let to = if action == Action::Resend { State::Queued } else { State::Failed };
+    let mut deltas = Deltas::default();
+    for doubt in &found {
+        settle(connection, context, doubt, action, now)?;
+        deltas.moved((org, email.0), &doubt.provider, State::Unknown, to);
     }
     deltas.write(connection, context, now)?;
-    Ok(settled)
+    Ok((found.len(), found.last().map_or(UserNumber(0), |doubt| doubt.delivery.user)))
 }
 
 fn settle(connection: &Connection, context: &mut Context, doubt: &Doubt, action: Action, now: i64) -> Result<(), DbError> {
@@ -175,8 +190,11 @@ fn settle(connection: &Connection, context: &mut Context, doubt: &Doubt, action:
         )?
         .execute(params![key.org.0, key.email.0, key.user.0, now, DROPPED])?;
     if doubt.source == Source::Backfill {
-        let pace = crate::warmup::store::BackfillPace { messages: 1, per: std::time::Duration::ZERO, hold_max: std::time::Duration::ZERO };
-        crate::warmup::sqlite::backfill::finished(connection, key, pace, now)?;
+        backfill::finished(connection, key, BackfillPace::AT_ONCE, now)?;
     }
     doubt.tell(connection, context, State::Failed, DROPPED, now)
 }
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

@@ -6,9 +6,10 @@ use crate::db::writer::Memory;
 use crate::model::address::Address;
 use crate::model::delivery::{Said, State};
 use crate::model::message_id::Tokens;
-use crate::model::name::{EmailNumber, OrgId, OrgName, UserNumber};
-use crate::warmup::store::{DeliveryPage, DeliveryRow};
-use postwarm_plugin_api::{EnhancedCode, Fault, Reply};
+use crate::model::name::{EmailNumber, OTHER, OrgId, OrgName, UserNumber};
+use crate::warmup::metrics::Changes;
+use crate::warmup::store::{Deliveries, DeliveryPage, DeliveryRow};
+use postwarm_plugin_api::{Fault, Reply};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ pub struct Context {
     pub tokens: Arc<Tokens>,
     /// What the running job tells.
     pub outgoing: Vec<Record>,
+    /// What the running job changed, for the metrics.
+    pub changes: Changes,
     orgs: HashMap<OrgId, OrgName>,
     names: HashMap<String, i64>,
     texts: HashMap<i64, Arc<str>>,
@@ -33,6 +36,7 @@ impl Context {
         Context {
             tokens,
             outgoing: Vec::new(),
+            changes: Changes::default(),
             orgs: HashMap::new(),
             names: HashMap::new(),
             texts: HashMap::new(),
@@ -111,6 +115,7 @@ impl Context {
 impl Memory for Context {
     fn rolled_back(&mut self) {
         self.outgoing.clear();
+        self.changes = Changes::default();
         self.orgs.clear();
         self.names.clear();
         self.texts.clear();
@@ -118,9 +123,6 @@ impl Memory for Context {
         self.from_domains.clear();
     }
 }
-
-/// The provider of domains that no provider claims.
-pub const OTHER: &str = "other";
 
 fn bounded<K, V>(map: &mut HashMap<K, V>) -> &mut HashMap<K, V> {
     if map.len() >= CACHED_MAX {
@@ -153,56 +155,98 @@ fn said(row: &Row<'_>) -> rusqlite::Result<Said> {
     let text: Option<String> = row.get("reply")?;
     let fault: Option<i64> = row.get("fault")?;
     Ok(Said {
-        reply: code.map(|code| Reply { code, enhanced: enhanced.as_deref().and_then(read_enhanced), text: text.unwrap_or_default() }),
+        reply: code.map(|code| Reply { code, enhanced: enhanced.as_deref().and_then(|e| e.parse().ok()), text: text.unwrap_or_default() }),
         fault: fault.and_then(|at| FAULTS.get(at as usize).copied()),
         detail: row.get("detail")?,
     })
 }
 
-fn read_enhanced(text: &str) -> Option<EnhancedCode> {
-    let mut parts = text.split('.');
-    let code = EnhancedCode(parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    Some(code)
-}
+/// The most recipients that one page looks at; where few of many are in the wanted state, a page ends early.
+pub const LOOKED_AT_MAX: usize = 20_000;
 
-const PAGE: &str = "
-    SELECT u.number, u.address_key, u.address, u.created_at AS registered_at,
-           d.state, d.attempts, d.queued_at, d.next_at, d.finished_at, d.code, d.enhanced, d.reply, d.fault, d.detail,
-           s.since, c.name AS client, sc.name AS sending_client, e.created_at AS accepted_at
-    FROM users u
-    JOIN progress p ON p.org = u.org AND p.number = ?2
-    JOIN emails e ON e.org = u.org AND e.number = ?2
+/// An email's recipients in the order of their numbers with the state that is shown: first those with a row, live ones up
+/// to `fanned_out` and back-fill behind the audience, merged with those that are not fanned out yet.
+const WALK: &str = "
+    SELECT d.user AS user, iif(s.user IS NULL, d.state, 2) AS state
+    FROM deliveries d LEFT JOIN sending s ON s.org = d.org AND s.email = d.email AND s.user = d.user
+    WHERE d.org = ?1 AND d.email = ?2 AND d.user > ?3
+    UNION ALL
+    SELECT u.number, 0 FROM progress p CROSS JOIN users u ON u.org = p.org AND u.number > p.fanned_out AND u.number <= p.audience
+    WHERE p.org = ?1 AND p.number = ?2 AND u.number > ?3
+    ORDER BY 1";
+
+const IN_HAND: &str = "SELECT user, 2 FROM sending WHERE org = ?1 AND email = ?2 AND user > ?3 ORDER BY user";
+
+/// The list repeats the condition of the index, without which SQLite does not take it.
+const IN_STATE: &str = "
+    SELECT d.user, d.state FROM deliveries d INDEXED BY deliveries_state
+    WHERE d.org = ?1 AND d.email = ?2 AND d.user > ?3 AND d.state = ?4 AND d.state IN (1, 4, 5, 6)
+      AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)
+    ORDER BY d.user";
+
+const RECIPIENT: &str = "
+    SELECT u.number, u.address_key, u.address, d.attempts, d.queued_at, d.next_at, d.finished_at, d.code, d.enhanced, d.reply, d.fault,
+           d.detail, coalesce(sc.name, c.name) AS client, e.created_at AS accepted_at
+    FROM users u JOIN emails e ON e.org = u.org AND e.number = ?2
     LEFT JOIN deliveries d ON d.org = u.org AND d.email = ?2 AND d.user = u.number
     LEFT JOIN sending s ON s.org = u.org AND s.email = ?2 AND s.user = u.number
     LEFT JOIN names c ON c.id = d.client
     LEFT JOIN names sc ON sc.id = s.client
-    WHERE u.org = ?1 AND u.number > ?3 AND (d.user IS NOT NULL OR (u.number <= p.audience AND u.number > p.fanned_out))
-      AND (?5 IS NULL OR ?5 = CASE WHEN s.user IS NOT NULL THEN 2 ELSE coalesce(d.state, 0) END)
-    ORDER BY u.number LIMIT ?4";
+    WHERE u.org = ?1 AND u.number = ?3";
 
 /// A page of an email's recipients.
-pub fn deliveries(connection: &Connection, org: OrgId, email: EmailNumber, page: &DeliveryPage) -> Result<Vec<DeliveryRow>, DbError> {
-    let mut statement = connection.prepare_cached(PAGE)?;
-    let wanted = page.state.map(|s| s as i64);
-    let mut rows = statement.query(params![org.0, email.0, page.after.0, page.limit as i64, wanted])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        let sending: Option<i64> = row.get("since")?;
-        let stored = state(row.get::<_, Option<i64>>("state")?.unwrap_or(State::Queued as i64))?;
-        let now = if sending.is_some() { State::Sending } else { stored };
-        let waits = matches!(now, State::Deferred | State::Queued);
-        found.push(DeliveryRow {
+pub fn deliveries(connection: &Connection, org: OrgId, email: EmailNumber, page: &DeliveryPage) -> Result<Deliveries, DbError> {
+    let mut statement = connection.prepare_cached(match page.state {
+        None | Some(State::Queued | State::Sent) => WALK,
+        Some(State::Sending) => IN_HAND,
+        Some(State::Deferred | State::Failed | State::Suppressed | State::Unknown) => IN_STATE,
+    })?;
+    let (key, wanted) = ([org.0, email.0, page.after.0], page.state.map(|s| s as i64));
+    let mut walk = match statement.parameter_count() {
+        3 => statement.query(key)?,
+        _ => statement.query(params![key[0], key[1], key[2], wanted])?,
+    };
+    let mut found = Deliveries::default();
+    let mut looked_at = 0;
+    while found.rows.len() < page.limit
+        && let Some(row) = walk.next()?
+    {
+        let (user, stands): (i64, i64) = (row.get(0)?, row.get(1)?);
+        looked_at += 1;
+        if wanted.is_none_or(|w| w == stands) {
+            found.rows.push(recipient(connection, org, email, user, state(stands)?)?);
+        } else if looked_at >= LOOKED_AT_MAX {
+            found.searched_to = Some(UserNumber(user));
+            break;
+        }
+    }
+    Ok(found)
+}
+
+fn recipient(connection: &Connection, org: OrgId, email: EmailNumber, user: i64, state: State) -> Result<DeliveryRow, DbError> {
+    let waits = matches!(state, State::Deferred | State::Queued);
+    let found = connection.prepare_cached(RECIPIENT)?.query_row([org.0, email.0, user], |row| {
+        Ok(DeliveryRow {
             user: UserNumber(row.get("number")?),
             recipient: address(row, "address_key", "address")?,
-            state: now,
+            state,
             attempts: row.get::<_, Option<i64>>("attempts")?.unwrap_or(0),
-            client: row.get::<_, Option<String>>("sending_client")?.or(row.get("client")?),
+            client: row.get("client")?,
             said: said(row)?,
             queued_at: row.get::<_, Option<i64>>("queued_at")?.unwrap_or(row.get("accepted_at")?),
-            next_at: row.get::<_, Option<i64>>("next_at")?.filter(|_| waits),
+            next_at: row.get::<_, Option<i64>>("next_at")?.filter(|at| waits && *at > 0),
             finished_at: row.get("finished_at")?,
-        });
-    }
+        })
+    })?;
+    Ok(found)
+}
+
+/// An organization's number, where it has one.
+pub fn find_org(connection: &Connection, name: &OrgName) -> Result<Option<OrgId>, DbError> {
+    let found = connection
+        .prepare_cached("SELECT id FROM organizations WHERE name = ?1")?
+        .query_row([name.as_str()], |row| row.get(0).map(OrgId))
+        .optional()?;
     Ok(found)
 }
 
@@ -214,3 +258,7 @@ pub fn email_exists(connection: &Connection, org: OrgId, email: i64) -> Result<b
         .optional()?;
     Ok(found.is_some())
 }
+
+#[cfg(test)]
+#[path = "rows_tests.rs"]
+mod tests;

@@ -4,6 +4,7 @@ use crate::db::DbError;
 use crate::model::address::Address;
 use crate::model::name::{DeliveryKey, OrgId, UserNumber};
 use crate::model::user::{Backfill, BackfillState, NewUser, User};
+use crate::warmup::sqlite::clock;
 use crate::warmup::sqlite::rows::{Context, address};
 use crate::warmup::store::{Imported, Registered};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -74,7 +75,7 @@ fn start_backfill(connection: &Connection, org: OrgId, first: i64, last: i64, no
              WHERE u.org = ?1 AND u.number BETWEEN ?2 AND ?3 AND o.emails > 0",
         )?
         .execute([org.0, first, last, now])?;
-    Ok(())
+    clock::see(connection, now)
 }
 
 fn user(row: &Row<'_>) -> rusqlite::Result<User> {

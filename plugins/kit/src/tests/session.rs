@@ -3,7 +3,7 @@
 use super::*;
 use expect_test::{Expect, expect};
 use postwarm_plugin_testkit::sink::journal::Fact;
-use postwarm_plugin_testkit::sink::script::{Action, Script, Step, Tls};
+use postwarm_plugin_testkit::sink::script::{Action, Gate, Rule, Script, Step, Tls};
 
 fn credentials() -> Option<(String, String)> {
     Some(("user".into(), "secret".into()))
@@ -40,6 +40,27 @@ fn auths(sink: &Sink) -> Vec<(String, bool, bool)> {
 fn check_detail(outcome: &Outcome, sink: &Sink, expected: Expect) {
     let Outcome::NotAttempted { cause, detail } = outcome else { panic!("{outcome:?}") };
     expected.assert_eq(&format!("{cause:?}: {}", detail.replace(&sink.addr.to_string(), "SINK")));
+}
+
+#[tokio::test]
+async fn mail_for_a_server_that_does_not_greet_comes_back_within_a_second_and_the_next_waits_for_it() {
+    let gate = Gate::closed();
+    let sink = Sink::start(Script { rules: vec![Rule::new(Step::Greeting, Action::Hold(gate.clone()))], ..Script::default() }).await;
+    let client = client(&sink, 2);
+    let began = Instant::now();
+    for waiting in [send(&client, "a@y.example"), send(&client, "b@y.example"), send(&client, "c@y.example")] {
+        assert_eq!(words(&waiting.await.unwrap()), "NotAttempted Connect");
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // Slow, not away: who tries it now gets through on the connection that is being made.
+    let next = send(&client, "d@y.example");
+    while client.queued() == 0 {
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    assert_eq!(words(&next.await.unwrap()), "Accepted");
+    client.close(Duration::from_secs(5)).await;
+    assert_eq!(sink.journal().accepted(), ["d@y.example"]);
 }
 
 #[tokio::test]

@@ -1,0 +1,88 @@
+//! What is in `sending`: each row with what was decided when it was claimed.
+//!
+//! Invariant: a row is here from the commit that claimed it until its outcome is taken in; its limits are settled under
+//! the scopes that it was claimed under, whatever the settings say by then.
+
+use crate::model::name::{DeliveryKey, OrgId};
+use crate::warmup::store::{Claimed, LaneKey};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// The limits that a row belongs to, shared by the rows of a lane.
+pub type Scopes = Arc<[String]>;
+
+/// One instance of a client: a client that was changed has another number under the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientNumber(pub u64);
+
+/// A row in hand.
+pub struct Hand {
+    pub claimed: Arc<Claimed>,
+    pub scopes: Scopes,
+    pub client: ClientNumber,
+}
+
+/// All rows in hand, and how many each lane has.
+#[derive(Default)]
+pub struct Hands {
+    rows: HashMap<DeliveryKey, Hand>,
+    lanes: HashMap<LaneKey, usize>,
+    organizations: BTreeMap<OrgId, usize>,
+}
+
+impl Hands {
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// How many rows of the lane are in hand.
+    pub fn of(&self, lane: &LaneKey) -> usize {
+        self.lanes.get(lane).copied().unwrap_or(0)
+    }
+
+    /// How many rows each organization has in hand.
+    pub fn by_organization(&self) -> &BTreeMap<OrgId, usize> {
+        &self.organizations
+    }
+
+    pub fn add(&mut self, hand: Hand) {
+        let claimed = &hand.claimed;
+        *self.lanes.entry(lane(claimed)).or_default() += 1;
+        *self.organizations.entry(claimed.delivery.org).or_default() += 1;
+        self.rows.insert(claimed.delivery, hand);
+    }
+
+    /// Takes a row out; `None` where it was taken out already.
+    pub fn remove(&mut self, delivery: DeliveryKey) -> Option<Hand> {
+        let hand = self.rows.remove(&delivery)?;
+        let lane = lane(&hand.claimed);
+        if let Some(count) = self.lanes.get_mut(&lane) {
+            *count -= 1;
+            if *count == 0 {
+                self.lanes.remove(&lane);
+            }
+        }
+        if let Some(count) = self.organizations.get_mut(&delivery.org) {
+            *count -= 1;
+            if *count == 0 {
+                self.organizations.remove(&delivery.org);
+            }
+        }
+        Some(hand)
+    }
+
+    /// Takes all rows out.
+    pub fn take_all(&mut self) -> Vec<Hand> {
+        self.lanes.clear();
+        self.organizations.clear();
+        self.rows.drain().map(|(_, hand)| hand).collect()
+    }
+}
+
+fn lane(claimed: &Claimed) -> LaneKey {
+    LaneKey { org: claimed.delivery.org, provider: claimed.provider.clone(), source: claimed.source }
+}

@@ -1,0 +1,335 @@
+//! An engine that a test turns by hand: its clock, its clients' answers and its database's failures are the test's.
+
+use crate::clock::{Clock, ManualClock};
+use crate::config::settings::*;
+use crate::model::address::Address;
+use crate::model::delivery::Counts;
+use crate::model::email::{Mailbox, NewEmail};
+use crate::model::name::{EmailNumber, OrgId, OrgName};
+use crate::model::user::NewUser;
+use crate::warmup::engine::dispatch::{MakeSigner, Sign};
+use crate::warmup::engine::feeder::{Looked, ProviderLookup};
+use crate::warmup::engine::tests::flaky::Flaky;
+use crate::warmup::engine::{Engine, MakeClient, Parts, View};
+use crate::warmup::limits::{Limits, Shared};
+use crate::warmup::progress::{self, Question};
+use crate::warmup::sqlite::SqliteStore;
+use crate::warmup::store::{Accepted, Believed, Queue, Store};
+use postwarm_plugin_api::{BoxFuture, Cause, EnhancedCode, Message, Outcome, Phase, Reply, SmtpClient};
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+
+/// When the tests' clock starts.
+pub const START: i64 = 1_764_000_000_000;
+/// Every provider that the fixture noted.
+const BELIEVED: Believed = Believed { checked_after: START - 1, settings: 7 };
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub fn accepted() -> Outcome {
+    Outcome::Accepted(reply(250))
+}
+
+pub fn reply(code: u16) -> Reply {
+    Reply { code, enhanced: Some(EnhancedCode((code / 100) as u8, 0, 0)), text: "so".into() }
+}
+
+pub struct Unsigned;
+
+impl MakeSigner for Unsigned {
+    fn make(&self, _: &Organization) -> Arc<dyn Sign> {
+        Arc::new(Unsigned)
+    }
+}
+
+impl Sign for Unsigned {
+    fn sign(&self, _: &str, _: &[u8], _: &[u8], _: i64) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
+    }
+
+    fn is_slow(&self) -> bool {
+        false
+    }
+}
+
+pub struct Other;
+
+#[async_trait::async_trait]
+impl ProviderLookup for Other {
+    async fn provider(&self, _: &str, _: i64) -> Looked {
+        Looked { provider: "other".into(), decided: true }
+    }
+}
+
+pub fn settings(clients: usize, change: impl FnOnce(&mut Organization)) -> Arc<Settings> {
+    let entry = |n: usize| SmtpEntry {
+        name: format!("client{n}"),
+        plugin: "fake".into(),
+        settings: Default::default(),
+        secrets: Default::default(),
+        limits: Vec::new(),
+        connections: 10,
+        share: None,
+    };
+    let name = OrgName::parse("acme").unwrap();
+    let mut organization = Organization {
+        name: name.clone(),
+        from_domains: vec!["acme.example".into()],
+        development: true,
+        public_url: None,
+        on_unknown: OnUnknown::Hold,
+        limits: Vec::new(),
+        provider_limits: Default::default(),
+        dkim: Vec::new(),
+        smtp: (0..clients).map(entry).collect(),
+        feedback: Vec::new(),
+        backfill: BackfillSettings {
+            per_recipient: Window { messages: 1, per: Duration::from_secs(10) },
+            hold_max: Duration::from_secs(3600),
+        },
+        retry: Retry { schedule: vec![Duration::from_millis(20)], give_up_after: Duration::from_secs(3600), jitter: 0.0 },
+    };
+    change(&mut organization);
+    let listen = Listener { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
+    let process = Process {
+        warmup: listen.clone(),
+        health: listen,
+        default_organization: None,
+        allow_development_beyond_loopback: false,
+        plugins_directory: "plugins".into(),
+        events: Events::Embedded { retention: Duration::from_secs(1) },
+        shares: Default::default(),
+        sending_rows_max: 16,
+        drain_max: Duration::from_secs(5),
+        watch_for: Duration::from_secs(1),
+        dns: Dns { nameserver: None, timeout: Duration::from_secs(1), enabled: false },
+    };
+    Arc::new(Settings { process: Arc::new(process), providers: Arc::default(), organizations: [(name, Arc::new(organization))].into() })
+}
+
+pub fn failing() -> Outcome {
+    Outcome::NotAttempted { cause: Cause::Connect, detail: "refused".into() }
+}
+
+pub fn unknown() -> Outcome {
+    Outcome::Unknown { phase: Phase::EndOfData, detail: "silence".into() }
+}
+
+/// Clients of all names that answer what the test says, and are silent until then.
+#[derive(Clone, Default)]
+pub struct Script(Arc<Mutex<Scripted>>);
+
+#[derive(Default)]
+struct Scripted {
+    silent: Vec<(String, tokio::sync::oneshot::Sender<Outcome>)>,
+    answers: VecDeque<Outcome>,
+}
+
+impl Script {
+    /// The next messages get these answers at once.
+    pub fn answers(&self, outcomes: impl IntoIterator<Item = Outcome>) {
+        self.0.lock().unwrap().answers.extend(outcomes);
+    }
+
+    /// Answers every message that waits for its reply.
+    pub fn release(&self, outcome: impl Fn() -> Outcome) -> usize {
+        self.release_of("", outcome)
+    }
+
+    /// Answers the messages to recipients of a domain.
+    pub fn release_of(&self, domain: &str, outcome: impl Fn() -> Outcome) -> usize {
+        let waiting = {
+            let mut script = self.0.lock().unwrap();
+            let (of_domain, others) = std::mem::take(&mut script.silent).into_iter().partition(|(to, _)| to.ends_with(domain));
+            script.silent = others;
+            let of_domain: Vec<(String, tokio::sync::oneshot::Sender<Outcome>)> = of_domain;
+            of_domain
+        };
+        waiting.into_iter().filter_map(|(_, reply)| reply.send(outcome()).ok()).count()
+    }
+}
+
+impl MakeClient for Script {
+    fn make(&self, _: &Organization, entry: &SmtpEntry) -> Result<Arc<dyn SmtpClient>, String> {
+        Ok(Arc::new(ScriptedClient { script: self.clone(), in_flight_max: entry.connections as usize }))
+    }
+}
+
+struct ScriptedClient {
+    script: Script,
+    in_flight_max: usize,
+}
+
+impl SmtpClient for ScriptedClient {
+    fn in_flight_max(&self) -> usize {
+        self.in_flight_max
+    }
+
+    fn send(&self, message: Message, _: Instant) -> BoxFuture<'_, Outcome> {
+        Box::pin(async move {
+            let reply = {
+                let mut script = self.script.0.lock().unwrap();
+                if let Some(answer) = script.answers.pop_front() {
+                    return answer;
+                }
+                let (answer, reply) = tokio::sync::oneshot::channel();
+                script.silent.push((message.envelope_to.to_string(), answer));
+                reply
+            };
+            match reply.await {
+                Ok(outcome) => outcome,
+                Err(_) => std::future::pending().await,
+            }
+        })
+    }
+
+    fn verify(&self, _: Instant) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn close(&self, _: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// The database, the settings and the clients; engines come and go.
+pub struct World {
+    _folder: tempfile::TempDir,
+    pub queue: Arc<Flaky>,
+    pub clock: Arc<ManualClock>,
+    pub settings: watch::Sender<Arc<Settings>>,
+    pub script: Script,
+    pub view: Arc<View>,
+    /// Those of the latest engine.
+    limits: Mutex<Shared>,
+    pub signers: Arc<dyn MakeSigner>,
+}
+
+impl World {
+    pub fn new(settings: Arc<Settings>) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&folder.path().join("warmup.db")).unwrap());
+        let queue = Arc::new(Flaky::over(store));
+        let (clock, view) = (Arc::new(ManualClock::at(START)), Arc::new(View::default()));
+        let limits = Mutex::new(Shared::new(Limits::new(clock.boot_id())));
+        World {
+            _folder: folder,
+            queue,
+            clock,
+            settings: watch::channel(settings).0,
+            script: Script::default(),
+            view,
+            limits,
+            signers: Arc::new(Unsigned),
+        }
+    }
+
+    pub async fn org(&self, name: &str) -> OrgId {
+        self.queue.store.organization(&OrgName::parse(name).unwrap()).await.unwrap()
+    }
+
+    pub async fn register(&self, name: &str, users: usize, domain: &str) {
+        let user = |n: usize| NewUser { name: "N".into(), address: Address::parse(&format!("u{n}@{domain}")).unwrap() };
+        self.queue.store.import(self.org(name).await, (0..users).map(user).collect(), true, START).await.unwrap();
+    }
+
+    /// Accepts an email for everybody who is registered.
+    pub async fn send(&self, name: &str) -> EmailNumber {
+        let from = Mailbox { name: None, address: Address::parse("a@acme.example").unwrap() };
+        let email = NewEmail { from, reply_to: None, subject: "S".into(), body: "B".into(), html: None, headers: Vec::new() };
+        match self.queue.store.accept(self.org(name).await, email, None, START).await.unwrap() {
+            Accepted::New { email, .. } => email,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Fans out and starts back-fills. `mail.example` is the provider `mail`, and so on.
+    pub async fn feed(&self) {
+        let now = self.clock.now().wall_ms;
+        let named = |domains: Vec<String>| {
+            let provider = |d: String| (d.clone(), d.split('.').next().unwrap().to_owned());
+            domains.into_iter().map(provider).collect::<Vec<_>>()
+        };
+        while let Some(next) = self.queue.fan_out_next(OrgId(0), 1_000, BELIEVED).await.unwrap() {
+            self.queue.set_providers(named(next.unknown_domains), BELIEVED.settings, START).await.unwrap();
+            self.queue.fan_out(next.org, next.email, 1_000, now).await.unwrap();
+        }
+        let domains = self.queue.backfill_domains(1_000, BELIEVED, now).await.unwrap();
+        self.queue.set_providers(named(domains), BELIEVED.settings, START).await.unwrap();
+        self.queue.backfill_step(1_000, now).await.unwrap();
+    }
+
+    /// Registers users, sends them one email and fans it out.
+    pub async fn broadcast(&self, name: &str, users: usize, domain: &str) -> EmailNumber {
+        self.register(name, users, domain).await;
+        let email = self.send(name).await;
+        self.feed().await;
+        email
+    }
+
+    /// A new process: what the one before it counted is in the database alone.
+    pub async fn engine(&self) -> Engine {
+        let limits = Shared::new(Limits::new(self.clock.boot_id()));
+        *self.limits.lock().unwrap() = limits.clone();
+        let parts = Parts {
+            queue: self.queue.clone(),
+            store: self.queue.clone(),
+            clock: self.clock.clone(),
+            settings: self.settings.subscribe(),
+            make: Arc::new(self.script.clone()),
+            wake: Arc::new(Notify::new()),
+            view: self.view.clone(),
+            limits,
+            signers: self.signers.clone(),
+            seed: 1,
+        };
+        Engine::start(parts).await.unwrap()
+    }
+
+    pub async fn counts(&self, name: &str, email: EmailNumber) -> Counts {
+        self.queue.store.email(self.org(name).await, email).await.unwrap().unwrap().counts
+    }
+
+    pub async fn waits_for(&self, name: &str) -> Option<String> {
+        let (org, email) = (self.org(name).await, EmailNumber(1));
+        let organization = self.settings.borrow().organizations[&OrgName::parse(name).unwrap()].clone();
+        let queued = self.counts(name, email).await.queued;
+        let lanes = self.queue.store.waiting(org, email).await.unwrap();
+        let question = Question { org, organization: &organization, email, queued, lanes: &lanes };
+        let limits = self.limits.lock().unwrap().clone();
+        progress::now(&question, &self.view, &limits, self.clock.now()).waits_for
+    }
+}
+
+/// Changes the one organization of [`settings`], or adds another under the name that it is given.
+pub fn edit(settings: &Arc<Settings>, change: impl FnOnce(&mut Process, &mut Organization)) -> Arc<Settings> {
+    let mut organization = (**settings.organizations.values().next().unwrap()).clone();
+    let mut process = (*settings.process).clone();
+    change(&mut process, &mut organization);
+    let mut organizations = settings.organizations.clone();
+    organizations.insert(organization.name.clone(), Arc::new(organization));
+    Arc::new(Settings { process: Arc::new(process), providers: settings.providers.clone(), organizations })
+}
+
+impl Engine {
+    /// One turn: what has come back is recorded, what is due is claimed and handed over.
+    pub async fn once(&mut self) {
+        self.lanes.look_again();
+        self.refresh_lanes().await;
+        let claims = self.plan();
+        self.turn(claims).await;
+        // The messages' tasks run up to where their clients have them.
+        tokio::task::yield_now().await;
+    }
+
+    /// Takes in `rows` answers.
+    pub async fn answers(&mut self, rows: usize) {
+        for _ in 0..rows {
+            let done = tokio::time::timeout(PATIENCE, self.done.recv()).await.expect("a message comes back").unwrap();
+            self.take_in(done);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Who gets how much in hand, through the engine. The rule itself is tested where it stands.
+
+use super::fixture::*;
+use crate::config::settings::{Settings, Window};
+use crate::model::name::{EmailNumber, OrgName};
+use crate::warmup::route::STALL_MS;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn with_another(settings: &Arc<Settings>) -> Arc<Settings> {
+    edit(settings, |_, o| o.name = OrgName::parse("other").unwrap())
+}
+
+#[tokio::test]
+async fn an_organization_whose_server_is_silent_does_not_keep_the_others_out() {
+    let world = World::new(with_another(&settings(1, |o| o.smtp[0].connections = 1_000)));
+    let email = world.broadcast("acme", 50, "mail.example").await;
+    let mut engine = world.engine().await;
+    engine.once().await;
+    engine.once().await;
+    assert_eq!(world.counts("acme", email).await.sending, 14, "all of 16 but the reserve");
+    let others = world.broadcast("other", 5, "mail.other").await;
+    for sent in 1..=5 {
+        engine.once().await;
+        assert_eq!(world.script.release_of("@mail.other", accepted), 1);
+        engine.answers(1).await;
+        engine.once().await;
+        assert_eq!(world.counts("other", others).await.sent, sent);
+    }
+}
+
+#[tokio::test]
+async fn organizations_get_equal_parts_whatever_the_number_of_their_providers() {
+    let world = World::new(with_another(&settings(1, |o| o.smtp[0].connections = 1_000)));
+    world.register("acme", 50, "a.example").await;
+    world.register("acme", 50, "b.example").await;
+    world.register("acme", 50, "c.example").await;
+    let email = world.send("acme").await;
+    let others = world.broadcast("other", 50, "mail.other").await;
+    let mut engine = world.engine().await;
+    engine.once().await;
+    assert_eq!((world.counts("acme", email).await.sending, world.counts("other", others).await.sending), (7, 7));
+}
+
+#[tokio::test]
+async fn a_client_whose_server_falls_silent_hands_over_to_the_next() {
+    let world = World::new(settings(2, |o| o.smtp[0].connections = 4));
+    let email = world.broadcast("acme", 12, "mail.example").await;
+    let mut engine = world.engine().await;
+    engine.once().await;
+    world.clock.advance(Duration::from_millis(STALL_MS as u64 - 1));
+    engine.once().await;
+    assert_eq!(world.counts("acme", email).await.sending, 4);
+    world.clock.advance(Duration::from_millis(1));
+    engine.once().await;
+    assert_eq!(world.counts("acme", email).await.sending, 12);
+}
+
+#[tokio::test]
+async fn messages_in_a_row_without_a_reply_hand_over_to_the_next_client() {
+    let world = World::new(settings(2, |o| o.smtp[0].connections = 3));
+    let email = world.broadcast("acme", 12, "mail.example").await;
+    let mut engine = world.engine().await;
+    engine.once().await;
+    world.script.release(unknown);
+    engine.answers(3).await;
+    engine.once().await;
+    let counts = world.counts("acme", email).await;
+    assert_eq!((counts.unknown, counts.sending), (3, 9));
+}
+
+#[tokio::test]
+async fn live_mail_to_any_provider_spends_a_shared_limit_before_backfill_does() {
+    let world = World::new(settings(1, |o| o.limits = vec![Window { messages: 2, per: Duration::from_secs(3_600) }]));
+    world.send("acme").await;
+    world.register("acme", 2, "archive.example").await;
+    // Live mail for newcomers of another provider alone: those of the archive left.
+    world.feed().await;
+    world.register("acme", 2, "live.example").await;
+    let live = world.send("acme").await;
+    world.feed().await;
+    let mut engine = world.engine().await;
+    engine.once().await;
+    assert_eq!(world.counts("acme", EmailNumber(1)).await.sending, 0, "back-fill waits");
+    assert_eq!(world.counts("acme", live).await.sending, 2);
+}

@@ -1,0 +1,52 @@
+//! The cases of the contract as tests of an adapter.
+
+/// Makes a test of each case for the adapter that `$open` opens.
+macro_rules! store_contract {
+    ($open:expr) => {
+        $crate::warmup::store_contract::suite::store_contract! { $open, main:
+            an_address_registers_once_whatever_its_case
+            an_address_registers_once_however_its_domain_is_written_and_is_shown_as_given
+            a_broadcast_reaches_who_was_registered_before_it_and_its_counts_add_up
+            what_waits_is_known_by_lane_with_what_stands_before_it
+            what_a_dead_process_had_in_hand_is_found_as_it_was_claimed_and_nothing_else
+            what_was_in_hand_is_settled_like_any_outcome
+            a_backfill_in_doubt_holds_the_rest_of_the_archive_up_for_hold_max_at_most
+            a_person_resends_or_drops_what_is_unknown
+            deferred_mail_waits_for_its_time_and_goes_before_fresh_mail
+            a_message_that_was_not_attempted_is_as_it_was_and_tells_nobody
+            who_unsubscribes_gets_nothing_more_and_registering_again_does_not_lift_it
+            a_newcomer_gets_the_earlier_emails_in_order_each_once_at_the_pace
+            live_mail_and_backfill_to_one_provider_are_lanes_of_their_own
+            a_deferred_email_holds_the_next_one_up_for_hold_max_at_most
+            an_idempotency_key_gives_the_same_answer_for_a_day
+            an_email_comes_back_as_it_was_accepted
+            what_the_limits_counted_survives
+            published_records_leave_the_outbox_in_order
+        }
+        $crate::warmup::store_contract::suite::store_contract! { $open, order:
+            organizations_take_turns_in_fan_out_and_their_emails_go_in_order
+            live_mail_is_due_whatever_the_clock_shows
+            what_came_back_unsent_goes_before_newer_mail
+            a_clock_set_back_lets_no_retry_wait_longer_than_its_back_off
+            nor_does_one_that_was_set_back_between_two_starts
+            an_idempotency_key_is_kept_a_day_from_when_the_clock_was_set_back
+        }
+    };
+    ($open:expr, main: $($case:ident)+) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                $crate::warmup::store_contract::$case($open).await;
+            }
+        )+
+    };
+    ($open:expr, order: $($case:ident)+) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                $crate::warmup::store_contract::order::$case($open).await;
+            }
+        )+
+    };
+}
+pub(crate) use store_contract;

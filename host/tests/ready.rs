@@ -1,0 +1,78 @@
+//! What `/readyz` and the log say of an event log that is away and of a database that cannot be written.
+
+use crate::harness::{Postwarm, Site, until};
+use serde_json::Value;
+
+const DEMO: &str = "[[smtp]]\nname = \"sandbox\"\nplugin = \"sandbox\"\n";
+
+/// The status of `/readyz`, and one check with its condition and detail.
+async fn ready(postwarm: &Postwarm, base: &str, name: &str) -> (u16, String, String) {
+    let answer = postwarm.client.get(format!("{base}/readyz?verbose")).send().await.unwrap();
+    let status = answer.status().as_u16();
+    let body: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    let check = body["checks"].as_array().unwrap().iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{name}: {body}"));
+    let text = |key: &str| check[key].as_str().unwrap_or_default().to_owned();
+    (status, text("condition"), text("detail"))
+}
+
+/// Waits for a check to be in this condition; answers its detail.
+async fn when(postwarm: &Postwarm, base: &str, name: &str, wanted: (u16, &str)) -> String {
+    until(&format!("{name} to be {wanted:?}"), async || {
+        let (status, condition, detail) = ready(postwarm, base, name).await;
+        let seen = Value::String(format!("{status} {condition} {detail}"));
+        ((status == wanted.0 && condition == wanted.1).then_some(detail), seen)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_that_is_away_is_named_with_the_remedy_costs_no_mail_and_one_line_of_the_log() {
+    // Nobody listens where somebody listened a moment ago.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let site = Site::with_organization(DEMO).env("KAFKA_BROKERS", &nobody.to_string());
+    let postwarm = site.serve();
+    postwarm.register("somebody@x.example").await;
+    let email = postwarm.send("Hello").await;
+    postwarm.counts_when(email, |counts| counts["queued"] == 0 && counts["sending"] == 0).await;
+
+    let words = until("the relay to have failed", async || {
+        let words = when(&postwarm, &postwarm.warmup, "event_log", (200, "degraded")).await;
+        (words.contains("is not available").then(|| words.clone()), Value::String(words))
+    })
+    .await;
+    for wanted in [format!("the Kafka broker {nobody} is unreachable"), "the oldest event waits for ".into(), "nothing is lost".into()] {
+        assert!(words.contains(&wanted), "`{wanted}`: {words}");
+    }
+    let words = when(&postwarm, &postwarm.health, "event_log", (200, "degraded")).await;
+    assert!(words.contains(&nobody.to_string()) && words.contains("bring the event log back"), "{words}");
+    let words = when(&postwarm, &postwarm.health, "projector", (200, "degraded")).await;
+    assert!(words.contains("the figures stand still"), "{words}");
+    assert_eq!(ready(&postwarm, &postwarm.warmup, "database").await.1, "ok");
+
+    let log = site.log();
+    let count = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+    assert_eq!(count("the Kafka broker is unreachable"), 1, "{log}");
+    assert_eq!(count("events wait in the outbox"), 1, "{log}");
+    assert_eq!(count("the health figures stand still"), 1, "{log}");
+    assert!(log.lines().count() < 10, "the log is flooded: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_be_written_makes_warmup_unready_until_it_can() {
+    let site = Site::with_organization(DEMO);
+    let postwarm = site.serve();
+    assert_eq!(ready(&postwarm, &postwarm.warmup, "database").await, (200, "ok".into(), String::new()));
+    // Another program that holds the file is the one fault that root cannot write through.
+    let holder = rusqlite::Connection::open(site.data().join("warmup.db")).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let body = serde_json::json!({"name": "Somebody", "email_id": "somebody@x.example"});
+    let (status, _) = postwarm.post("/register", body).await;
+    assert_eq!(status, 503);
+    let words = when(&postwarm, &postwarm.warmup, "database", (503, "failing")).await;
+    assert!(words.contains("the last write to warmup.db failed: database is locked"), "{words}");
+    assert_eq!(ready(&postwarm, &postwarm.health, "database").await, (200, "ok".into(), String::new()), "health has its own");
+
+    holder.execute_batch("ROLLBACK").unwrap();
+    when(&postwarm, &postwarm.warmup, "database", (200, "ok")).await;
+    postwarm.register("somebody@x.example").await;
+}
