@@ -143,13 +143,17 @@ fn a_key_opens_and_closes_its_organization_while_running() {
     assert_eq!(live.now().keys.organization(&key), None);
 }
 
+/// Ed25519 seeds.
+const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+const OTHER_KEY: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 const SECRETS: &str = "from_domains = [\"acme.example\"]\ndevelopment = true\n[[smtp]]\nname = \"a\"\nplugin = \"relay\"\n\
     settings = { host = \"h\", user = \"u\", password = { file = \"acme.password\" } }\n[[smtp]]\nname = \"b\"\nplugin = \"sandbox\"\n\
-    [[dkim]]\ndomain = \"acme.example\"\nselector = \"s1\"\nkey = { file = \"acme.pem\" }\n";
+    [[dkim]]\ndomain = \"acme.example\"\nselector = \"s1\"\nalgorithm = \"ed25519-sha256\"\n\
+    key = { file = \"acme.pem\" }\n";
 
 #[test]
 fn an_edit_of_a_secret_file_alone_makes_what_it_belongs_to_differ() {
-    let folder = Folder::demo(&[("organizations/acme.password", "old\n"), ("organizations/acme.pem", "key 1")]);
+    let folder = Folder::demo(&[("organizations/acme.password", "old\n"), ("organizations/acme.pem", KEY)]);
     folder.write("organizations/acme.toml", SECRETS);
     let live = Live::start(folder.dir.path(), Serving::Both, Arc::new(|_| None), Arc::new(Plugins)).unwrap();
     let acme = || live.now().settings.organizations[&org("acme")].clone();
@@ -164,18 +168,18 @@ fn an_edit_of_a_secret_file_alone_makes_what_it_belongs_to_differ() {
     assert_eq!((&first.smtp[1], &first.dkim), (&second.smtp[1], &second.dkim));
     assert!(Arc::ptr_eq(&demo, &live.now().settings.organizations[&org("demo")]));
 
-    folder.write("organizations/acme.pem", "key 2");
+    folder.write("organizations/acme.pem", OTHER_KEY);
     settle(&live, 2_000);
     assert_ne!(second.dkim, acme().dkim);
-    folder.write("organizations/acme.pem", "key 2");
+    folder.write("organizations/acme.pem", OTHER_KEY);
     settle(&live, 3_000);
     assert_eq!(live.now().status.reloads, 3);
-    assert!(!format!("{:?}", acme()).contains("key 2"));
+    assert!(!format!("{:?}", acme()).contains(OTHER_KEY));
 }
 
 #[test]
 fn a_secret_file_that_goes_is_a_problem_and_one_that_comes_mends_it() {
-    let folder = Folder::demo(&[("organizations/acme.password", "old\n"), ("organizations/acme.pem", "key 1")]);
+    let folder = Folder::demo(&[("organizations/acme.password", "old\n"), ("organizations/acme.pem", KEY)]);
     folder.write("organizations/acme.toml", SECRETS);
     let live = Live::start(folder.dir.path(), Serving::Both, Arc::new(|_| None), Arc::new(Plugins)).unwrap();
     let before = live.now().settings.organizations[&org("acme")].clone();
@@ -192,7 +196,7 @@ fn a_secret_file_that_goes_is_a_problem_and_one_that_comes_mends_it() {
 
 #[test]
 fn a_half_written_secret_file_is_not_taken_up() {
-    let folder = Folder::demo(&[("organizations/acme.password", "old\n"), ("organizations/acme.pem", "key 1")]);
+    let folder = Folder::demo(&[("organizations/acme.password", "old\n"), ("organizations/acme.pem", KEY)]);
     folder.write("organizations/acme.toml", SECRETS);
     let live = Live::start(folder.dir.path(), Serving::Both, Arc::new(|_| None), Arc::new(Plugins)).unwrap();
     for step in 0..8 {
