@@ -236,6 +236,44 @@ fn unescape(text: &str) -> String {
     out.chars().map(|c| if ('\u{2400}'..='\u{241f}').contains(&c) { char::from_u32(c as u32 - 0x2400).unwrap() } else { c }).collect()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_domain_beyond_ascii_reaches_any_server_and_a_local_part_fails_unsent_where_it_cannot() {
+    let extensions = ["PIPELINING", "8BITMIME"].map(str::to_owned).to_vec();
+    let sink = Sink::start(Script { extensions, ..Script::default() }).await;
+    let site = site(&sink).await;
+    let postwarm = site.serve();
+    for address in ["u@münchen.example", "ü@münchen.example"] {
+        postwarm.register(address).await;
+    }
+    let (status, again) = postwarm.post("/register", json!({"name": "A", "email_id": "u@xn--mnchen-3ya.example"})).await;
+    assert_eq!((status, &again["email_id"]), (200, &json!("u@münchen.example")), "{again}");
+    for (hidden, words) in [("u@ex\u{ad}ample.com", "U+00AD"), ("u\u{200b}@x.example", "U+200B")] {
+        let (status, body) = postwarm.post("/register", json!({"name": "A", "email_id": hidden})).await;
+        assert_refused(status, &body, "/email_id", hidden);
+        assert!(body.to_string().contains(words), "{body}");
+    }
+    let (_, body) = postwarm.post("/send", json!({"from": "news@acme.example", "subject": "S", "body": "B"})).await;
+    let email = body["email_id"].as_i64().unwrap();
+    postwarm.counts_when(email, |counts| counts["sent"] == 1 && counts["failed"] == 1).await;
+    let contents: Vec<_> = sink
+        .journal()
+        .entries()
+        .into_iter()
+        .filter_map(|entry| match entry.fact {
+            Fact::Content { to, bytes, .. } => Some((to, String::from_utf8(bytes).unwrap())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(contents.len(), 1);
+    assert_eq!(contents[0].0[0].trim_matches(['<', '>']), "u@xn--mnchen-3ya.example");
+    assert!(contents[0].1.is_ascii() && contents[0].1.contains("<u@xn--mnchen-3ya.example>\r\n"), "{}", contents[0].1);
+    let (_, rows) = postwarm.get(&format!("/emails/{email}/deliveries?state=failed")).await;
+    let reply = rows[0]["reply"].as_str().unwrap_or_default();
+    assert!(reply.contains("needs SMTPUTF8") && !reply.starts_with('5'), "{rows}");
+    let stats = postwarm.stats_when(email, |stats| stats["pending"] == 0 && stats["recipients"] == 2).await;
+    assert_eq!(stats["bounced"], 0, "no server refused it: {stats}");
+}
+
 async fn refuse(postwarm: &Postwarm, address: &str) {
     let (status, body) = postwarm.post("/register", json!({"name": "A", "email_id": address})).await;
     assert_refused(status, &body, "/email_id", address);

@@ -167,6 +167,12 @@ async fn the_facts_of_a_csv_file_appear_in_the_figures() {
     let stats = postwarm.stats_when(email, |stats| stats["bounced"] == 1).await;
     let figures = ["recipients", "delivered", "spam", "opened", "read", "bounced", "suppressed"].map(|key| stats[key].as_i64());
     assert_eq!(figures, [12, 8, 1, 2, 1, 1, 0].map(Some), "{stats}");
+
+    // The good lines before a bad one count.
+    let id = |row: usize| rows[row]["message_id"].as_str().unwrap();
+    let text = format!("{},read,\n{},eaten,\n", id(9), id(10));
+    std::fs::OpenOptions::new().append(true).open(&facts).unwrap().write_all(text.as_bytes()).unwrap();
+    postwarm.stats_when(email, |stats| stats["read"] == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -120,7 +120,7 @@ typedef void (*pw_done)(void *ctx, const pw_result *result);
 #define PW_FAULT_CONTENT 4u
 #define PW_FAULT_NETWORK 5u
 
-/* pw_outcome.cause of PW_NOT_ATTEMPTED. All but DISCONNECTED and STOPPING make the host turn to the next client. */
+/* pw_outcome.cause of PW_NOT_ATTEMPTED. All but DISCONNECTED, STOPPING and UNSUPPORTED make the host turn to the next client. */
 #define PW_CAUSE_CONNECT 1u
 #define PW_CAUSE_TLS 2u
 #define PW_CAUSE_AUTHENTICATE 3u
@@ -128,6 +128,7 @@ typedef void (*pw_done)(void *ctx, const pw_result *result);
 #define PW_CAUSE_DISCONNECTED 5u
 #define PW_CAUSE_STOPPING 6u
 #define PW_CAUSE_INTERNAL 7u
+#define PW_CAUSE_UNSUPPORTED 8u /* this message needs what the server does not offer, such as SMTPUTF8; others go on */
 
 /* pw_outcome.phase of PW_UNKNOWN. */
 #define PW_PHASE_CONNECT 1u

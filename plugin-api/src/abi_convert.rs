@@ -16,8 +16,16 @@ use std::time::Duration;
 pub const TEXT_OCTETS_MAX: usize = 512;
 
 const FAULTS: [Fault; 5] = [Fault::Recipient, Fault::Account, Fault::Domain, Fault::Content, Fault::Network];
-const CAUSES: [Cause; 7] =
-    [Cause::Connect, Cause::Tls, Cause::Authenticate, Cause::Session, Cause::Disconnected, Cause::Stopping, Cause::Internal];
+const CAUSES: [Cause; 8] = [
+    Cause::Connect,
+    Cause::Tls,
+    Cause::Authenticate,
+    Cause::Session,
+    Cause::Disconnected,
+    Cause::Stopping,
+    Cause::Internal,
+    Cause::Unsupported,
+];
 const PHASES: [Phase; 11] = [
     Phase::Connect,
     Phase::Greeting,

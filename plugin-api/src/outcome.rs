@@ -24,7 +24,8 @@ pub enum Outcome {
     Unknown { phase: Phase, detail: String },
 }
 
-/// Why a message was not attempted. The first four blame the client, and the host hands over to the next one.
+/// Why a message was not attempted. The first four blame the client, and the host hands over to the next one. `Unsupported`
+/// blames neither: another client may carry that message, and this one carries others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
@@ -42,12 +43,15 @@ pub enum Cause {
     Stopping,
     /// The plugin failed: a panic, a lost completion. Only where no content can have left.
     Internal,
+    /// The message needs what the server does not offer (SMTPUTF8, 8BITMIME, a larger SIZE), or what no command can say. No
+    /// server was asked, so there is no reply; the detail says what is missing.
+    Unsupported,
 }
 
 impl Cause {
     /// Tells whether the client itself is at fault, so that the host hands over to the next client.
     pub fn blames_client(self) -> bool {
-        !matches!(self, Cause::Disconnected | Cause::Stopping)
+        !matches!(self, Cause::Disconnected | Cause::Stopping | Cause::Unsupported)
     }
 }
 

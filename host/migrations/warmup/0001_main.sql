@@ -23,7 +23,7 @@ CREATE TABLE domains (
 CREATE TABLE users (
     org           INTEGER NOT NULL,
     number        INTEGER NOT NULL,
-    address_key   TEXT NOT NULL,        -- lower case
+    address_key   TEXT NOT NULL,        -- lower case, the domain an A-label
     address       TEXT,                 -- as it was given, where that differs
     name          TEXT NOT NULL,
     domain        INTEGER NOT NULL,

@@ -7,6 +7,7 @@ use crate::config::organization::Around;
 use crate::config::plugins::{Settings, Table};
 use crate::config::problem::{Report, choice};
 use crate::config::settings::{FeedbackEntry, Preset, SecretRef, SmtpEntry};
+use crate::model::domain;
 use crate::model::name::OrgName;
 use postwarm_plugin_api::{Instance, Kind};
 use std::collections::{BTreeMap, BTreeSet};
@@ -170,7 +171,7 @@ impl Place<'_> {
             let entry = FeedbackEntry {
                 name: name.clone(),
                 plugin: plugin.to_owned(),
-                domains: node.lower_texts("domains"),
+                domains: node.domains("domains"),
                 interval: node.duration("interval").unwrap_or(Duration::from_secs(30)),
                 settings: settings.plain,
                 secrets: settings.secrets,
@@ -178,7 +179,7 @@ impl Place<'_> {
             let instance = feedback_parts(self.org, &entry, Path::new("data"));
             self.ask(&Named { kind: Kind::FeedbackLoop, plugin, node, at: node.at("plugin") }, instance, &entry.secrets, report);
             for item in node.list("domains") {
-                let Some(pattern) = item.as_text().map(str::to_lowercase) else { continue };
+                let Some(pattern) = item.as_text().map(domain::pattern) else { continue };
                 if let Some(first) = patterns.get(&pattern) {
                     let message = format!("`{pattern}` is answered for by `{first}` already, so this has no effect");
                     self.document.warning(report, &item.span, message, "name it in one [[feedback]]");

@@ -4,6 +4,7 @@
 //! one they return nothing, since its problem is already reported.
 
 use crate::config::problem::{Problem, Report, Severity};
+use crate::model::domain;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
@@ -206,9 +207,9 @@ impl Node {
         self.get(key).map_or(&[], Node::as_list)
     }
 
-    /// The texts of a list, in lower case, since domains and aliases compare without it.
-    pub fn lower_texts(&self, key: &str) -> Vec<String> {
-        self.list(key).iter().filter_map(Node::as_text).map(str::to_lowercase).collect()
+    /// The domains of a list, or patterns of them, in the form that compares.
+    pub fn domains(&self, key: &str) -> Vec<String> {
+        self.list(key).iter().filter_map(Node::as_text).map(domain::pattern).collect()
     }
 
     /// What a person calls the kind of value.

@@ -10,6 +10,7 @@ use crate::config::providers::Found;
 use crate::config::secrets::resolve;
 use crate::config::serving::Serving;
 use crate::config::settings::{BackfillSettings, Dkim, DkimAlgorithm, OnUnknown, Organization, Process, Retry, Window, is_loopback};
+use crate::model::domain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ pub struct Draft {
 pub fn decode(place: &Place<'_>, report: &mut Report) -> Draft {
     let root = &place.document.root;
     let (presets, smtp) = place.smtp(report).into_iter().map(|Client { entry, preset }| (preset, entry)).unzip();
-    let mut from_domains = root.lower_texts("from_domains");
+    let mut from_domains = root.domains("from_domains");
     let mut seen = BTreeSet::new();
     from_domains.retain(|domain| seen.insert(domain.clone()));
     let organization = Organization {
@@ -117,7 +118,7 @@ fn dkim(place: &Place<'_>, from_domains: &[String], report: &mut Report) -> Vec<
     let table = Table { document: place.document, node: None, base: place.base, shared: place.shared };
     for node in place.document.root.list("dkim") {
         let (Some(domain), Some(selector), Some(key)) = (node.text("domain"), node.text("selector"), node.get("key")) else { continue };
-        let domain = domain.to_lowercase();
+        let domain = domain::pattern(domain);
         if !seen.insert((domain.clone(), selector.to_owned())) {
             place.document.error(report, node.at("selector"), format!("a second key for {selector} of {domain}"), "keep one of them");
         }

@@ -5,6 +5,7 @@ use crate::config::limits;
 use crate::config::plugins::{Plugins, plain_settings};
 use crate::config::problem::Report;
 use crate::config::settings::{MailboxProvider, Preset, Providers};
+use crate::model::domain;
 use crate::model::name::OTHER;
 use postwarm_plugin_api::Kind;
 use std::collections::BTreeMap;
@@ -26,8 +27,8 @@ pub fn decode(document: &Document, plugins: &Plugins<'_>, report: &mut Report) -
     for (name, entry) in document.root.get("provider").into_iter().flat_map(Node::entries) {
         let node = &entry.node;
         let provider = MailboxProvider {
-            domains: node.lower_texts("domains"),
-            mx_suffixes: node.lower_texts("mx_suffixes"),
+            domains: node.domains("domains"),
+            mx_suffixes: node.domains("mx_suffixes"),
             limits: limits::windows(document, node.get("limits"), report),
         };
         found.providers.mailbox.insert(name.to_owned(), provider);
@@ -97,7 +98,7 @@ fn unique(document: &Document, key: &str, report: &mut Report) {
     let mut owners: BTreeMap<String, (&str, &Range<usize>)> = BTreeMap::new();
     for (name, entry) in in_order(document, "provider") {
         for item in entry.node.list(key) {
-            let Some(text) = item.as_text().map(str::to_lowercase) else { continue };
+            let Some(text) = item.as_text().map(domain::pattern) else { continue };
             if let Some((before, at)) = owners.get(&text) {
                 let message = format!("`{text}` already belongs to [provider.{before}] at {}", document.place(at));
                 document.error(report, &item.span, message, "name it once");

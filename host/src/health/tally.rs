@@ -14,8 +14,8 @@ use std::ops::{AddAssign, SubAssign};
 pub struct Flags(pub i64);
 
 impl Flags {
-    /// A person dropped it while it was unknown: nobody refused it, so its fate stays unknown.
-    pub const DROPPED: Flags = Flags(1 << 6);
+    /// It failed, and no server refused it: a person dropped it while it was unknown, or no client could carry it.
+    pub const UNREFUSED: Flags = Flags(1 << 6);
     /// It is no longer watched.
     pub const EXPIRED: Flags = Flags(1 << 7);
     /// The facts that imply arrival: all but bounced.
@@ -66,7 +66,7 @@ pub struct Delivery {
 impl Delivery {
     /// The delivery that a change describes, without evidence.
     pub fn from_change(change: &RecipientChanged, domain: i64, provider: i64) -> Delivery {
-        let dropped = change.state == State::Failed && change.dropped;
+        let unrefused = change.state == State::Failed && (change.dropped || change.said.reply.is_none());
         Delivery {
             state: change.state,
             attempt: change.attempt,
@@ -75,7 +75,7 @@ impl Delivery {
             provider,
             token: RecipientMessageId::parse(&change.message_id).map_or(-1, |id| id.token),
             sent_at: if is_watched(change.state) { change.at } else { 0 },
-            flags: if dropped { Flags::DROPPED } else { Flags::default() },
+            flags: if unrefused { Flags::UNREFUSED } else { Flags::default() },
         }
     }
 
@@ -108,7 +108,7 @@ impl Delivery {
         }
         match self.state {
             _ if self.flags.has_any(Flags::of(FactKind::Bounced)) => tally.bounced = 1,
-            State::Failed if self.flags.has_any(Flags::DROPPED) => tally.doubt = 1,
+            State::Failed if self.flags.has_any(Flags::UNREFUSED) => tally.doubt = 1,
             State::Failed => tally.bounced = 1,
             State::Suppressed => tally.suppressed = 1,
             State::Unknown => tally.doubt = 1,

@@ -5,7 +5,7 @@ use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{EmailProgressed, Event, FactsReported, Progress, RecipientChanged};
 use crate::model::message_id::Tokens;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
-use postwarm_plugin_api::{Fact, FactKind, Report};
+use postwarm_plugin_api::{Fact, FactKind, Reply, Report};
 
 pub fn org() -> OrgName {
     OrgName::parse("acme").unwrap()
@@ -21,8 +21,10 @@ pub fn accepted(email: i64, recipients: i64) -> Event {
     Event::Email(EmailProgressed { org, email, progress: Progress::Accepted, from_domain: "acme.example".into(), recipients, at: 1000 })
 }
 
-/// A change of a live delivery at a domain and provider by the user's number.
+/// A change of a live delivery at a domain and provider by the user's number. A server refused what failed, but for each fifth.
 pub fn changed(email: i64, user: i64, attempt: i64, state: State) -> Event {
+    let refused = state == State::Failed && user % 5 != 0;
+    let reply = refused.then(|| Reply { code: 550, enhanced: None, text: "no such user".to_owned() });
     Event::Recipient(RecipientChanged {
         org: org(),
         email: EmailNumber(email),
@@ -34,7 +36,7 @@ pub fn changed(email: i64, user: i64, attempt: i64, state: State) -> Event {
         provider: format!("p{}", user % 2).into(),
         message_id: message_id(email, user),
         client: Some("relay".into()),
-        said: Said::default(),
+        said: Said { reply, ..Said::default() },
         dropped: state == State::Failed && user % 5 == 0,
         at: 10_000 + attempt * 100 + state as i64,
     })

@@ -1,7 +1,12 @@
-//! Email addresses. They compare without case.
+//! Email addresses. They compare without case, and without regard to how their domain is written.
 //!
-//! Invariant: an `Address` has no control character, no white space at its ends, and is valid by RFC 5321.
+//! Invariant: an `Address` has no control character, nothing that cannot be seen, no white space at its ends, and is valid by
+//! RFC 5321 and, beyond ASCII, by RFC 6531.
+//! Invariant: only a local part beyond ASCII makes an address need SMTPUTF8, for its domain is sent as an A-label.
 
+use crate::model::domain::{a_label, starts_as_a_label};
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
+use icu_properties::{CodePointMapData, CodePointSetData};
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -9,9 +14,13 @@ use std::hash::{Hash, Hasher};
 /// The longest address in octets (RFC 5321 4.5.3.1.3: a path of 256 with its brackets).
 pub const ADDRESS_OCTETS_MAX: usize = 254;
 
-/// A valid address as it was given, compared without case.
+/// A valid address, shown as it was given; `Alice@münchen.example` and `alice@xn--mnchen-3ya.example` are one.
 #[derive(Clone)]
-pub struct Address(String);
+pub struct Address {
+    given: String,
+    /// As it is sent, where that differs: the domain is an A-label.
+    sent: Option<Box<str>>,
+}
 
 /// Why a text is no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +31,8 @@ pub enum AddressError {
     TooLong,
     #[error("has a control character at byte {0}")]
     Control(usize),
+    #[error("has a character that cannot be seen or is not assigned (U+{:04X}) at byte {at}; remove it", u32::from(*character))]
+    Hidden { at: usize, character: char },
     #[error("has no `@`")]
     NoAt,
     #[error("has white space or a character that no address may have at byte {0}")]
@@ -30,13 +41,15 @@ pub enum AddressError {
     LocalPart,
     #[error("has a domain that RFC 5321 does not allow")]
     Domain,
+    #[error("has a domain that is no internationalized domain name (UTS #46)")]
+    InternationalDomain,
 }
 
 impl Address {
     /// Parses an address, such as `alice@example.com`. White space around it is dropped.
     pub fn parse(text: &str) -> Result<Address, AddressError> {
         if is_plain(text.as_bytes()) {
-            return Ok(Address(text.to_owned()));
+            return Ok(Address { given: text.to_owned(), sent: None });
         }
         Address::parse_any(text)
     }
@@ -56,31 +69,63 @@ impl Address {
         if let Some(at) = given.find(|c: char| matches!(c, '<' | '>') || (c.is_whitespace() && !local.starts_with('"'))) {
             return Err(AddressError::Character(at));
         }
-        lettre::Address::new(local, domain).map(|_| ()).map_err(|e| match e {
+        if let Some((at, character)) = given.char_indices().find(|(at, c)| is_hidden(*c) && !(*at > local.len() && is_joiner(*c))) {
+            return Err(AddressError::Hidden { at, character });
+        }
+        let ascii = a_label(domain).ok_or(AddressError::InternationalDomain)?;
+        lettre::Address::new(local, &*ascii).map(|_| ()).map_err(|e| match e {
             lettre::address::AddressError::InvalidUser => AddressError::LocalPart,
             _ => AddressError::Domain,
         })?;
-        Ok(Address(given.to_owned()))
+        let sent = (!domain.is_ascii()).then(|| format!("{local}@{ascii}").into_boxed_str());
+        match &sent {
+            Some(sent) if sent.len() > ADDRESS_OCTETS_MAX => Err(AddressError::TooLong),
+            _ => Ok(Address { given: given.to_owned(), sent }),
+        }
     }
 
-    /// Takes back an address that was parsed before it was stored.
+    /// Takes back an address, as it was given or its key, that was parsed before it was stored.
     pub fn stored(text: String) -> Address {
-        Address(text)
+        let sent = match text.rsplit_once('@') {
+            Some((local, domain)) if !domain.is_ascii() => a_label(domain).map(|ascii| format!("{local}@{ascii}").into_boxed_str()),
+            _ => None,
+        };
+        Address { given: text, sent }
     }
 
+    /// The address as it is sent, in commands and in header fields: its domain is ASCII.
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.sent.as_deref().unwrap_or(&self.given)
     }
 
-    /// The form that compares: lower case.
+    /// The address as it was given, to be shown.
+    pub fn given(&self) -> &str {
+        &self.given
+    }
+
+    /// The form that compares: lower case, the domain an A-label.
     pub fn key(&self) -> String {
-        self.0.to_lowercase()
+        self.as_str().to_lowercase()
     }
 
-    /// The domain in lower case.
+    /// The domain in lower case, as an A-label.
     pub fn domain(&self) -> String {
-        self.0.rsplit_once('@').map_or("", |(_, d)| d).to_lowercase()
+        self.as_str().rsplit_once('@').map_or("", |(_, d)| d).to_lowercase()
     }
+}
+
+/// Tells whether a character shows nothing by itself, or is none that Unicode has assigned.
+fn is_hidden(c: char) -> bool {
+    use GeneralCategory::{Control, Format, PrivateUse, Surrogate, Unassigned};
+    let category = || CodePointMapData::<GeneralCategory>::new().get(c);
+    !c.is_ascii()
+        && (CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
+            || matches!(category(), Control | Format | PrivateUse | Surrogate | Unassigned))
+}
+
+/// The two that some scripts need within a domain; IDNA says where (RFC 5892 A.1 and A.2).
+fn is_joiner(c: char) -> bool {
+    matches!(c, '\u{200c}' | '\u{200d}')
 }
 
 /// Tells whether the octets are an address of the plain kind that nearly all are: a dot-atom, an `@`, and a domain of
@@ -95,6 +140,7 @@ fn is_plain(text: &[u8]) -> bool {
         (1..=63).contains(&part.len())
             && part.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
             && part.first() != Some(&b'-')
+            && !starts_as_a_label(part)
             && part.last() != Some(&b'-')
     };
     local.split(|b| *b == b'.').all(atom)
@@ -119,7 +165,7 @@ impl Hash for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.given)
     }
 }
 
@@ -207,9 +253,45 @@ mod tests {
         assert!(refused.is_empty(), "{refused:?}");
     }
 
+    #[test]
+    fn one_mailbox_is_one_address_however_its_domain_is_written() {
+        let forms = ["U@xn--mnchen-3ya.example", "u@münchen.example", "u@MÜNCHEN.example", "u@mu\u{308}nchen。example"];
+        for given in forms {
+            let address = Address::parse(given).expect("valid");
+            assert_eq!(address.key(), "u@xn--mnchen-3ya.example");
+            assert_eq!(address.domain(), "xn--mnchen-3ya.example");
+            assert!(address.as_str().eq_ignore_ascii_case("u@xn--mnchen-3ya.example"), "{}", address.as_str());
+            assert_eq!((address.given(), &*address.to_string()), (given, given));
+            let stored = Address::stored(given.to_owned());
+            assert_eq!((stored.as_str(), stored.key()), (address.as_str(), address.key()));
+        }
+        assert_eq!(Address::parse("q@b。co").expect("mapped").as_str(), "q@b.co");
+        assert_eq!(Address::parse("Ü@bücher.example").expect("valid").as_str(), "Ü@xn--bcher-kva.example");
+        assert_eq!(Address::parse("x@نامه\u{200c}ای.com").expect("a joiner where it may be").as_str(), "x@xn--mgba3gch31f060k.com");
+    }
+
+    #[test]
+    fn what_cannot_be_seen_or_has_no_a_label_is_refused_in_words() {
+        let refused = |text: &str| Address::parse(text).expect_err(text);
+        for hidden in ['\u{200b}', '\u{ad}', '\u{200d}', '\u{202e}', '\u{2066}', '\u{feff}', '\u{e000}', '\u{378}', '\u{fe0f}', '\u{e0041}']
+        {
+            let wanted = AddressError::Hidden { at: 1, character: hidden };
+            assert_eq!(refused(&format!("a{hidden}b@x.example")), wanted);
+            assert_eq!(refused(&format!("\"{hidden}b\"@x.example")), wanted);
+        }
+        assert_eq!(refused("a@ex\u{ad}ample.com"), AddressError::Hidden { at: 4, character: '\u{ad}' });
+        for domain in ["xn--a.example", "ü..example", "a\u{200c}b.example", "ü_x.example", "-ü.example", "ü＠b.example"] {
+            assert_eq!(refused(&format!("a@{domain}")), AddressError::InternationalDomain, "{domain}");
+        }
+        let long = ["ü".repeat(40), "ü".repeat(40), "ü".repeat(40)].join(".");
+        assert_eq!(refused(&format!("{}@{long}.example", "a".repeat(64))), AddressError::TooLong);
+        let words = refused("a\u{200b}@x.example").to_string();
+        assert_eq!(words, "has a character that cannot be seen or is not assigned (U+200B) at byte 1; remove it");
+    }
+
     proptest! {
         #[test]
-        fn the_short_way_never_takes_what_the_long_one_refuses(text in "[a-c0.!@-]{1,12}|[a-z.+]{1,70}@[a-z0-9.-]{1,70}|[a-b]{1,3}@([a-b0-9-]{1,64}\\.){1,5}[a-z0-9]{1,4}") {
+        fn the_short_way_never_takes_what_the_long_one_refuses(text in "[a-c0.!@-]{1,12}|a@[xn-]{4,6}[a-z0-9-]{0,5}\\.[a-z]{2}|[a-z.+]{1,70}@[a-z0-9.-]{1,70}|[a-b]{1,3}@([a-b0-9-]{1,64}\\.){1,5}[a-z0-9]{1,4}") {
             if is_plain(text.as_bytes()) {
                 let slow = Address::parse_any(&text);
                 prop_assert!(slow.as_ref().is_ok_and(|a| a.as_str() == text), "{text:?}: {slow:?}");

@@ -155,6 +155,17 @@ pub async fn an_address_registers_once_whatever_its_case(open: Open) {
     assert_eq!(f.store.users(f.org, UserNumber(1), 10).await.unwrap().len(), 1);
 }
 
+pub async fn an_address_registers_once_however_its_domain_is_written_and_is_shown_as_given(open: Open) {
+    let f = Fixture::new(open).await;
+    f.store.register(f.org, user("U@münchen.example"), NOW).await.unwrap();
+    let again = f.store.register(f.org, user("u@xn--mnchen-3ya.example"), NOW + 5).await.unwrap();
+    let Registered::Existing(again) = again else { panic!("it is one mailbox") };
+    assert_eq!((again.address.given(), again.address.as_str()), ("U@münchen.example", "U@xn--mnchen-3ya.example"));
+    let imported = f.store.import(f.org, vec![user("u@MÜNCHEN.example"), user("u@other.example")], false, NOW).await.unwrap();
+    assert_eq!(imported, Imported { created: 1, existing: 1 });
+    assert!(f.store.user(f.org, &Address::parse("u@mu\u{308}nchen.example").unwrap()).await.unwrap().is_some());
+}
+
 pub async fn a_broadcast_reaches_who_was_registered_before_it_and_its_counts_add_up(open: Open) {
     let f = Fixture::new(open).await;
     for name in ["a", "b", "c"] {

@@ -75,7 +75,7 @@ struct session {
   struct relay *relay;
   struct session *next;
   int fd; /* -1: none; changed under the relay's lock, so that closing can shut it down */
-  int eight_bit;
+  int eight_bit, smtputf8; /* what the server offers */
   size_t from, to;
   char buffer[4096];
 };
@@ -221,6 +221,7 @@ static int session_open(struct session *session, const struct relay *relay, uint
   if (reply->code == 220) {
     *reply = command(session, "EHLO [127.0.0.1]\r\n", deadline_ms);
     session->eight_bit = strcasestr(reply->text, "8BITMIME") != NULL;
+    session->smtputf8 = strcasestr(reply->text, "SMTPUTF8") != NULL;
     if (reply->code == 250) return 1;
   }
   session_end(session);
@@ -284,6 +285,25 @@ static int write_content(struct session *session, const struct job *job) {
   return 1;
 }
 
+static int is_ascii(pw_slice text) {
+  for (size_t i = 0; i < text.len; i++) {
+    if (text.ptr[i] > 127) return 0;
+  }
+  return 1;
+}
+
+/* Says what the message needs and the server does not offer; NULL where it can go. No server is asked in vain, and no reply
+ * is made up. */
+static const char *missing(const struct session *session, const pw_send_request *request) {
+  int is_utf8 = (request->flags & PW_SMTPUTF8) != 0;
+  if (!is_utf8 && !(is_ascii(request->envelope_from) && is_ascii(request->envelope_to)))
+    return "an address is not ASCII, and the message does not say that it needs SMTPUTF8";
+  if (is_utf8 && !session->smtputf8) return "the message needs SMTPUTF8, which the server does not offer";
+  if (request->flags & PW_EIGHT_BIT && !session->eight_bit)
+    return "the content has 8-bit octets, and the server does not offer 8BITMIME";
+  return NULL;
+}
+
 static void send_one(struct relay *relay, struct session *session, const struct job *job) {
   const pw_send_request *request = job->request;
   struct reply reply = {0};
@@ -299,9 +319,17 @@ static void send_one(struct relay *relay, struct session *session, const struct 
     complete(job, PW_NOT_ATTEMPTED, cause, &reply);
     return;
   }
+  const char *lacks = missing(session, request);
+  if (lacks != NULL) {
+    reply = (struct reply){0};
+    snprintf(reply.text, sizeof reply.text, "%s", lacks);
+    complete(job, PW_NOT_ATTEMPTED, PW_CAUSE_UNSUPPORTED, &reply);
+    return;
+  }
   char line[512];
-  const char *body = request->flags & PW_EIGHT_BIT && session->eight_bit ? " BODY=8BITMIME" : "";
-  snprintf(line, sizeof line, "MAIL FROM:<%.*s>%s\r\n", (int)request->envelope_from.len, (const char *)request->envelope_from.ptr, body);
+  const char *body = request->flags & PW_EIGHT_BIT ? " BODY=8BITMIME" : "";
+  const char *utf8 = request->flags & PW_SMTPUTF8 ? " SMTPUTF8" : "";
+  snprintf(line, sizeof line, "MAIL FROM:<%.*s>%s%s\r\n", (int)request->envelope_from.len, (const char *)request->envelope_from.ptr, body, utf8);
   reply = command(session, line, job->deadline_ms);
   if (reply.code != 250) return refused(session, job, PW_PHASE_MAIL, &reply);
   snprintf(line, sizeof line, "RCPT TO:<%.*s>\r\n", (int)request->envelope_to.len, (const char *)request->envelope_to.ptr);

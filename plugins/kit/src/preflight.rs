@@ -1,39 +1,38 @@
 //! Refuses what must not or cannot be sent to this server, before a command of it is written.
 //!
-//! Invariant: a synthetic reply says in words that it is this client's own.
+//! Invariant: no reply is made up; no server was asked, and the outcome says so.
 
 use crate::session::Capabilities;
-use postwarm_plugin_api::{EnhancedCode, Fault, Message, Outcome, Reply};
+use postwarm_plugin_api::{Cause, Message, Outcome};
 
 /// The longest address that goes into a command (RFC 5321 4.5.3.1.3 says 256 for a path; some servers take more).
 const ADDRESS_OCTETS_MAX: usize = 320;
 
 /// Returns why `message` cannot go to a server with these capabilities; `None` where it can.
 pub fn refuse(message: &Message, capabilities: &Capabilities) -> Option<Outcome> {
+    missing(message, capabilities).map(|detail| Outcome::NotAttempted { cause: Cause::Unsupported, detail })
+}
+
+fn missing(message: &Message, capabilities: &Capabilities) -> Option<String> {
     let (from, to) = (&*message.envelope_from, &*message.envelope_to);
     if !(from.is_empty() || is_safe_address(from)) {
-        return Some(rejected(553, EnhancedCode(5, 1, 7), Fault::Account, "not sent: the envelope sender is no address"));
+        return Some("the envelope sender is no address that a command can carry".to_owned());
     }
     if !is_safe_address(to) {
-        return Some(rejected(553, EnhancedCode(5, 1, 3), Fault::Recipient, "not sent: the envelope recipient is no address"));
+        return Some("the envelope recipient is no address that a command can carry".to_owned());
     }
-    let needs_smtputf8 = message.smtputf8 || !from.is_ascii() || !to.is_ascii();
-    if needs_smtputf8 && !(capabilities.smtputf8 && message.smtputf8) {
-        let text = "not sent: the message needs SMTPUTF8, which the server does not offer";
-        return Some(rejected(553, EnhancedCode(5, 6, 7), Fault::Recipient, text));
+    if !(from.is_ascii() && to.is_ascii() || message.smtputf8) {
+        return Some("an address is not ASCII, and the message does not say that it needs SMTPUTF8".to_owned());
+    }
+    if message.smtputf8 && !capabilities.smtputf8 {
+        return Some("the message needs SMTPUTF8 (an address is not ASCII before its `@`), which the server does not offer".to_owned());
     }
     if message.eight_bit && !capabilities.eight_bit_mime {
-        let text = "not sent: the content has 8-bit octets, and the server does not offer 8BITMIME";
-        return Some(rejected(554, EnhancedCode(5, 6, 3), Fault::Content, text));
+        return Some("the content has 8-bit octets, and the server does not offer 8BITMIME".to_owned());
     }
     let octets = message.size() as u64;
-    match capabilities.size_octets_max {
-        Some(max) if octets > max => {
-            let text = format!("not sent: the message has {octets} octets, and the server takes {max}");
-            Some(rejected(552, EnhancedCode(5, 3, 4), Fault::Content, text))
-        }
-        _ => None,
-    }
+    let max = capabilities.size_octets_max.filter(|max| octets > *max)?;
+    Some(format!("the message has {octets} octets, and the server takes {max}"))
 }
 
 /// Tells whether an address can stand between the angle brackets of a command without ending it.
@@ -55,10 +54,6 @@ pub fn is_safe_address(address: &str) -> bool {
         escaped = false;
     }
     !address.is_empty() && address.len() <= ADDRESS_OCTETS_MAX && !quoted && address.contains('@')
-}
-
-fn rejected(code: u16, enhanced: EnhancedCode, fault: Fault, text: impl Into<String>) -> Outcome {
-    Outcome::Rejected { reply: Reply { code, enhanced: Some(enhanced), text: text.into() }, fault }
 }
 
 #[cfg(test)]
@@ -101,19 +96,23 @@ mod tests {
         };
         let none = Capabilities::default();
         assert_eq!(refuse(&plain, &none), None);
-        let code = |message: &Message, capabilities: &Capabilities| match refuse(message, capabilities) {
-            Some(Outcome::Rejected { reply, fault }) => (reply.code, reply.enhanced.unwrap().to_string(), fault),
+        let words = |message: &Message, capabilities: &Capabilities| match refuse(message, capabilities) {
+            Some(Outcome::NotAttempted { cause: Cause::Unsupported, detail }) => detail,
             other => panic!("{other:?}"),
         };
         let utf8 = Message { smtputf8: true, ..plain.clone() };
-        assert_eq!(code(&utf8, &none), (553, "5.6.7".into(), Fault::Recipient));
+        assert!(words(&utf8, &none).contains("SMTPUTF8 (an address"));
+        let offered = Capabilities { smtputf8: true, ..none.clone() };
+        assert_eq!(refuse(&utf8, &offered), None);
         let unflagged = Message { envelope_to: "\u{f6}@y.example".into(), ..plain.clone() };
-        assert_eq!(code(&unflagged, &none), (553, "5.6.7".into(), Fault::Recipient));
+        assert!(words(&unflagged, &offered).contains("does not say"));
         let eight_bit = Message { eight_bit: true, ..plain.clone() };
-        assert_eq!(code(&eight_bit, &none), (554, "5.6.3".into(), Fault::Content));
+        assert!(words(&eight_bit, &none).contains("8BITMIME"));
         let small = Capabilities { size: true, size_octets_max: Some(17), ..none.clone() };
-        assert_eq!(code(&plain, &small), (552, "5.3.4".into(), Fault::Content));
-        let injected = Message { envelope_to: "b@y>\r\nDATA".into(), ..plain };
-        assert_eq!(code(&injected, &none), (553, "5.1.3".into(), Fault::Recipient));
+        assert_eq!(words(&plain, &small), "the message has 18 octets, and the server takes 17");
+        let injected = Message { envelope_to: "b@y>\r\nDATA".into(), ..plain.clone() };
+        assert!(words(&injected, &none).contains("recipient"));
+        let injected = Message { envelope_from: "b@y>\r\nDATA".into(), ..plain };
+        assert!(words(&injected, &none).contains("sender"));
     }
 }

@@ -1,8 +1,10 @@
 //! Each example, dropped, named and used.
 
-use super::support::{Place, c_example, instance, message, rust_example, sink};
+use super::support::{Place, c_example, instance, message, rust_example, sink, sink_offering};
 use crate::registry::State;
-use postwarm_plugin_api::{BoxFuture, Cause, FactKind, FactSink, Fault, Kind, Outcome, Phase, Poll, PollError, Report, WatchList, Watched};
+use postwarm_plugin_api::{
+    BoxFuture, Cause, FactKind, FactSink, Fault, Kind, Message, Outcome, Phase, Poll, PollError, Report, WatchList, Watched,
+};
 use serde_json::json;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -38,6 +40,32 @@ async fn an_example_sends(place: &Place, id: &str) {
     assert!(matches!(stopped, Outcome::NotAttempted { cause: Cause::Stopping, .. }), "{stopped:?}");
 }
 
+async fn an_example_sends_beyond_ascii_only_where_the_server_takes_it(place: &Place, id: &str) {
+    let factory = place.registry.resolve_smtp(id).expect("it loads");
+    let to = |port: u16| factory.create(instance(json!({ "host": "127.0.0.1", "port": port }))).expect("the settings are right");
+    let utf8 = Message { smtputf8: true, eight_bit: true, ..message("ü@xn--bcher-kva.example") };
+
+    let (port, journal) = sink_offering("SMTPUTF8 8BITMIME").await;
+    let client = to(port);
+    let taken = client.send(utf8.clone(), soon()).await;
+    assert!(matches!(taken, Outcome::Accepted(_)), "{taken:?}");
+    let lines = journal.lines();
+    assert!(lines.contains(&"MAIL FROM:<from@example.com> BODY=8BITMIME SMTPUTF8".to_owned()), "{lines:?}");
+    let unflagged = client.send(Message { smtputf8: false, ..utf8.clone() }, soon()).await;
+    assert!(matches!(unflagged, Outcome::NotAttempted { cause: Cause::Unsupported, .. }), "{unflagged:?}");
+
+    let (port, journal) = sink_offering("HELP").await;
+    let client = to(port);
+    for (message, lacks) in [(utf8, "SMTPUTF8"), (Message { eight_bit: true, ..message("to@example.com") }, "8BITMIME")] {
+        let refused = client.send(message, soon()).await;
+        let said = matches!(&refused, Outcome::NotAttempted { cause: Cause::Unsupported, detail } if detail.contains(lacks));
+        assert!(said, "{refused:?}");
+    }
+    assert!(!journal.lines().iter().any(|line| line.starts_with("MAIL")), "no server is asked in vain");
+    let next = client.send(message("to@example.com"), soon()).await;
+    assert!(matches!(next, Outcome::Accepted(_)), "{next:?}");
+}
+
 async fn an_example_without_a_server_says_connect(place: &Place, id: &str) {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("loopback");
     let factory = place.registry.resolve_smtp(id).expect("it loads");
@@ -63,6 +91,7 @@ async fn the_rust_example_sends_and_tells_the_truth() {
     let descriptor = place.registry.describe(Kind::SmtpClient, "example-relay").expect("the note is enough");
     assert!(descriptor.settings_schema.contains("\"host\""));
     an_example_sends(&place, "example-relay").await;
+    an_example_sends_beyond_ascii_only_where_the_server_takes_it(&place, "example-relay").await;
     an_example_without_a_server_says_connect(&place, "example-relay").await;
     an_example_names_every_wrong_setting(&place, "example-relay");
 }
@@ -75,6 +104,7 @@ async fn the_c_example_sends_and_tells_the_truth() {
     let descriptor = place.registry.describe(Kind::SmtpClient, "example-c").expect("the note is enough");
     assert!(descriptor.settings_schema.contains("\"host\""));
     an_example_sends(&place, "example-c").await;
+    an_example_sends_beyond_ascii_only_where_the_server_takes_it(&place, "example-c").await;
     an_example_without_a_server_says_connect(&place, "example-c").await;
     an_example_names_every_wrong_setting(&place, "example-c");
 }

@@ -140,23 +140,30 @@ impl Journal {
 /// A server that takes mail, and for some recipients behaves: `full@` is refused, `hangup@` gets no reply to its end of
 /// data.
 pub async fn sink() -> (u16, Arc<Journal>) {
+    sink_offering("8BITMIME").await
+}
+
+/// The same, announcing these extensions.
+pub async fn sink_offering(extensions: &'static str) -> (u16, Arc<Journal>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("loopback");
     let port = listener.local_addr().expect("bound").port();
     let journal = Arc::new(Journal::default());
     let shared = journal.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, shared.clone()));
+            tokio::spawn(serve(stream, shared.clone(), extensions));
         }
     });
     (port, journal)
 }
 
-async fn serve(stream: TcpStream, journal: Arc<Journal>) -> std::io::Result<()> {
+async fn serve(stream: TcpStream, journal: Arc<Journal>, extensions: &str) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read).lines();
     let (mut in_data, mut hang_up) = (false, false);
     write.write_all(b"220 sink\r\n").await?;
+    let greeting: String = extensions.split(' ').map(|name| format!("250-{name}\r\n")).collect();
+    let greeting = format!("250-sink\r\n{greeting}250 HELP\r\n");
     while let Some(line) = lines.next_line().await? {
         journal.0.lock().expect("no test panics with it").push(line.clone());
         if in_data && line != "." {
@@ -166,7 +173,7 @@ async fn serve(stream: TcpStream, journal: Arc<Journal>) -> std::io::Result<()> 
         let reply = match word {
             "." if hang_up => return Ok(()),
             "." => "250 2.0.0 taken\r\n",
-            "EHLO" => "250-sink\r\n250 8BITMIME\r\n",
+            "EHLO" => &greeting,
             "RCPT" if line.contains("full@") => "552 5.2.2 mailbox full\r\n",
             "DATA" => "354 go on\r\n",
             "QUIT" => "221 bye\r\n",

@@ -115,8 +115,7 @@ impl Csv {
             return batch.refuse(line, RowCode::RowTooLong, || format!("is longer than {LINE_OCTETS_MAX} octets; is a quote not closed?"));
         }
         if self.ended != 2 {
-            let given = self.ended;
-            return batch.refuse(line, RowCode::RowShape, || format!("has {given} fields or more; a row is `name,email_id`"));
+            return batch.refuse(line, RowCode::RowShape, || self.shape());
         }
         let (first, second) = (&self.fields[..self.ends[0]], &self.fields[self.ends[0]..self.ends[1]]);
         let columns = match (self.columns, header(first, second)) {
@@ -134,6 +133,23 @@ impl Csv {
             }
             _ => batch.refuse(line, RowCode::InvalidUtf8, || "is not UTF-8".to_owned()),
         }
+    }
+}
+
+impl Csv {
+    /// What is wrong with a record that has not two fields. A quote that is not closed takes commas and line ends with it.
+    fn shape(&self) -> String {
+        let text = &self.fields[..self.filled];
+        let lines = memchr_iter(b'\n', text).count() + 1;
+        let over = if lines > 1 { format!(" over {lines} lines") } else { String::new() };
+        let swallows = lines > 1 || (self.ended == 1 && text.contains(&b','));
+        let hint = if swallows { "; is a quote not closed?" } else { "" };
+        let given = match self.ended {
+            1 => "1 field".to_owned(),
+            n if n < FIELDS_MAX - 1 => format!("{n} fields"),
+            _ => format!("more than {} fields", FIELDS_MAX - 2),
+        };
+        format!("has {given}{over}; a row is `name,email_id`{hint}")
     }
 }
 

@@ -206,8 +206,18 @@ fn line(number: u64, text: &[u8], batch: &mut Batch) {
     }
     match serde_json::from_slice::<Row>(text) {
         Ok(row) => batch.row(number, row.name, &row.email_id),
-        Err(error) if error.is_data() => batch.refuse(number, RowCode::RowShape, || error.to_string()),
-        Err(error) => batch.refuse(number, RowCode::MalformedRow, || format!("is no JSON: {error}")),
+        Err(error) if error.is_data() => batch.refuse(number, RowCode::RowShape, || words(&error)),
+        Err(error) => batch.refuse(number, RowCode::MalformedRow, || format!("is no JSON: {}", words(&error))),
+    }
+}
+
+/// What serde says, with the column alone: the line is the row's own, which stands beside it.
+fn words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(what) => format!("{what} at column {}", error.column()),
+        None => text,
     }
 }
 
@@ -249,6 +259,34 @@ mod tests {
             assert_eq!(read(Rows::csv, format!("{header}\"A, B\",a@x.example\r\nC,c@x.example").as_bytes()), expected);
         }
         assert_eq!(read(Rows::csv, b"email_id,name\na@x.example,\"A, B\"\nc@x.example,C\n"), expected);
+    }
+
+    #[test]
+    fn refusals_say_what_the_row_has_and_where() {
+        let details = |mut rows: Rows, text: &str| {
+            let mut batch = Batch::default();
+            rows.feed(text.as_bytes(), &mut batch).expect("UTF-8");
+            rows.finish(&mut batch).expect("UTF-8");
+            batch.errors.into_iter().map(|e| format!("{}: {}", e.line, e.detail)).collect::<Vec<_>>()
+        };
+        let cases = [
+            ("only", "1: has 1 field; a row is `name,email_id`"),
+            ("a,b,c", "1: has 3 fields; a row is `name,email_id`"),
+            ("1,2,3,4,5,6,7,8,9,10", "1: has more than 6 fields; a row is `name,email_id`"),
+            ("\"A,a@x.example\nB,b@x.example\n", "1: has 1 field over 3 lines; a row is `name,email_id`; is a quote not closed?"),
+            ("\"A,a@x.example", "1: has 1 field; a row is `name,email_id`; is a quote not closed?"),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(details(Rows::csv(), text), [wanted]);
+        }
+        let cases = [
+            ("{\"name\":\"A\"}", "1: missing field `email_id` at column 12"),
+            ("{\"name\":5}", "1: invalid type: integer `5`, expected a string at column 9"),
+            ("{\"name\" 5}", "1: is no JSON: expected `:` at column 9"),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(details(Rows::ndjson(), text), [wanted]);
+        }
     }
 
     #[test]

@@ -174,6 +174,20 @@ async fn a_client_that_cannot_connect_hands_over_and_nobody_is_lost_or_written_t
 }
 
 #[tokio::test]
+async fn a_message_that_no_client_can_carry_fails_without_a_reply_and_others_go_on() {
+    let client = client(|to| match to {
+        "u0@x.example" => Outcome::NotAttempted { cause: Cause::Unsupported, detail: "it needs SMTPUTF8".into() },
+        _ => accepted(),
+    });
+    let running = Running::start(3, vec![client], settings(1, |_| {})).await;
+    assert_eq!(running.until(|c| c.sent == 2 && c.failed == 1).await, Counts { sent: 2, failed: 1, ..Counts::default() });
+    let page = DeliveryPage { state: Some(State::Failed), after: UserNumber(0), limit: 10 };
+    let rows = running.store.deliveries(running.org, running.email, page).await.unwrap();
+    let said = &rows.rows[0].said;
+    assert_eq!((&said.reply, said.detail.as_deref()), (&None, Some("it needs SMTPUTF8")));
+}
+
+#[tokio::test]
 async fn a_refusal_for_good_fails_and_one_for_now_is_tried_again_as_the_schedule_says() {
     let first = Mutex::new(true);
     let client = client(move |to| match to {

@@ -161,6 +161,19 @@ fn an_address_beyond_ascii_asks_for_smtputf8_and_others_do_not() {
 }
 
 #[test]
+fn a_domain_beyond_ascii_stands_in_the_header_as_its_a_label_and_needs_no_smtputf8() {
+    let from = mailbox(Some("Acme"), "news@bücher.example");
+    let template = compile(NewEmail { reply_to: Some(from.clone()), from, ..new_email("s", "b") }).expect("compiles");
+    let address = Address::parse("u@münchen.example").expect("valid");
+    let rendered = template.render(&Recipient { address: address.as_str(), ..alice() }, 0).expect("renders");
+    let header = std::str::from_utf8(&rendered.header).expect("utf-8");
+    assert!(!rendered.smtputf8 && header.is_ascii(), "{header}");
+    for line in ["From: \"Acme\" <news@xn--bcher-kva.example>\r\n", "To: \"Alice\" <u@xn--mnchen-3ya.example>\r\n"] {
+        assert!(header.contains(line), "{header}");
+    }
+}
+
+#[test]
 fn problems_are_named_by_pointer_all_at_once() {
     let mut email = new_email("a\r\nBcc: x@y.example", "{{ nmae }}");
     email.html = Some("{% if %}".to_owned());

@@ -56,7 +56,7 @@ fn set_highest(connection: &Connection, org: OrgId, number: i64) -> Result<(), D
 fn insert(connection: &Connection, context: &mut Context, org: OrgId, number: i64, new: &NewUser, now: i64) -> Result<bool, DbError> {
     let key = new.address.key();
     let domain = context.domain_id(connection, key.rsplit_once('@').map_or("", |(_, domain)| domain))?;
-    let given = (new.address.as_str() != key).then_some(new.address.as_str());
+    let given = (new.address.given() != key).then_some(new.address.given());
     let inserted = connection
         .prepare_cached(
             "INSERT INTO users (org, number, address_key, address, name, domain, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)

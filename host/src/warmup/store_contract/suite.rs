@@ -5,6 +5,7 @@ macro_rules! store_contract {
     ($open:expr) => {
         $crate::warmup::store_contract::suite::store_contract! { $open, main:
             an_address_registers_once_whatever_its_case
+            an_address_registers_once_however_its_domain_is_written_and_is_shown_as_given
             a_broadcast_reaches_who_was_registered_before_it_and_its_counts_add_up
             what_waits_is_known_by_lane_with_what_stands_before_it
             what_a_dead_process_had_in_hand_is_found_as_it_was_claimed_and_nothing_else

@@ -78,14 +78,24 @@ impl FeedbackLoop for CsvLoop {
     }
 }
 
-/// Reads from `start`, or from the beginning when the file has become shorter than that: it is another file then.
+/// Reads from `start`, or from the beginning when no line ends there: it is another file then. Facts that are reported twice
+/// harm nothing; a cursor within a line would hold all of them up.
 async fn read_from(path: &Path, start: u64) -> std::io::Result<(u64, Vec<u8>)> {
     let mut file = File::open(path).await?;
-    let start = if file.metadata().await?.len() < start { 0 } else { start };
+    let start = if ends_line(&mut file, start).await? { start } else { 0 };
     file.seek(SeekFrom::Start(start)).await?;
     let mut text = Vec::new();
     file.take(POLL_OCTETS_MAX).read_to_end(&mut text).await?;
     Ok((start, text))
+}
+
+async fn ends_line(file: &mut File, at: u64) -> std::io::Result<bool> {
+    let Some(before) = at.checked_sub(1) else { return Ok(true) };
+    if file.metadata().await?.len() < at {
+        return Ok(false);
+    }
+    file.seek(SeekFrom::Start(before)).await?;
+    Ok(file.read_u8().await? == b'\n')
 }
 
 /// Reports the whole lines of `text`, which stands at `start`, and returns where the next poll begins. A line that makes no
@@ -159,6 +169,29 @@ mod tests {
         assert_eq!(cursor, Ok(42));
         let fact = |id: &str, kind, at_ms| Report::Message(Fact { message_id: id.into(), kind, at_ms, detail: None });
         assert_eq!(sink.0, [fact("a@b", FactKind::Read, Some(7)), fact("c@d", FactKind::Spam, None)]);
+    }
+
+    #[test]
+    fn the_good_lines_before_a_senseless_one_are_taken() {
+        let mut sink = Collected::default();
+        let text = b"message_id,kind,at\na@b,read,\nc@d,spam,\ne@f,eaten,\ng@h,read,\n";
+        assert_eq!(report(0, text, &mut sink), Ok(39));
+        assert_eq!(sink.0.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_took_the_place_of_another_is_read_from_its_beginning() {
+        let path = std::env::temp_dir().join(format!("postwarm-example-csv-{}.csv", std::process::id()));
+        let text = b"a@b,read,\nc@d,spam,\n";
+        std::fs::write(&path, text).unwrap();
+        let mut starts = Vec::new();
+        for start in [0, 10, 15, 20, 25] {
+            let (start, read) = read_from(&path, start).await.unwrap();
+            assert_eq!(read, text[start as usize..]);
+            starts.push(start);
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(starts, [0, 10, 0, 20, 0]);
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub struct Session {
     stream: BufReader<TcpStream>,
     usable: bool,
     eight_bit: bool,
+    smtputf8: bool,
 }
 
 impl Session {
@@ -66,7 +67,7 @@ impl Session {
         let unreachable = |error| Failure::unsent(Cause::Connect, format!("{host}:{port}: {error}"));
         let stream = TcpStream::connect((host, port)).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
-        let mut session = Session { stream: BufReader::new(stream), usable: true, eight_bit: false };
+        let mut session = Session { stream: BufReader::new(stream), usable: true, eight_bit: false, smtputf8: false };
         let turned_away = |reply: Reply| Failure::unsent(Cause::Session, reply.to_string());
         let greeting = session.reply().await.map_err(|error| Failure::unsent(Cause::Session, error))?;
         if greeting.code != 220 {
@@ -76,7 +77,8 @@ impl Session {
         if ehlo.code != 250 {
             return Err(turned_away(ehlo));
         }
-        session.eight_bit = ehlo.text.split(' ').any(|word| word.eq_ignore_ascii_case("8BITMIME"));
+        let offers = |name: &str| ehlo.text.split(' ').any(|word| word.eq_ignore_ascii_case(name));
+        (session.eight_bit, session.smtputf8) = (offers("8BITMIME"), offers("SMTPUTF8"));
         Ok(session)
     }
 
@@ -99,11 +101,15 @@ impl Session {
 
     /// Sends one message.
     pub async fn send(&mut self, message: &Message, limit: &Limit) -> Outcome {
+        if let Some(words) = self.missing(message) {
+            return Failure::unsent(Cause::Unsupported, words).into();
+        }
         // Set again only when the dialogue has come to its end.
         self.usable = false;
-        let body = if message.eight_bit && self.eight_bit { " BODY=8BITMIME" } else { "" };
+        let body = if message.eight_bit { " BODY=8BITMIME" } else { "" };
+        let utf8 = if message.smtputf8 { " SMTPUTF8" } else { "" };
         let envelope = [
-            (Phase::Mail, format!("MAIL FROM:<{}>{body}\r\n", message.envelope_from), 250),
+            (Phase::Mail, format!("MAIL FROM:<{}>{body}{utf8}\r\n", message.envelope_from), 250),
             (Phase::Rcpt, format!("RCPT TO:<{}>\r\n", message.envelope_to), 250),
             (Phase::Data, "DATA\r\n".to_owned(), 354),
         ];
@@ -140,6 +146,17 @@ impl Session {
             }
             Some(Err(detail)) => Outcome::Unknown { phase: Phase::EndOfData, detail },
             None => Outcome::Unknown { phase: Phase::EndOfData, detail: "the deadline passed before the reply".into() },
+        }
+    }
+
+    /// Says what the message needs and the server does not offer. No server is asked in vain, and no reply is made up.
+    fn missing(&self, message: &Message) -> Option<&'static str> {
+        let is_ascii = message.envelope_from.is_ascii() && message.envelope_to.is_ascii();
+        match () {
+            () if !is_ascii && !message.smtputf8 => Some("an address is not ASCII, and the message does not say that it needs SMTPUTF8"),
+            () if message.smtputf8 && !self.smtputf8 => Some("the message needs SMTPUTF8, which the server does not offer"),
+            () if message.eight_bit && !self.eight_bit => Some("the content has 8-bit octets, and the server does not offer 8BITMIME"),
+            () => None,
         }
     }
 
