@@ -152,7 +152,7 @@ async fn while_a_message_waits_for_its_reply_the_probes_tell_of_draining_and_not
     }
     gate.open();
     let warmup = postwarm.warmup.clone();
-    assert_eq!(postwarm.terminate(), Some(0));
+    assert_eq!(postwarm.ended(), Some(0));
     assert!(reqwest::get(format!("{warmup}/livez")).await.is_err(), "the port is closed");
     assert_eq!(accepted(&sink).values().sum::<usize>(), 1);
 }

@@ -148,8 +148,13 @@ impl Postwarm {
     }
 
     /// SIGTERM; answers the exit code.
-    pub fn terminate(mut self) -> Option<i32> {
+    pub fn terminate(self) -> Option<i32> {
         self.begin_termination();
+        self.ended()
+    }
+
+    /// Waits for the process to end; answers the exit code.
+    pub fn ended(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 
