@@ -210,8 +210,10 @@ async fn a_second_sigterm_cuts_the_drain_short() {
     let term = || assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     term();
     until("the drain", async || {
-        let refused = postwarm.client.get(format!("{}/livez", postwarm.warmup)).send().await.is_err();
-        (refused.then_some(()), refused.into())
+        // The connections of before are closed as the signal is taken up.
+        let ready = postwarm.client.get(format!("{}/readyz", postwarm.warmup)).send().await;
+        let status = ready.map_or(0, |answer| answer.status().as_u16());
+        ((status == 503).then_some(()), status.into())
     })
     .await;
     // One second of an hour.
