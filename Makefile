@@ -38,7 +38,7 @@ check: tools
 	cargo run --quiet --locked -p postwarm -- check --config config
 
 bench: tools
-	cargo bench --locked -p postwarm -- $(BENCH)
+	cargo bench --locked -p postwarm --bench bench -- $(BENCH)
 
 all:
 	docker compose up --build

@@ -4,7 +4,7 @@
 //! repeat, and the median over them counts. Every run has a sink, a port and folders of its own. The table is printed
 //! and written to `target/bench/bench.json`; a floor that is not reached ends with 1.
 //!
-//! `cargo bench -p postwarm -- [NAME...] [--rounds N] [--rows N] [--list]`
+//! `cargo bench -p postwarm --bench bench -- [NAME...] [--rounds N] [--rows N] [--list]`
 
 mod machine;
 mod peers;
