@@ -175,6 +175,8 @@ mod tests {
     use super::*;
     use crate::behaviour::{Rates, verdict};
     use postwarm_plugin_api::{WatchList, Watched};
+    use postwarm_plugin_testkit::instance::instance;
+    use serde_json::json;
     use std::io::Write;
     use std::path::Path;
     use std::time::Duration;
@@ -217,14 +219,7 @@ mod tests {
         domains: &[&str],
         (cursor, room): (&str, usize),
     ) -> (Result<String, PollError>, Vec<Fact>) {
-        let instance = Instance {
-            organization: "demo".into(),
-            name: "sandbox".into(),
-            settings: serde_json::json!({ "mailboxes": mailboxes }).as_object().expect("a table").clone(),
-            secrets: Default::default(),
-            connections_max: 1,
-            data_dir: dir.to_owned(),
-        };
+        let instance = Instance { data_dir: dir.to_owned(), ..instance(json!({ "mailboxes": mailboxes }), &[]) };
         let feedback = SandboxFeedback.create(instance).expect("right settings");
         let mut sink = Sink { room, facts: Vec::new() };
         let deadline = Instant::now() + Duration::from_secs(60);
