@@ -4,29 +4,18 @@ use crate::harness::{Postwarm, Site, until};
 use base64::Engine as _;
 use futures_util::StreamExt;
 use mail_parser::{HeaderValue, MessageParser};
+use postwarm_plugin_testkit::corpora::{isemail, naughty_strings};
 use postwarm_plugin_testkit::sink::Sink;
 use postwarm_plugin_testkit::sink::journal::Fact;
 use postwarm_plugin_testkit::sink::script::Script;
-use postwarm_plugin_testkit::skip::skip;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::path::PathBuf;
-
-fn shared(file: &str) -> Option<String> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
-    let shared = std::env::var_os("POSTWARM_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-    let text = std::fs::read_to_string(shared.join("corpora").join(file)).ok();
-    if text.is_none() {
-        skip(file, "it is not in POSTWARM_SHARED");
-    }
-    text
-}
 
 /// What ends a header line or hides text, and the reference strings.
 fn strings() -> Vec<String> {
     let ends = ["\r", "\n", "\0", "\r\n", "\r\n\r\n", "\n.\n", "\u{7f}", "\u{85}", "\u{2028}", "\u{202e}"];
     let mut all: Vec<String> = ends.iter().map(|end| format!("a{end}Bcc: x@y.example")).collect();
-    all.extend(shared("text/naughty-strings.json").iter().flat_map(|text| serde_json::from_str::<Vec<String>>(text).unwrap()));
+    all.extend(naughty_strings("the naughty strings in a request").unwrap_or_default());
     all
 }
 
@@ -216,26 +205,6 @@ async fn register_and_import_refuse_each_text_by_its_field_or_store_and_greet_wi
     assert!(!site.log().contains("panicked"), "{}", site.log());
 }
 
-/// Resolves entities, then the pictures that the corpus has in place of control characters.
-fn unescape(text: &str) -> String {
-    let mut parts = text.split('&');
-    let mut out = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let (entity, rest) = part.split_once(';').expect("an entity");
-        let number = entity.strip_prefix("#x").map(|hex| u32::from_str_radix(hex, 16)).or(entity.strip_prefix('#').map(str::parse));
-        out.push(match (entity, number) {
-            ("amp", _) => '&',
-            ("lt", _) => '<',
-            ("gt", _) => '>',
-            ("quot", _) => '"',
-            ("apos", _) => '\'',
-            (_, number) => char::from_u32(number.expect("a number").expect("digits")).expect("a character"),
-        });
-        out.push_str(rest);
-    }
-    out.chars().map(|c| if ('\u{2400}'..='\u{241f}').contains(&c) { char::from_u32(c as u32 - 0x2400).unwrap() } else { c }).collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_domain_beyond_ascii_reaches_any_server_and_a_local_part_fails_unsent_where_it_cannot() {
     let extensions = ["PIPELINING", "8BITMIME"].map(str::to_owned).to_vec();
@@ -281,19 +250,10 @@ async fn refuse(postwarm: &Postwarm, address: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_invalid_addresses_of_the_corpus_are_refused_with_a_reason() {
-    let Some(xml) = shared("addresses/isemail-tests.xml") else { return };
+    let Some(all) = isemail("the addresses that isemail calls invalid, in a request") else { return };
     let site = Site::with_organization("");
     let postwarm = site.serve();
-    let inner = |test: &str, tag: &str| {
-        let from = test.split_once(&format!("<{tag}>"))?.1;
-        Some(from.split_once(&format!("</{tag}>"))?.0.to_owned())
-    };
-    let invalid: Vec<String> = xml
-        .split("<test ")
-        .skip(1)
-        .filter(|test| inner(test, "category").as_deref() == Some("ISEMAIL_ERR"))
-        .map(|test| unescape(&inner(test, "address").unwrap_or_default()))
-        .collect();
+    let invalid: Vec<String> = all.into_iter().filter(|test| test.category == "ISEMAIL_ERR").map(|test| test.address).collect();
     assert_eq!(invalid.len(), 66);
     for address in &invalid {
         refuse(&postwarm, address).await;

@@ -10,6 +10,37 @@ const LONG_FILES: [(&str, &str); 1] = [(
     "host/src/warmup/store_contract.rs",
     "the promises of the store read from top to bottom; what needs an order of its own stands beside it",
 )];
+/// Functions longer than this need a reason.
+const FUNCTION_LINES_MAX: usize = 70;
+/// The functions that read better in one piece, each with the reason.
+const LONG_FUNCTIONS: [(&str, &str, &str); 2] = [
+    ("host/src/config/tests/load.rs", "an_organization_gets_its_presets_limits_and_names", "one file and all that is read of it"),
+    ("plugins/kit/src/tests/matrix.rs", "every_fault_in_every_phase_has_its_outcome", "one table"),
+];
+/// Functions with more parameters than this need a reason. Those of [`UNCOUNTED`] are not counted.
+const PARAMETERS_MAX: usize = 5;
+/// What an adapter's functions work on is to them what `self` is to a method.
+const UNCOUNTED: [&str; 2] = ["connection", "context"];
+/// The functions whose parameters say more apart than in a struct, each with the reason.
+const MANY_PARAMETERS: [(&str, &str, &str); 2] = [
+    ("host/src/bus/wire.rs", "record", "makes one row of what is at hand, each field once"),
+    ("host/src/warmup/limits/gate.rs", "usage", "makes one row of what is at hand, each field once"),
+];
+/// Where JSON may be read or written: the public forms, and what the contract of plugins has as JSON (their settings).
+const JSON_ALLOWED: [&str; 8] = [
+    "host/src/bus/wire.rs",
+    "host/src/http/",
+    "host/src/warmup/api/",
+    "host/src/health/api/",
+    "host/src/cli/",
+    "host/src/config/",
+    "host/src/registry/note.rs",
+    "host/src/app/catalogue.rs",
+];
+/// The only file that names status codes, apart from tests.
+const STATUS_CODES: &str = "host/src/http/error.rs";
+/// What clippy refuses for us, in every crate; the rules that take more than reading lines.
+const CLIPPY_LINTS: [&str; 4] = ["unwrap_used", "dbg_macro", "todo", "allow_attributes"];
 /// Where `unsafe` may stand: folders end in `/`, others are the start of a file's path.
 const UNSAFE_ALLOWED: [&str; 4] = ["host/src/registry/", "host/src/clock.rs", "plugin-api/src/abi", "plugin-api/src/export"];
 /// Names that only `plugins/` and `config/` know, besides those of the plugins themselves.
@@ -82,6 +113,19 @@ fn report(problems: &[String]) {
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
 
+/// Reports the functions, each with its file, line, name and what is wrong with it, that have no reason in the list, and
+/// the reasons that no function needs.
+fn report_unlisted(found: Vec<(String, usize, String, String)>, reasons: &[(&str, &str, &str)]) {
+    let needless = reasons.iter().filter(|(path, name, _)| !found.iter().any(|(p, _, n, _)| p == path && n == name));
+    let mut problems: Vec<String> =
+        needless.map(|(path, name, _)| format!("{path}: `{name}` needs no reason; take it off the list")).collect();
+    let unlisted = found.iter().filter(|(path, _, name, _)| !reasons.iter().any(|(p, n, _)| p == path && n == name));
+    problems.extend(
+        unlisted.map(|(path, number, name, wrong)| format!("{path}:{number}: `{name}` {wrong}; split it, or list it with the reason")),
+    );
+    report(&problems);
+}
+
 #[test]
 fn every_import_between_modules_is_in_the_table_of_the_architecture() {
     let table = import_table();
@@ -152,9 +196,8 @@ fn the_host_knows_no_provider_by_name() {
     names.retain(|name| !PLUGINS_WITHOUT_PROVIDER.contains(&name.as_str()));
     let mut problems = Vec::new();
     for source in sources("host/src").into_iter().filter(|source| !is_test(&source.path)) {
-        let text = source.text.to_lowercase();
-        let shipped = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-        for (number, line) in code(shipped) {
+        let text = shipped(&source.text).to_lowercase();
+        for (number, line) in code(&text) {
             for name in names.iter().filter(|name| line.contains(name.as_str())) {
                 problems.push(format!("{}:{number}: the host knows `{name}`; providers belong in plugins/ and config/", source.path));
             }
@@ -176,6 +219,161 @@ fn long_files_have_a_reason() {
         }
     }
     report(&problems);
+}
+
+#[test]
+fn long_functions_have_a_reason() {
+    let mut found = Vec::new();
+    for source in ["host", "plugin-api", "plugins"].into_iter().flat_map(sources) {
+        for Function { number, name, lines, .. } in functions(&source.text) {
+            if lines > FUNCTION_LINES_MAX {
+                found.push((source.path.clone(), number, name.to_owned(), format!("has {lines} lines")));
+            }
+        }
+    }
+    report_unlisted(found, &LONG_FUNCTIONS);
+}
+
+#[test]
+fn functions_with_many_parameters_have_a_reason() {
+    let mut found = Vec::new();
+    for source in shipped_sources() {
+        for Function { number, name, parameters, .. } in functions(&source.text) {
+            let count = parameters.iter().filter(|parameter| !UNCOUNTED.contains(&parameter.as_str())).count();
+            if count > PARAMETERS_MAX {
+                found.push((source.path.clone(), number, name.to_owned(), format!("has {count} parameters")));
+            }
+        }
+    }
+    report_unlisted(found, &MANY_PARAMETERS);
+}
+
+#[test]
+fn only_the_error_of_http_names_status_codes() {
+    let found = lines_with("StatusCode", &[STATUS_CODES]);
+    report(&found.map(|place| format!("{place}: status codes stand in {STATUS_CODES} alone")).collect::<Vec<_>>());
+}
+
+#[test]
+fn json_is_known_to_the_public_forms_alone() {
+    let found = lines_with("serde_json", &JSON_ALLOWED);
+    report(&found.map(|place| format!("{place}: JSON may stand only in {JSON_ALLOWED:?}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn no_test_is_ignored_or_wants_a_panic() {
+    let mut problems = Vec::new();
+    for source in ["host", "plugin-api", "plugins"].into_iter().flat_map(sources) {
+        for (number, line) in code(&source.text) {
+            if ["#[ignore", "#[should_panic"].iter().any(|mark| line.trim_start().starts_with(mark)) {
+                problems.push(format!("{}:{number}: {}", source.path, line.trim()));
+            }
+        }
+    }
+    report(&problems);
+}
+
+#[test]
+fn every_module_begins_with_what_it_owns() {
+    let without = shipped_sources().filter(|source| !source.text.starts_with("//! "));
+    report(&without.map(|source| format!("{}: begins with no `//!`", source.path)).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_crate_has_the_lints_of_the_workspace() {
+    let manifest = |path: PathBuf| std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let workspace: toml::Table = manifest(root().join("Cargo.toml")).parse().expect("TOML");
+    let lints = &workspace["workspace"]["lints"]["clippy"];
+    let mut problems: Vec<String> = CLIPPY_LINTS
+        .iter()
+        .filter(|lint| lints.get(lint).is_none())
+        .map(|lint| format!("Cargo.toml: clippy no longer warns of {lint}"))
+        .collect();
+    for member in workspace["workspace"]["members"].as_array().expect("a list").iter().filter_map(|member| member.as_str()) {
+        let member_lints: toml::Table = manifest(root().join(member).join("Cargo.toml")).parse().expect("TOML");
+        if member_lints.get("lints").and_then(|lints| lints.get("workspace")) != Some(&true.into()) {
+            problems.push(format!("{member}/Cargo.toml: has not `[lints] workspace = true`"));
+        }
+    }
+    report(&problems);
+}
+
+/// A function of a file in the form that rustfmt gives it.
+struct Function<'a> {
+    number: usize,
+    name: &'a str,
+    lines: usize,
+    /// Their names; `self` is none.
+    parameters: Vec<String>,
+}
+
+fn functions(text: &str) -> Vec<Function<'_>> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        let Some((before, after)) = line.split_once("fn ") else { continue };
+        let qualifier =
+            |word: &str| word.starts_with("pub") || word.ends_with(')') || ["const", "async", "unsafe", "extern", "\"C\""].contains(&word);
+        let name = after.split(|c| !is_word(c)).next().unwrap_or_default();
+        if name.is_empty() || !before.split_whitespace().all(qualifier) {
+            continue;
+        }
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let ends = |line: &&str| line.strip_prefix(indent).is_some_and(|l| l.starts_with('}') || l.starts_with(')') && l.ends_with(';'));
+        let in_one_line = line.ends_with([';', '}']);
+        let lines_behind = if in_one_line { 0 } else { lines[index + 1..].iter().position(ends).map_or(0, |at| at + 1) };
+        let whole = lines[index..=index + lines_behind].join("\n");
+        let signature = whole.split_once(name).map_or("", |(_, rest)| rest);
+        found.push(Function { number: index + 1, name, lines: lines_behind + 1, parameters: parameters(signature) });
+    }
+    found
+}
+
+/// The names of the parameters in a signature behind the function's name.
+fn parameters(signature: &str) -> Vec<String> {
+    let (mut depth, mut behind_generics, mut names, mut name) = (0, false, Vec::new(), String::new());
+    let mut last = ' ';
+    for c in signature.chars() {
+        behind_generics |= c == '(' && depth == 0;
+        match c {
+            '(' | '<' | '[' | '{' => depth += 1,
+            '>' if last == '-' || last == '=' => {}
+            ')' | '>' | ']' | '}' => depth -= 1,
+            ',' if behind_generics && depth == 1 => names.push(std::mem::take(&mut name)),
+            _ if behind_generics && depth > 0 => name.push(c),
+            _ => {}
+        }
+        last = c;
+        if behind_generics && depth == 0 {
+            break;
+        }
+    }
+    names.push(name);
+    let names = names.into_iter().filter_map(|text| Some(text.split(':').next()?.split_whitespace().last()?.to_owned()));
+    names.filter(|name| !name.ends_with("self")).collect()
+}
+
+/// Where a word stands in shipped code outside of the allowed files.
+fn lines_with<'a>(word: &'a str, allowed: &'a [&str]) -> impl Iterator<Item = String> + 'a {
+    let elsewhere =
+        |source: &Source| source.path.starts_with("host/src/") && !allowed.iter().any(|allowed| source.path.starts_with(allowed));
+    shipped_sources().filter(elsewhere).flat_map(move |source| {
+        let numbers = code(&source.text).filter(|(_, line)| words(line, word).next().is_some()).map(|(number, _)| number);
+        numbers.map(|number| format!("{}:{number}", source.path)).collect::<Vec<_>>()
+    })
+}
+
+/// What is built into the product or a plugin: neither files of tests nor what a file has for them.
+fn shipped_sources() -> impl Iterator<Item = Source> {
+    let folders = ["host/src", "plugin-api/src", "plugins"].into_iter().flat_map(sources);
+    let shipped_only = |source: Source| Source { text: shipped(&source.text).to_owned(), path: source.path };
+    folders.filter(|source| !is_test(&source.path)).map(shipped_only)
+}
+
+/// A file without the tests at its end.
+fn shipped(text: &str) -> &str {
+    let tests = ["#[cfg(test)]\nmod tests {", "#[cfg(test)]\npub mod tests {"];
+    tests.iter().filter_map(|start| text.find(start)).min().map_or(text, |at| &text[..at])
 }
 
 fn is_test(path: &str) -> bool {

@@ -85,10 +85,7 @@ pub unsafe fn read<T: Sized32>(pointer: *const T) -> T {
 /// Shortens a text to [`TEXT_OCTETS_MAX`] octets, on a character's edge, and takes line ends out.
 pub fn one_line(text: &str) -> String {
     let mut line = text.replace(['\r', '\n'], " ");
-    if line.len() > TEXT_OCTETS_MAX {
-        let end = (0..=TEXT_OCTETS_MAX).rev().find(|&end| line.is_char_boundary(end)).unwrap_or(0);
-        line.truncate(end);
-    }
+    line.truncate(line.floor_char_boundary(TEXT_OCTETS_MAX));
     line
 }
 

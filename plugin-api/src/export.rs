@@ -4,9 +4,11 @@
 //! Invariant: no panic leaves a function of the table; every completion that is owed comes exactly once, by a guard's
 //! `Drop` if by nothing else.
 
-pub use crate::export_feedback::{ExportedFeedback, feedback_table};
-pub use crate::export_smtp::{ExportedSmtp, smtp_table};
+pub use crate::export_feedback::feedback_table;
+pub use crate::export_instance::Exports;
+pub use crate::export_smtp::smtp_table;
 
+use crate::PollError;
 use crate::abi::{self, Slice};
 use crate::abi_convert::one_line;
 use std::any::Any;
@@ -51,27 +53,27 @@ macro_rules! export_plugin {
         $($crate::export_plugin!(@note $kind $id $schema);)+
     };
     (@factory smtp $kind:ident $factory:expr) => {
-        if $kind == $crate::abi::KIND_SMTP {
-            struct Exported;
-            impl $crate::export::ExportedSmtp for Exported {
-                fn factory() -> &'static dyn $crate::SmtpFactory {
-                    &$factory
-                }
-            }
-            static TABLE: ::std::sync::OnceLock<$crate::abi::Smtp> = ::std::sync::OnceLock::new();
-            return $crate::export::smtp_table::<Exported>(&TABLE).cast();
-        }
+        $crate::export_plugin!(@table $kind $factory, KIND_SMTP, Smtp, SmtpFactory, SmtpClient, smtp_table);
     };
     (@factory feedback $kind:ident $factory:expr) => {
-        if $kind == $crate::abi::KIND_FEEDBACK {
+        $crate::export_plugin!(@table $kind $factory, KIND_FEEDBACK, Feedback, FeedbackFactory, FeedbackLoop, feedback_table);
+    };
+    (@table $kind:ident $factory:expr, $name:ident, $table:ident, $trait:ident, $plugin:ident, $make:ident) => {
+        if $kind == $crate::abi::$name {
             struct Exported;
-            impl $crate::export::ExportedFeedback for Exported {
-                fn factory() -> &'static dyn $crate::FeedbackFactory {
-                    &$factory
+            impl $crate::export::Exports for Exported {
+                type Plugin = dyn $crate::$plugin;
+                fn descriptor() -> $crate::Descriptor {
+                    $crate::$trait::descriptor(&$factory)
+                }
+                fn create(
+                    instance: $crate::Instance,
+                ) -> ::std::result::Result<::std::sync::Arc<Self::Plugin>, ::std::vec::Vec<$crate::SettingsProblem>> {
+                    $crate::$trait::create(&$factory, instance)
                 }
             }
-            static TABLE: ::std::sync::OnceLock<$crate::abi::Feedback> = ::std::sync::OnceLock::new();
-            return $crate::export::feedback_table::<Exported>(&TABLE).cast();
+            static TABLE: ::std::sync::OnceLock<$crate::abi::$table> = ::std::sync::OnceLock::new();
+            return $crate::export::$make::<Exported>(&TABLE).cast();
         }
     };
     (@note smtp $id:literal $schema:expr) => { $crate::export_plugin!(@notes "postwarm.smtp/0" $id $schema); };
@@ -178,9 +180,14 @@ impl DoneGuard {
         DoneGuard { done: Some(done), ctx }
     }
 
-    /// Completes.
-    pub(crate) fn complete(mut self, status: u32, text: &str) {
-        self.finish(status, text);
+    /// Runs the call and completes with what came of it; what panicked may be tried again.
+    pub(crate) async fn complete(mut self, call: impl Future<Output = Result<String, PollError>>) {
+        let (status, text) = match Caught(call).await {
+            Ok(Ok(text)) => (abi::OK, text),
+            Ok(Err(PollError::Refused(words))) => (abi::ERROR_REFUSED, words),
+            Ok(Err(PollError::Temporary(words))) | Err(words) => (abi::ERROR_TEMPORARY, words),
+        };
+        self.finish(status, &text);
     }
 
     fn finish(&mut self, status: u32, text: &str) {

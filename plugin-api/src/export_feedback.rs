@@ -4,24 +4,18 @@
 
 use crate::abi;
 use crate::abi_convert::{capability_bits, lend_report, read, read_watched};
-use crate::export::{Caught, DoneGuard, caught, runtime};
-use crate::export_instance::{cancel, create_with, deadline, destroy, exported, table_once};
-use crate::{BoxFuture, FactSink, FeedbackFactory, FeedbackLoop, Poll, PollError, Report, WatchList, Watched};
+use crate::export::{DoneGuard, caught, runtime};
+use crate::export_instance::{Exports, cancel, create, deadline, destroy, exported, table_once};
+use crate::{BoxFuture, FactSink, FeedbackLoop, Poll, Report, WatchList, Watched};
 use std::ffi::c_void;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Names the factory of an exported table; the macro implements it.
-pub trait ExportedFeedback: 'static {
-    fn factory() -> &'static dyn FeedbackFactory;
-}
-
 type Loop = dyn FeedbackLoop;
 
 /// The table of `E`'s factory; null where its descriptor panics.
-pub fn feedback_table<E: ExportedFeedback>(table: &'static OnceLock<abi::Feedback>) -> *const abi::Feedback {
-    let describe = || E::factory().descriptor();
-    table_once(table, describe, |descriptor| abi::Feedback {
+pub fn feedback_table<E: Exports<Plugin = Loop>>(table: &'static OnceLock<abi::Feedback>) -> *const abi::Feedback {
+    table_once::<E, _>(table, |descriptor| abi::Feedback {
         struct_size: abi::size_of::<abi::Feedback>(),
         reserved: 0,
         descriptor,
@@ -31,17 +25,6 @@ pub fn feedback_table<E: ExportedFeedback>(table: &'static OnceLock<abi::Feedbac
         cancel: Some(cancel::<Loop>),
         destroy: Some(destroy::<Loop>),
     })
-}
-
-unsafe extern "C" fn create<E: ExportedFeedback>(
-    _host: *const abi::Host,
-    config: *const abi::Instance,
-    problem: abi::Problem,
-    problem_ctx: *mut c_void,
-    instance: *mut *mut c_void,
-) -> u32 {
-    // SAFETY: the arguments are those of `create`.
-    unsafe { create_with(config, problem, problem_ctx, instance, |config| E::factory().create(config)) }
 }
 
 unsafe extern "C" fn capabilities(instance: *mut c_void) -> u32 {
@@ -102,15 +85,10 @@ unsafe extern "C" fn poll(instance: *mut c_void, request: *const abi::PollReques
     let side = HostSide { ctx, push: request.push, watch_page: request.watch_page };
     let deadline = deadline(Duration::from_millis(request.timeout_ms));
     let feedback = exported.plugin.clone();
-    let guard = DoneGuard::new(done, ctx);
-    exported.spawn(runtime, ctx, async move {
+    let polled = async move {
         let mut sink = side;
-        let polled = Caught(async { feedback.poll(Poll { cursor: &cursor, watch: &side, deadline }, &mut sink).await }).await;
-        match polled {
-            Ok(Ok(cursor)) => guard.complete(abi::OK, &cursor),
-            Ok(Err(PollError::Temporary(words))) | Err(words) => guard.complete(abi::ERROR_TEMPORARY, &words),
-            Ok(Err(PollError::Refused(words))) => guard.complete(abi::ERROR_REFUSED, &words),
-        }
-    });
+        feedback.poll(Poll { cursor: &cursor, watch: &side, deadline }, &mut sink).await
+    };
+    exported.spawn(runtime, ctx, DoneGuard::new(done, ctx).complete(polled));
     abi::OK
 }

@@ -1,6 +1,6 @@
 //! What both tables have: how they are made once, and the instance behind the pointer from `create` to `destroy`.
 //!
-//! Invariant: the pointer is a boxed [`Exported`] of the table's own trait, made by [`create_with`] and freed by [`destroy`].
+//! Invariant: the pointer is a boxed [`Exported`] of the table's own trait, made by [`create`] and freed by [`destroy`].
 
 use crate::abi::{self, Slice};
 use crate::abi_convert::read_instance;
@@ -12,6 +12,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::task::AbortHandle;
+
+/// What a table is made of: a factory of either kind; the macro implements it.
+pub trait Exports: 'static {
+    /// What the factory makes, `dyn SmtpClient` or `dyn FeedbackLoop`.
+    type Plugin: ?Sized;
+    fn descriptor() -> Descriptor;
+    fn create(instance: Instance) -> Result<Arc<Self::Plugin>, Vec<SettingsProblem>>;
+}
 
 /// An instance of a plugin, `dyn SmtpClient` or `dyn FeedbackLoop`.
 pub(crate) struct Exported<P: ?Sized> {
@@ -26,33 +34,29 @@ impl<P: ?Sized> Exported<P> {
     }
 }
 
-/// The table that `make` makes once of a descriptor; null where the descriptor panics.
-pub(crate) fn table_once<T>(
-    table: &'static OnceLock<T>,
-    describe: impl FnOnce() -> Descriptor,
-    make: impl FnOnce(*const abi::Descriptor) -> T,
-) -> *const T {
+/// The table that `make` makes once of `E`'s descriptor; null where the descriptor panics.
+pub(crate) fn table_once<E: Exports, T>(table: &'static OnceLock<T>, make: impl FnOnce(*const abi::Descriptor) -> T) -> *const T {
     if let Some(made) = table.get() {
         return made;
     }
-    let Ok(descriptor) = caught(describe) else { return std::ptr::null() };
+    let Ok(descriptor) = caught(E::descriptor) else { return std::ptr::null() };
     table.get_or_init(|| make(leak_descriptor(descriptor)))
 }
 
-/// The body of both `create` functions: reads the configuration, makes, reports problems.
+/// Reads the configuration, makes an instance, or reports problems.
 ///
 /// # Safety
 /// As the header says of `create`.
-pub(crate) unsafe fn create_with<P: ?Sized>(
+pub(crate) unsafe extern "C" fn create<E: Exports>(
+    _host: *const abi::Host,
     config: *const abi::Instance,
     problem: abi::Problem,
     problem_ctx: *mut c_void,
     instance: *mut *mut c_void,
-    make: impl FnOnce(Instance) -> Result<Arc<P>, Vec<SettingsProblem>>,
 ) -> u32 {
     // SAFETY: the host lends the configuration for the length of the call.
     let read = unsafe { read_instance(config) };
-    let made = read.and_then(|config| caught(|| make(config)));
+    let made = read.and_then(|config| caught(|| E::create(config)));
     let problems = match made {
         Ok(Ok(plugin)) => {
             let made = Exported { plugin, running: Running::default() };

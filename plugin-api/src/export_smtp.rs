@@ -6,24 +6,18 @@
 use crate::abi::{self, Slice};
 use crate::abi_convert::{lend_outcome, read};
 use crate::export::{Caught, DoneGuard, caught, runtime};
-use crate::export_instance::{cancel, create_with, deadline, destroy, exported, table_once};
-use crate::{Cause, Message, Outcome, Phase, SmtpClient, SmtpFactory};
+use crate::export_instance::{Exports, cancel, create, deadline, destroy, exported, table_once};
+use crate::{Cause, Message, Outcome, Phase, PollError, SmtpClient};
 use bytes::Bytes;
 use std::ffi::c_void;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Names the factory of an exported table; the macro implements it.
-pub trait ExportedSmtp: 'static {
-    fn factory() -> &'static dyn SmtpFactory;
-}
-
 type Client = dyn SmtpClient;
 
 /// The table of `E`'s factory; null where its descriptor panics.
-pub fn smtp_table<E: ExportedSmtp>(table: &'static OnceLock<abi::Smtp>) -> *const abi::Smtp {
-    let describe = || E::factory().descriptor();
-    table_once(table, describe, |descriptor| abi::Smtp {
+pub fn smtp_table<E: Exports<Plugin = Client>>(table: &'static OnceLock<abi::Smtp>) -> *const abi::Smtp {
+    table_once::<E, _>(table, |descriptor| abi::Smtp {
         struct_size: abi::size_of::<abi::Smtp>(),
         reserved: 0,
         descriptor,
@@ -35,17 +29,6 @@ pub fn smtp_table<E: ExportedSmtp>(table: &'static OnceLock<abi::Smtp>) -> *cons
         close: Some(close),
         destroy: Some(destroy::<Client>),
     })
-}
-
-unsafe extern "C" fn create<E: ExportedSmtp>(
-    _host: *const abi::Host,
-    config: *const abi::Instance,
-    problem: abi::Problem,
-    problem_ctx: *mut c_void,
-    instance: *mut *mut c_void,
-) -> u32 {
-    // SAFETY: the arguments are those of `create`.
-    unsafe { create_with(config, problem, problem_ctx, instance, |config| E::factory().create(config)) }
 }
 
 unsafe extern "C" fn in_flight_max(instance: *mut c_void) -> u32 {
@@ -138,15 +121,9 @@ unsafe extern "C" fn verify(instance: *mut c_void, timeout_ms: u64, done: abi::D
     let exported = unsafe { exported::<Client>(instance) };
     let client = exported.plugin.clone();
     let ctx = ctx as usize;
-    let guard = DoneGuard::new(done, ctx);
     let deadline = deadline(Duration::from_millis(timeout_ms));
-    exported.spawn(runtime, ctx, async move {
-        match Caught(async { client.verify(deadline).await }).await {
-            Ok(Ok(())) => guard.complete(abi::OK, ""),
-            Ok(Err(words)) => guard.complete(abi::ERROR_REFUSED, &words),
-            Err(words) => guard.complete(abi::ERROR_TEMPORARY, &words),
-        }
-    });
+    let verified = async move { client.verify(deadline).await.map(|()| String::new()).map_err(PollError::Refused) };
+    exported.spawn(runtime, ctx, DoneGuard::new(done, ctx).complete(verified));
     abi::OK
 }
 
@@ -154,12 +131,10 @@ unsafe extern "C" fn close(instance: *mut c_void, grace_ms: u64, done: abi::Done
     let Ok(runtime) = runtime() else { return abi::ERROR_TEMPORARY };
     // SAFETY: the host passes what `create` made.
     let client = unsafe { exported::<Client>(instance) }.plugin.clone();
-    let guard = DoneGuard::new(done, ctx as usize);
-    runtime.spawn(async move {
-        match Caught(async { client.close(Duration::from_millis(grace_ms)).await }).await {
-            Ok(()) => guard.complete(abi::OK, ""),
-            Err(words) => guard.complete(abi::ERROR_TEMPORARY, &words),
-        }
-    });
+    let closed = async move {
+        client.close(Duration::from_millis(grace_ms)).await;
+        Ok(String::new())
+    };
+    runtime.spawn(DoneGuard::new(done, ctx as usize).complete(closed));
     abi::OK
 }

@@ -57,9 +57,15 @@ impl SmtpClient for Client {
 
 struct Exported;
 
-impl ExportedSmtp for Exported {
-    fn factory() -> &'static dyn SmtpFactory {
-        &Factory
+impl Exports for Exported {
+    type Plugin = dyn SmtpClient;
+
+    fn descriptor() -> Descriptor {
+        Factory.descriptor()
+    }
+
+    fn create(instance: Instance) -> Result<Arc<dyn SmtpClient>, Vec<SettingsProblem>> {
+        Factory.create(instance)
     }
 }
 

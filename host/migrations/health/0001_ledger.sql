@@ -11,6 +11,9 @@ CREATE TABLE positions (topic INTEGER, partition INTEGER, next_offset INTEGER NO
 -- `recipients` are the live ones; NULL until an event of the email itself came.
 CREATE TABLE emails (org INTEGER, email INTEGER, from_domain TEXT NOT NULL, recipients INTEGER, PRIMARY KEY (org, email)) WITHOUT ROWID;
 
+-- When the first message of an email came to be sent or unknown: what a loop saw before then was nothing of it.
+CREATE TABLE first_sent (org INTEGER, email INTEGER, at INTEGER NOT NULL, PRIMARY KEY (org, email)) WITHOUT ROWID;
+
 -- `flags`: what `tally::Flags` says. `sent_at`: when it came to be sent or unknown, else 0.
 CREATE TABLE deliveries (
     org INTEGER, email INTEGER, user INTEGER,

@@ -39,7 +39,7 @@ impl LoopHandle {
 /// How a loop fares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LoopStatus {
-    /// When it last answered, in milliseconds since 1970 UTC.
+    /// When the last poll that it answered began, in milliseconds since 1970 UTC: its reports are true as of then.
     pub checked_at: Option<i64>,
     /// When it is asked next.
     pub next_check_at: Option<i64>,

@@ -177,14 +177,15 @@ async fn work(shared: &Shared, running: &Arc<RunningLoop>, charge: &watch::Recei
     let mut random = fastrand::Rng::with_seed(shared.seed ^ hasher.finish());
     let mut failures = 0;
     loop {
-        let result = poll_once(shared, running, charge).await;
+        let began = shared.clock.now().wall_ms;
+        let result = poll_once(shared, running, charge, began).await;
         let now = shared.clock.now().wall_ms;
         failures = if result.is_ok() { 0 } else { failures + 1 };
         let wait = match result {
             Ok(Rest::More) => Duration::ZERO,
             _ => wait_after(running.handle.entry.interval, failures, random.f64()),
         };
-        note(running, &result, now, now + wait.as_millis() as i64);
+        note(running, &result, began, now + wait.as_millis() as i64);
         shared.clock.sleep(wait).await;
     }
 }
@@ -195,7 +196,7 @@ fn wait_after(interval: Duration, failures: u32, random: f64) -> Duration {
     backed_off.min(BACKOFF_MAX.max(interval)).mul_f64(1.0 - JITTER + 2.0 * JITTER * random)
 }
 
-fn note(running: &RunningLoop, result: &Result<Rest, PollFailure>, now: i64, next: i64) {
+fn note(running: &RunningLoop, result: &Result<Rest, PollFailure>, began: i64, next: i64) {
     let labels = labels(running);
     match result {
         Ok(_) => metrics::counter!("postwarm_polls_total", &labels).increment(1),
@@ -208,7 +209,8 @@ fn note(running: &RunningLoop, result: &Result<Rest, PollFailure>, now: i64, nex
         status.next_check_at = Some(next);
         status.last_error = result.as_ref().err().map(ToString::to_string);
         if result.is_ok() {
-            status.checked_at = Some(now);
+            // What came during the poll may not be in its answer.
+            status.checked_at = Some(began);
         }
     });
 }
@@ -217,18 +219,17 @@ fn labels(running: &RunningLoop) -> [(&'static str, String); 2] {
     [("organization", running.handle.org.to_string()), ("feedback", running.handle.name.to_string())]
 }
 
-async fn poll_once(shared: &Shared, running: &Arc<RunningLoop>, charge: &watch::Receiver<Charge>) -> Result<Rest, PollFailure> {
+async fn poll_once(shared: &Shared, running: &Arc<RunningLoop>, charge: &watch::Receiver<Charge>, began: i64) -> Result<Rest, PollFailure> {
     let (org, name) = (&running.handle.org, &running.handle.name);
     let state = shared.ledger.loop_state(org, name).await?;
     let (me, charge) = (running.clone(), charge.borrow().clone());
     let chosen: DomainFilter = Arc::new(move |domain| charge.of(&me.handle.org, domain).is_some_and(|l| Arc::ptr_eq(l, &me)));
-    let at = shared.clock.now().wall_ms;
     let News { reports, cursor, rest } = gather(shared, running, &state, chosen).await?;
     if reports.is_empty() && cursor == state.cursor {
         return Ok(Rest::Nothing);
     }
     let (sequence, count) = (state.sequence + 1, reports.len() as u64);
-    let event = FactsReported { org: org.clone(), feedback: name.clone(), sequence, cursor, reports, at };
+    let event = FactsReported { org: org.clone(), feedback: name.clone(), sequence, cursor, reports, at: began };
     shared.log.publish(vec![wire::encode(&Event::Facts(event))]).await?;
     metrics::counter!("postwarm_poll_reports_total", &labels(running)).increment(count);
     let mut applied = shared.applied.clone();

@@ -20,8 +20,7 @@ use rusqlite::Connection;
 use std::path::Path;
 use std::sync::Arc;
 
-const MIGRATIONS: &[&str] =
-    &[include_str!("../../migrations/health/0001_ledger.sql"), include_str!("../../migrations/health/0002_first_sent.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("../../migrations/health/0001_ledger.sql")];
 /// Reads that run at a time.
 const READERS_MAX: usize = 3;
 

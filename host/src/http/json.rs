@@ -139,18 +139,20 @@ pub fn quoted(text: &str) -> (&str, &str, &str) {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use expect_test::{Expect, expect};
     use serde::Deserialize;
     use std::collections::BTreeMap;
 
+    /// What the tests of bodies read.
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     #[expect(dead_code, reason = "only whether it reads matters")]
-    struct Body {
+    pub struct Body {
         name: String,
         headers: Option<BTreeMap<String, String>>,
+        count: Option<u32>,
     }
 
     fn check(body: &str, expected: Expect) {
@@ -164,7 +166,7 @@ mod tests {
         check("{\"name\":\"a\",\"nme\":1}", expect![[r#"invalid_fields ["/nme"] `/nme` is no known field; did you mean `name`?"#]]);
         check(
             "{\"name\":\"a\",\"`, x `\":1}",
-            expect![[r#"invalid_fields ["/`, x `"] `/`, x `` is no known field; known are `name`, `headers`"#]],
+            expect![[r#"invalid_fields ["/`, x `"] `/`, x `` is no known field; known are `name`, `headers`, `count`"#]],
         );
         check("{}", expect![[r#"invalid_fields ["/name"] `/name` is missing"#]]);
         check("{\"name\":1}", expect![[r#"invalid_fields ["/name"] `/name` has the wrong type: integer `1`, expected a string"#]]);

@@ -88,16 +88,7 @@ impl<'de> serde::Deserialize<'de> for Pairs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
-
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "only whether it reads matters")]
-    struct Body {
-        from: String,
-        count: u32,
-        html: Option<String>,
-    }
+    use crate::http::json::tests::Body;
 
     fn errors(body: &str) -> Vec<String> {
         let errors = all_errors::<Body>(body.as_bytes()).expect("JSON");
@@ -107,14 +98,14 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_told_at_once() {
         let expected = [
-            "/form is no known field; did you mean `from`?",
-            "/html has the wrong type: integer `5`, expected a string",
+            "/nme is no known field; did you mean `name`?",
+            "/headers has the wrong type: integer `5`, expected a map",
             "/count has the wrong type: string \"x\", expected u32",
-            "/html stands twice; give it once",
-            "/from is missing",
+            "/headers stands twice; give it once",
+            "/name is missing",
         ];
-        assert_eq!(errors(r#"{"form":"a","html":5,"count":"x","html":null}"#), expected);
-        assert_eq!(errors("{}"), ["/from is missing", "/count is missing"]);
+        assert_eq!(errors(r#"{"nme":"a","headers":5,"count":"x","headers":null}"#), expected);
+        assert_eq!(errors("{}"), ["/name is missing"]);
     }
 
     #[test]

@@ -192,64 +192,23 @@ pub fn without_addresses(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postwarm_plugin_testkit::corpora::isemail;
     use proptest::prelude::*;
-    use std::path::PathBuf;
-
-    /// The addresses of isemail's tests with their categories; `None`, said aloud, where they are absent.
-    fn isemail() -> Option<Vec<(String, String)>> {
-        let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
-        let shared = std::env::var_os("POSTWARM_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-        let Ok(xml) = std::fs::read_to_string(shared.join("corpora/addresses/isemail-tests.xml")) else {
-            println!("skipped: isemail's addresses because corpora/addresses/isemail-tests.xml is not in POSTWARM_SHARED");
-            return None;
-        };
-        let inner = |test: &str, tag: &str| {
-            let from = test.split_once(&format!("<{tag}>"))?.1;
-            Some(from.split_once(&format!("</{tag}>"))?.0.to_owned())
-        };
-        let of = |test: &str| Some((unescape(&inner(test, "address").unwrap_or_default()), inner(test, "category")?));
-        Some(xml.split("<test ").skip(1).filter_map(of).collect())
-    }
-
-    /// Resolves entities, then the pictures that the corpus has in place of control characters.
-    fn unescape(text: &str) -> String {
-        let mut parts = text.split('&');
-        let mut out = parts.next().unwrap_or_default().to_owned();
-        for part in parts {
-            let (entity, rest) = part.split_once(';').expect("an entity");
-            let number = entity.strip_prefix("#x").map(|hex| u32::from_str_radix(hex, 16));
-            let number = number.or(entity.strip_prefix('#').map(str::parse));
-            out.push(match (entity, number) {
-                ("amp", _) => '&',
-                ("lt", _) => '<',
-                ("gt", _) => '>',
-                ("quot", _) => '"',
-                ("apos", _) => '\'',
-                (_, number) => char::from_u32(number.expect("a number").expect("digits")).expect("a character"),
-            });
-            out.push_str(rest);
-        }
-        let picture = |c: char| match c {
-            '\u{2400}'..='\u{241f}' => char::from_u32(c as u32 - 0x2400).expect("a control character"),
-            c => c,
-        };
-        out.chars().map(picture).collect()
-    }
 
     #[test]
     fn all_addresses_that_isemail_calls_invalid_are_refused_with_a_reason() {
-        let Some(all) = isemail() else { return };
-        let invalid: Vec<_> = all.iter().filter(|(_, category)| category == "ISEMAIL_ERR").collect();
+        let Some(all) = isemail("the addresses that isemail calls invalid") else { return };
+        let invalid: Vec<_> = all.iter().filter(|test| test.category == "ISEMAIL_ERR").map(|test| &test.address).collect();
         assert_eq!(invalid.len(), 66);
-        let taken: Vec<_> = invalid.iter().filter(|(address, _)| Address::parse(address).is_ok()).collect();
+        let taken: Vec<_> = invalid.iter().filter(|address| Address::parse(address).is_ok()).collect();
         assert!(taken.is_empty(), "{taken:?}");
     }
 
     #[test]
     fn all_plain_addresses_that_isemail_calls_valid_are_taken() {
-        let Some(all) = isemail() else { return };
-        let valid = all.iter().filter(|(_, category)| category == "ISEMAIL_VALID_CATEGORY");
-        let refused: Vec<_> = valid.filter_map(|(address, _)| Some((address, Address::parse(address).err()?))).collect();
+        let Some(all) = isemail("the addresses that isemail calls valid") else { return };
+        let valid = all.iter().filter(|test| test.category == "ISEMAIL_VALID_CATEGORY").map(|test| &test.address);
+        let refused: Vec<_> = valid.filter_map(|address| Some((address, Address::parse(address).err()?))).collect();
         assert!(refused.is_empty(), "{refused:?}");
     }
 

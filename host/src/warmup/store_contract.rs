@@ -10,7 +10,7 @@ use crate::model::event::Event;
 use crate::model::name::{EmailNumber, OrgId, OrgName, UserNumber};
 use crate::model::user::{BackfillState, NewUser};
 use crate::warmup::store::*;
-use postwarm_plugin_api::Reply;
+use postwarm_plugin_api::{BoxFuture, Reply};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,8 +28,9 @@ pub trait WholeStore: Store + Queue {}
 
 impl<T: Store + Queue> WholeStore for T {}
 
-/// Opens an adapter's database that belongs to a folder: a new one in an empty folder, and the same one after a restart.
-pub type Open = fn(&Path) -> Arc<dyn WholeStore>;
+/// Opens an adapter's database that belongs to a folder: a new one in an empty folder, and the same one after a restart. An
+/// adapter without files goes by the folder's name, which no other test has.
+pub type Open = for<'a> fn(&'a Path) -> BoxFuture<'a, Arc<dyn WholeStore>>;
 
 struct Fixture {
     folder: tempfile::TempDir,
@@ -41,7 +42,7 @@ struct Fixture {
 impl Fixture {
     async fn new(open: Open) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
-        let store = open(folder.path());
+        let store = open(folder.path()).await;
         let org = store.organization(&OrgName::parse("acme").unwrap()).await.unwrap();
         Fixture { folder, open, store, org }
     }
@@ -50,7 +51,7 @@ impl Fixture {
     async fn restart(self) -> Fixture {
         let Fixture { folder, open, store, org } = self;
         drop(store);
-        let store = open(folder.path());
+        let store = open(folder.path()).await;
         Fixture { folder, open, store, org }
     }
 

@@ -74,6 +74,7 @@ mod tests {
     use super::*;
     use postwarm_plugin_api::{Instance, Secret};
     use postwarm_plugin_testkit::conformance::smtp::{Pointed, smtp_client};
+    use postwarm_plugin_testkit::instance::instance;
     use serde_json::json;
     use std::net::SocketAddr;
 
@@ -89,14 +90,9 @@ mod tests {
             settings["username"] = "user".into();
             settings["allow_insecure_auth"] = true.into();
         }
-        Instance {
-            organization: "demo".into(),
-            name: "under-test".into(),
-            settings: settings.as_object().expect("a table").clone(),
-            secrets: secret.map(|secret| ("password".to_owned(), secret)).into_iter().collect(),
-            connections_max: 3,
-            data_dir: "unused".into(),
-        }
+        let mut made = Instance { connections_max: 3, ..instance(settings, &[]) };
+        made.secrets.extend(secret.map(|secret| ("password".to_owned(), secret)));
+        made
     }
 
     #[tokio::test]
@@ -110,6 +106,21 @@ mod tests {
             let at = |address| settings_at(address, None);
             let with_secret = |address, secret| settings_at(address, Some(secret));
             smtp_client(Pointed { factory: *factory, at: &at, with_secret: Some(&with_secret) }).await.assert_passed();
+        }
+    }
+
+    #[test]
+    fn a_user_name_and_a_password_are_enough_for_a_provider() {
+        for builtin in inventory::iter::<Builtin> {
+            let Builtin::Smtp(factory) = builtin else { continue };
+            let id = factory.descriptor().id;
+            // Any server must be named; the sandbox asks for no credentials.
+            if ["smtp", "sandbox"].contains(&&*id) {
+                continue;
+            }
+            let given = instance(json!({ "username": "me@acme.example" }), &[("password", "secret")]);
+            let client = factory.create(Instance { connections_max: 2, ..given }).unwrap_or_else(|problems| panic!("{id}: {problems:?}"));
+            assert_eq!(client.in_flight_max(), 6, "{id}: three calls a connection");
         }
     }
 

@@ -177,66 +177,40 @@ fn named_wait(text: &str) -> Option<Duration> {
 mod tests {
     use super::*;
     use crate::reply::ReplyParser;
-    use expect_test::expect;
 
-    const REPLIES: &[(&str, Phase)] = &[
-        ("550 5.1.1 <a@y.example>: Recipient address rejected: User unknown in local recipient table", Phase::Rcpt),
-        ("550 No such user here", Phase::Rcpt),
-        ("550 no", Phase::Rcpt),
-        ("553 5.1.7 bad sender", Phase::Mail),
-        ("550 5.1.8 <a@x.example>: Sender address rejected: Domain not found", Phase::Mail),
-        ("554 5.7.1 <a@y.example>: Relay access denied", Phase::Rcpt),
-        ("450 4.2.0 <a@y.example>: Recipient address rejected: Greylisted, try again in 300 seconds", Phase::Rcpt),
-        ("451 4.7.1 Greylisting in action, please come back in 5 minutes", Phase::Rcpt),
-        ("452 4.2.2 Mailbox full", Phase::Rcpt),
-        ("452 4.3.1 Insufficient system storage", Phase::Mail),
-        ("552 5.3.4 Message size exceeds fixed limit", Phase::Mail),
-        ("554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org", Phase::Rcpt),
-        ("550 5.7.1 Message rejected as spam by Content Filtering.", Phase::EndOfData),
-        ("550 5.7.1 Rejected for policy reasons", Phase::EndOfData),
-        ("550 5.7.26 authentication failed", Phase::EndOfData),
-        ("554 5.6.0 malformed message", Phase::EndOfData),
-        ("554 transaction failed", Phase::EndOfData),
-        ("535 5.7.8 wrong", Phase::Authenticate),
-        ("421 4.7.0 Too many connections from your host", Phase::Mail),
-        ("451 4.3.0 Temporary lookup failure", Phase::Rcpt),
-        ("556 5.1.10 null MX", Phase::Rcpt),
+    const REPLIES: &[(&str, Phase, &str)] = &[
+        ("Recipient", Phase::Rcpt, "550 5.1.1 <a@y.example>: Recipient address rejected: User unknown in local recipient table"),
+        ("Recipient", Phase::Rcpt, "550 No such user here"),
+        ("Recipient", Phase::Rcpt, "550 no"),
+        ("Account", Phase::Mail, "553 5.1.7 bad sender"),
+        ("Domain", Phase::Mail, "550 5.1.8 <a@x.example>: Sender address rejected: Domain not found"),
+        ("Account", Phase::Rcpt, "554 5.7.1 <a@y.example>: Relay access denied"),
+        ("Network after 300 s", Phase::Rcpt, "450 4.2.0 <a@y.example>: Recipient address rejected: Greylisted, try again in 300 seconds"),
+        ("Network after 300 s", Phase::Rcpt, "451 4.7.1 Greylisting in action, please come back in 5 minutes"),
+        ("Recipient", Phase::Rcpt, "452 4.2.2 Mailbox full"),
+        ("Network", Phase::Mail, "452 4.3.1 Insufficient system storage"),
+        ("Content", Phase::Mail, "552 5.3.4 Message size exceeds fixed limit"),
+        ("Domain", Phase::Rcpt, "554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org"),
+        ("Content", Phase::EndOfData, "550 5.7.1 Message rejected as spam by Content Filtering."),
+        ("Domain", Phase::EndOfData, "550 5.7.1 Rejected for policy reasons"),
+        ("Domain", Phase::EndOfData, "550 5.7.26 authentication failed"),
+        ("Content", Phase::EndOfData, "554 5.6.0 malformed message"),
+        ("Content", Phase::EndOfData, "554 transaction failed"),
+        ("Account", Phase::Authenticate, "535 5.7.8 wrong"),
+        ("Network", Phase::Mail, "421 4.7.0 Too many connections from your host"),
+        ("Network", Phase::Rcpt, "451 4.3.0 Temporary lookup failure"),
+        ("Recipient", Phase::Rcpt, "556 5.1.10 null MX"),
     ];
 
     #[test]
     fn a_reply_of_any_server_blames_the_right_one() {
-        let mut table = String::new();
-        for &(line, phase) in REPLIES {
+        for &(judgement, phase, line) in REPLIES {
             let mut parser = ReplyParser::default();
             parser.feed(format!("{line}\r\n").as_bytes()).unwrap();
             let (fault, retry_after) = classify(&[], &parser.reply(), phase);
             let wait = retry_after.map_or_else(String::new, |wait| format!(" after {} s", wait.as_secs()));
-            table.push_str(&format!("{fault:?}{wait}: {phase:?} {line}\n"));
+            assert_eq!(format!("{fault:?}{wait}"), judgement, "{phase:?} {line}");
         }
-        expect![[r#"
-            Recipient: Rcpt 550 5.1.1 <a@y.example>: Recipient address rejected: User unknown in local recipient table
-            Recipient: Rcpt 550 No such user here
-            Recipient: Rcpt 550 no
-            Account: Mail 553 5.1.7 bad sender
-            Domain: Mail 550 5.1.8 <a@x.example>: Sender address rejected: Domain not found
-            Account: Rcpt 554 5.7.1 <a@y.example>: Relay access denied
-            Network after 300 s: Rcpt 450 4.2.0 <a@y.example>: Recipient address rejected: Greylisted, try again in 300 seconds
-            Network after 300 s: Rcpt 451 4.7.1 Greylisting in action, please come back in 5 minutes
-            Recipient: Rcpt 452 4.2.2 Mailbox full
-            Network: Mail 452 4.3.1 Insufficient system storage
-            Content: Mail 552 5.3.4 Message size exceeds fixed limit
-            Domain: Rcpt 554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org
-            Content: EndOfData 550 5.7.1 Message rejected as spam by Content Filtering.
-            Domain: EndOfData 550 5.7.1 Rejected for policy reasons
-            Domain: EndOfData 550 5.7.26 authentication failed
-            Content: EndOfData 554 5.6.0 malformed message
-            Content: EndOfData 554 transaction failed
-            Account: Authenticate 535 5.7.8 wrong
-            Network: Mail 421 4.7.0 Too many connections from your host
-            Network: Rcpt 451 4.3.0 Temporary lookup failure
-            Recipient: Rcpt 556 5.1.10 null MX
-        "#]]
-        .assert_eq(&table);
     }
 
     #[test]

@@ -155,19 +155,8 @@ impl<'a> Fields<'a> {
 mod tests {
     use crate::settings::{Defaults, ServerSettings, Tls};
     use expect_test::{Expect, expect};
-    use postwarm_plugin_api::{Instance, Secret};
+    use postwarm_plugin_testkit::instance::instance;
     use std::time::Duration;
-
-    fn instance(settings: serde_json::Value, secrets: &[(&str, &str)]) -> Instance {
-        Instance {
-            organization: "acme".into(),
-            name: "relay".into(),
-            settings: settings.as_object().unwrap().clone(),
-            secrets: secrets.iter().map(|&(key, value)| (key.to_owned(), Secret::new(value))).collect(),
-            connections_max: 1,
-            data_dir: "unused".into(),
-        }
-    }
 
     fn check(settings: serde_json::Value, secrets: &[(&str, &str)], expected: Expect) {
         let problems = ServerSettings::parse(&instance(settings, secrets), Defaults::default()).err().unwrap_or_default();

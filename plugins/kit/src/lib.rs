@@ -1,4 +1,4 @@
-//! What SMTP plugins share: the SMTP session, the connection pool, reply classification.
+//! What plugins share: the SMTP session, the connection pool, reply classification, the cursor of a feedback loop.
 //!
 //! A provider is a [`preset::Preset`]: defaults and a table of [`classify`]. A plugin that needs more reads its settings with
 //! [`settings::ServerSettings::parse`], or others with [`fields::Fields`], and makes a [`client::Client`].
@@ -7,6 +7,7 @@
 
 pub mod classify;
 pub mod client;
+pub mod cursor;
 pub mod fields;
 pub mod preflight;
 pub mod preset;

@@ -71,7 +71,7 @@ impl ReplyParser {
             let rest = if code == enhanced { rest } else { &line };
             push_words(&mut text, rest);
         }
-        truncate(&mut text, TEXT_OCTETS_MAX);
+        text.truncate(text.floor_char_boundary(TEXT_OCTETS_MAX));
         Reply { code: self.code, enhanced, text }
     }
 
@@ -143,14 +143,6 @@ fn push_words(text: &mut String, line: &str) {
         text.push(' ');
     }
     text.extend(line.chars().map(|c| if c.is_control() { ' ' } else { c }));
-}
-
-/// Cuts `text` at a character's end, at most `max` octets in.
-fn truncate(text: &mut String, max: usize) {
-    if text.len() > max {
-        let end = (0..=max).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-        text.truncate(end);
-    }
 }
 
 #[cfg(test)]

@@ -42,20 +42,12 @@ pub const SETTINGS_SCHEMA: &str = r#"{
 mod tests {
     use super::*;
     use crate::settings::{Defaults, ServerSettings};
-    use postwarm_plugin_api::Instance;
+    use postwarm_plugin_testkit::instance::instance;
 
     #[test]
     fn the_schema_names_exactly_the_settings_that_are_read() {
         let schema: serde_json::Value = serde_json::from_str(SETTINGS_SCHEMA).unwrap();
-        let settings: serde_json::Map<_, _> = [("no such setting at all".to_owned(), serde_json::Value::Null)].into_iter().collect();
-        let instance = Instance {
-            organization: String::new(),
-            name: String::new(),
-            settings,
-            secrets: Default::default(),
-            connections_max: 1,
-            data_dir: "unused".into(),
-        };
+        let instance = instance(serde_json::json!({ "no such setting at all": null }), &[]);
         let problems = ServerSettings::parse(&instance, Defaults { host: Some("h"), ..Defaults::default() }).unwrap_err();
         let (_, names) = problems[0].message.split_once("the settings are ").unwrap();
         let mut read: Vec<&str> = names.split(", ").collect();

@@ -4,13 +4,15 @@
 //! host watches nothing, wants no more or waits no longer, and the cursor says where to go on.
 
 use crate::api::{Api, Summary};
-use crate::scan::{Cursor, CursorError, Scan};
+use crate::scan::Scan;
 use crate::settings::{LOOP_SCHEMA, LoopSettings, feedback};
 use crate::time::unix_ms;
 use postwarm_plugin_api::{
     BoxFuture, Builtin, Capabilities, Descriptor, Fact, FactKind, FactSink, FeedbackFactory, FeedbackLoop, Instance, Kind, Poll, PollError,
-    Report, SettingsProblem, register_builtin,
+    SettingsProblem, register_builtin,
 };
+use postwarm_plugin_kit::cursor::Cursor;
+use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -50,7 +52,7 @@ impl FeedbackLoop for MailpitLoop {
 
     fn poll<'a>(&'a self, poll: Poll<'a>, sink: &'a mut dyn FactSink) -> BoxFuture<'a, Result<String, PollError>> {
         Box::pin(async move {
-            let cursor: Cursor = poll.cursor.parse().map_err(|error: CursorError| PollError::Refused(error.to_string()))?;
+            let cursor = Cursor::parse(poll.cursor, "mailpit", "a count of messages")?;
             if poll.watch.page(0, 1).await.is_empty() {
                 return Ok(cursor.to_string());
             }
@@ -72,8 +74,8 @@ impl MailpitLoop {
     /// Reads from the cursor to the newest message and returns the start of the list, or where it had to stop.
     async fn scan(&self, cursor: Cursor, deadline: Instant, sink: &mut dyn FactSink) -> Result<Cursor, PollError> {
         let api = self.api()?;
-        let mut scan = Scan::new(cursor.messages);
-        let (mut moves, mut skipped, mut at) = (0, cursor.facts, cursor);
+        let mut scan = Scan::new(cursor.place);
+        let (mut moves, mut told, mut at) = (0, cursor.facts, cursor);
         loop {
             if at != cursor && Instant::now() >= deadline {
                 return Ok(at);
@@ -94,15 +96,11 @@ impl MailpitLoop {
             };
             moves = 0;
             for (place, summary) in fresh {
-                let facts = facts(&summary);
-                let count = facts.len();
-                for (n, fact) in facts.into_iter().enumerate().skip(std::mem::take(&mut skipped)) {
-                    if !sink.push(Report::Message(fact)) {
-                        let rest = n + 1 < count;
-                        return Ok(if rest { Cursor { messages: place, facts: n + 1 } } else { Cursor { messages: place + 1, facts: 0 } });
-                    }
+                let here = Cursor { place, facts: std::mem::take(&mut told) };
+                match here.tell(facts(&summary), place + 1, sink) {
+                    ControlFlow::Continue(next) => at = next,
+                    ControlFlow::Break(stop) => return Ok(stop),
                 }
-                at = Cursor { messages: place + 1, facts: 0 };
             }
             if scan.is_done() {
                 return Ok(Cursor::default());

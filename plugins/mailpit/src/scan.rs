@@ -7,45 +7,12 @@
 
 use crate::api::{PAGE_MESSAGES, Page, Summary};
 use std::collections::VecDeque;
-use std::fmt;
-use std::str::FromStr;
 
 /// The messages that each page repeats of the one before: Mailpit counts and lists in two steps, between which mail may
 /// come in.
 const OVERLAP: u64 = 200;
 /// The ids that are kept to know the repeated ones by.
 const REMEMBERED: usize = 600;
-
-/// Where a scan stands: the messages that are done, counted from the oldest, and the facts of the next one that are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Cursor {
-    pub messages: u64,
-    pub facts: usize,
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.facts == 0 { write!(f, "{}", self.messages) } else { write!(f, "{}+{}", self.messages, self.facts) }
-    }
-}
-
-/// The cursor is none of this loop's.
-#[derive(Debug, thiserror::Error)]
-#[error("the cursor {0:?} is none of mailpit's; it is a count of messages")]
-pub struct CursorError(String);
-
-impl FromStr for Cursor {
-    type Err = CursorError;
-
-    fn from_str(text: &str) -> Result<Cursor, CursorError> {
-        let (messages, facts) = text.split_once('+').unwrap_or((text, "0"));
-        match (messages.parse(), facts.parse()) {
-            _ if text.is_empty() => Ok(Cursor::default()),
-            (Ok(messages), Ok(facts)) => Ok(Cursor { messages, facts }),
-            _ => Err(CursorError(text.to_owned())),
-        }
-    }
-}
 
 /// A scan from the oldest message to the newest.
 pub struct Scan {
@@ -206,13 +173,5 @@ mod tests {
         seen.sort_by_key(|id| id.parse::<u64>().expect("a number"));
         seen.dedup();
         assert!((0..5_000).all(|n| seen.get(n) == Some(&n.to_string())));
-    }
-
-    #[test]
-    fn a_cursor_reads_back_as_it_was_written() {
-        for cursor in [Cursor::default(), Cursor { messages: 7, facts: 0 }, Cursor { messages: 7, facts: 2 }] {
-            assert_eq!(cursor.to_string().parse::<Cursor>().expect("a cursor"), cursor);
-        }
-        assert!("seven".parse::<Cursor>().is_err());
     }
 }

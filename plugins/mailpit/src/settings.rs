@@ -64,27 +64,22 @@ fn is_loopback(url: &reqwest::Url) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postwarm_plugin_testkit::instance::instance;
     use serde_json::{Value, json};
 
-    fn instance(settings: Value, password: Option<&str>) -> Instance {
-        Instance {
-            organization: "demo".into(),
-            name: "mailpit".into(),
-            settings: settings.as_object().expect("a table").clone(),
-            secrets: password.map(|password| ("password".to_owned(), Secret::new(password))).into_iter().collect(),
-            connections_max: 1,
-            data_dir: "unused".into(),
-        }
+    fn read(settings: Value, password: Option<&str>) -> Result<LoopSettings, Vec<SettingsProblem>> {
+        let secrets: Vec<(&str, &str)> = password.map(|password| ("password", password)).into_iter().collect();
+        feedback(&instance(settings, &secrets))
     }
 
     #[test]
     fn good_settings_are_taken() {
-        let plain = feedback(&instance(json!({}), None)).expect("defaults");
+        let plain = read(json!({}), None).expect("defaults");
         assert_eq!((plain.url.as_str(), plain.credentials), ("http://127.0.0.1:8025", None));
-        let secret = feedback(&instance(json!({ "url": "https://mail.example/pit/", "username": "u" }), Some("canary"))).expect("right");
+        let secret = read(json!({ "url": "https://mail.example/pit/", "username": "u" }), Some("canary")).expect("right");
         assert_eq!(secret.url, "https://mail.example/pit");
         assert!(!format!("{secret:?}").contains("canary"));
-        assert!(feedback(&instance(json!({ "url": "http://[::1]:8025", "username": "u" }), Some("p"))).is_ok());
+        assert!(read(json!({ "url": "http://[::1]:8025", "username": "u" }), Some("p")).is_ok());
     }
 
     #[test]
@@ -101,7 +96,7 @@ mod tests {
             (json!({ "a/b": 1 }), None, "/a~1b"),
         ];
         for (settings, password, pointer) in rows {
-            let problems = feedback(&instance(settings.clone(), password)).map_err(|problems| problems[0].pointer.clone());
+            let problems = read(settings.clone(), password).map_err(|problems| problems[0].pointer.clone());
             assert_eq!(problems.expect_err("a problem"), pointer, "{settings}");
         }
     }

@@ -5,11 +5,12 @@ use crate::feedback::MailpitFeedback;
 use axum::Router;
 use axum::routing::get;
 use postwarm_plugin_api::{
-    BoxFuture, Fact, FactKind, FactSink, FeedbackFactory, Instance, Message, Outcome, Poll, PollError, Report, Secret, SmtpFactory,
-    WatchList, Watched,
+    BoxFuture, Fact, FactKind, FactSink, FeedbackFactory, Instance, Message, Outcome, Poll, PollError, Report, SmtpFactory, WatchList,
+    Watched,
 };
 use postwarm_plugin_testkit::conformance::feedback::{Source, feedback_loop};
 use postwarm_plugin_testkit::conformance::smtp::{Pointed, smtp_client};
+use postwarm_plugin_testkit::instance::instance;
 use postwarm_plugin_testkit::skip::skip;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -53,8 +54,7 @@ impl Mailpit {
     /// Delivers messages with the ids `m{n}@x` through the client of this plugin.
     async fn deliver(&self, from: usize, to: usize) {
         let settings = json!({ "host": self.smtp.ip().to_string(), "port": self.smtp.port() });
-        let settings = settings.as_object().expect("a table").clone();
-        let client = MAILPIT.create(Instance { settings, ..instance(self.http, None) }).expect("right settings");
+        let client = MAILPIT.create(instance(settings, &[])).expect("right settings");
         for n in from..to {
             let message = Message {
                 delivery: n.to_string().into(),
@@ -114,18 +114,12 @@ impl FactSink for Sink {
     }
 }
 
-fn instance(http: SocketAddr, password: Option<&str>) -> Instance {
-    let mut settings = json!({ "url": format!("http://{http}") });
-    if password.is_some() {
-        settings["username"] = "u".into();
-    }
-    Instance {
-        organization: "demo".into(),
-        name: "mailpit".into(),
-        settings: settings.as_object().expect("a table").clone(),
-        secrets: password.map(|password| ("password".to_owned(), Secret::new(password))).into_iter().collect(),
-        connections_max: 1,
-        data_dir: "unused".into(),
+/// A loop that reads there; with a password, as the user `u`.
+fn at(http: SocketAddr, password: Option<&str>) -> Instance {
+    let url = format!("http://{http}");
+    match password {
+        Some(password) => instance(json!({ "url": url, "username": "u" }), &[("password", password)]),
+        None => instance(json!({ "url": url }), &[]),
     }
 }
 
@@ -148,7 +142,7 @@ async fn mailpit_tells_what_is_there_what_is_read_and_what_is_spam_over_several_
     mailpit.put("/api/v1/messages", json!({ "IDs": [mailpit.id_of("m3@x").await, mailpit.id_of("m2200@x").await], "Read": true })).await;
     mailpit.put("/api/v1/tags", json!({ "IDs": [mailpit.id_of("m7@x").await], "Tags": ["Spam", "other"] })).await;
 
-    let (cursor, facts) = poll(instance(mailpit.http, None), "", usize::MAX, LONG).await;
+    let (cursor, facts) = poll(at(mailpit.http, None), "", usize::MAX, LONG).await;
     assert_eq!(cursor, Ok("0".into()), "the next poll reads everything again");
     let of = |kind| facts.iter().filter(|fact| fact.kind == kind).map(|fact| fact.message_id.clone()).collect::<Vec<_>>();
     assert_eq!(of(FactKind::Delivered), (0..2_203).map(|n| format!("m{n}@x")).collect::<Vec<_>>());
@@ -156,12 +150,12 @@ async fn mailpit_tells_what_is_there_what_is_read_and_what_is_spam_over_several_
     assert_eq!(of(FactKind::Spam), ["m7@x"]);
     assert!(facts.iter().all(|fact| fact.at_ms.is_some() == (fact.kind == FactKind::Delivered)));
 
-    let (_, again) = poll(instance(mailpit.http, None), "0", usize::MAX, LONG).await;
+    let (_, again) = poll(at(mailpit.http, None), "0", usize::MAX, LONG).await;
     assert_eq!(again, facts, "reading leaves no trace");
 
     let (mut cursor, mut helpings) = (String::new(), Vec::new());
     while cursor != "0" {
-        let (next, mut some) = poll(instance(mailpit.http, None), &cursor, 401, LONG).await;
+        let (next, mut some) = poll(at(mailpit.http, None), &cursor, 401, LONG).await;
         cursor = next.expect("a poll");
         helpings.append(&mut some);
     }
@@ -172,7 +166,7 @@ async fn mailpit_tells_what_is_there_what_is_read_and_what_is_spam_over_several_
 async fn mail_that_comes_in_during_a_poll_hides_no_older_message() {
     let Some(mailpit) = Mailpit::start("mail_that_comes_in_during_a_poll_hides_no_older_message", &[]).await else { return };
     mailpit.deliver(0, 2_100).await;
-    let ((), (cursor, facts)) = tokio::join!(mailpit.deliver(2_100, 2_400), poll(instance(mailpit.http, None), "", usize::MAX, LONG));
+    let ((), (cursor, facts)) = tokio::join!(mailpit.deliver(2_100, 2_400), poll(at(mailpit.http, None), "", usize::MAX, LONG));
     assert_eq!(cursor, Ok("0".into()));
     for n in 0..2_100 {
         let id = format!("m{n}@x");
@@ -193,8 +187,8 @@ async fn credentials_open_a_mailpit_that_asks_for_them_and_wrong_ones_are_refuse
         return;
     };
     mailpit.deliver(0, 1).await;
-    assert_eq!(poll(instance(mailpit.http, Some("canary-5")), "", 9, LONG).await.1.len(), 1);
-    let (answer, _) = poll(instance(mailpit.http, Some("canary-6")), "", 9, LONG).await;
+    assert_eq!(poll(at(mailpit.http, Some("canary-5")), "", 9, LONG).await.1.len(), 1);
+    let (answer, _) = poll(at(mailpit.http, Some("canary-6")), "", 9, LONG).await;
     let Err(PollError::Refused(words)) = answer else { panic!("{answer:?}") };
     assert!(words.contains("401") && !words.contains("canary"), "{words}");
 }
@@ -224,7 +218,7 @@ async fn a_source_that_fails_is_an_error_and_never_no_news() {
         (free_address(), "cannot read from mailpit"),
     ];
     for (address, part) in rows {
-        let (answer, facts) = poll(instance(address, None), "", 9, LONG).await;
+        let (answer, facts) = poll(at(address, None), "", 9, LONG).await;
         let Err(PollError::Temporary(words)) = answer else { panic!("{answer:?} for {part}") };
         assert!(words.contains(part) && facts.is_empty(), "{words}");
     }
@@ -235,14 +229,14 @@ async fn a_source_that_does_not_answer_is_given_up_at_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let started = Instant::now();
-    let (answer, _) = poll(instance(address, None), "", 9, Duration::from_millis(200)).await;
+    let (answer, _) = poll(at(address, None), "", 9, Duration::from_millis(200)).await;
     assert!(matches!(&answer, Err(PollError::Temporary(words)) if words.contains("too long")), "{answer:?}");
     assert!(started.elapsed() < Duration::from_secs(10));
 }
 
 #[tokio::test]
 async fn nothing_is_asked_where_nothing_is_watched() {
-    let feedback = MailpitFeedback.create(instance(free_address(), None)).expect("right settings");
+    let feedback = MailpitFeedback.create(at(free_address(), None)).expect("right settings");
     let mut sink = Sink { room: 1, facts: Vec::new() };
     let poll = Poll { cursor: "12", watch: &Watching(0), deadline: Instant::now() + LONG };
     assert_eq!(feedback.poll(poll, &mut sink).await, Ok("12".into()));
@@ -250,12 +244,8 @@ async fn nothing_is_asked_where_nothing_is_watched() {
 
 #[tokio::test]
 async fn the_client_keeps_the_contract() {
-    let settings = |settings: Value| Instance {
-        settings: settings.as_object().expect("a table").clone(),
-        connections_max: 3,
-        ..instance(free_address(), None)
-    };
-    let at = |address: SocketAddr| settings(json!({ "host": address.ip().to_string(), "port": address.port() }));
+    let settings = |address: SocketAddr| json!({ "host": address.ip().to_string(), "port": address.port() });
+    let at = |address| Instance { connections_max: 3, ..instance(settings(address), &[]) };
     let with_secret = |address: SocketAddr, secret| {
         let mut instance = at(address);
         instance.settings.insert("username".into(), "user".into());
@@ -273,7 +263,7 @@ async fn the_loop_keeps_the_contract() {
     mailpit.put("/api/v1/messages", json!({ "IDs": [mailpit.id_of("m3@x").await], "Read": true })).await;
     mailpit.put("/api/v1/tags", json!({ "IDs": [mailpit.id_of("m3@x").await], "Tags": ["spam"] })).await;
     let watch = Watching(30).page(0, 30).await;
-    let failing = (instance(free_address(), Some("any")), String::new());
-    let source = Source { factory: &MailpitFeedback, instance: instance(mailpit.http, None), watch, failing };
+    let failing = (at(free_address(), Some("any")), String::new());
+    let source = Source { factory: &MailpitFeedback, instance: at(mailpit.http, None), watch, failing };
     feedback_loop(&source).await.assert_passed();
 }

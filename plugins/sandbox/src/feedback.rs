@@ -11,12 +11,12 @@ use crate::session::Record;
 use crate::settings::{LOOP_SCHEMA, mailboxes};
 use postwarm_plugin_api::{
     BoxFuture, Builtin, Capabilities, Descriptor, Fact, FactKind, FactSink, FeedbackFactory, FeedbackLoop, Instance, Kind, Poll, PollError,
-    Report, SettingsProblem, register_builtin,
+    SettingsProblem, register_builtin,
 };
-use std::fmt;
+use postwarm_plugin_kit::cursor::Cursor;
 use std::io::{ErrorKind, SeekFrom};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::fs::File;
@@ -86,37 +86,6 @@ fn detail(kind: FactKind) -> Option<String> {
     (kind == FactKind::Bounced).then(|| "550 5.2.1 the mailbox was disabled after it had accepted the message".to_owned())
 }
 
-/// A place in the file: the start of a line, and how many of that line's facts are reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Cursor {
-    offset: u64,
-    facts: usize,
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.facts == 0 { write!(f, "{}", self.offset) } else { write!(f, "{}+{}", self.offset, self.facts) }
-    }
-}
-
-/// The cursor is none of this loop's.
-#[derive(Debug, thiserror::Error)]
-#[error("the cursor {0:?} is none of the sandbox's; it is an offset into mailboxes.ndjson")]
-struct CursorError(String);
-
-impl FromStr for Cursor {
-    type Err = CursorError;
-
-    fn from_str(text: &str) -> Result<Cursor, CursorError> {
-        let (offset, facts) = text.split_once('+').unwrap_or((text, "0"));
-        match (offset.parse(), facts.parse()) {
-            _ if text.is_empty() => Ok(Cursor::default()),
-            (Ok(offset), Ok(facts)) => Ok(Cursor { offset, facts }),
-            _ => Err(CursorError(text.to_owned())),
-        }
-    }
-}
-
 impl FeedbackLoop for SandboxLoop {
     fn capabilities(&self) -> Capabilities {
         self.capabilities
@@ -124,7 +93,7 @@ impl FeedbackLoop for SandboxLoop {
 
     fn poll<'a>(&'a self, poll: Poll<'a>, sink: &'a mut dyn FactSink) -> BoxFuture<'a, Result<String, PollError>> {
         Box::pin(async move {
-            let cursor: Cursor = poll.cursor.parse().map_err(|error: CursorError| PollError::Refused(error.to_string()))?;
+            let cursor = Cursor::parse(poll.cursor, "the sandbox", "an offset into mailboxes.ndjson")?;
             let cursor = self.read(cursor, &poll, sink).await?;
             Ok(cursor.to_string())
         })
@@ -140,11 +109,11 @@ impl SandboxLoop {
             Err(error) if error.kind() == ErrorKind::NotFound && cursor == Cursor::default() => return Ok(cursor),
             Err(error) => return Err(failed(error)),
         };
-        if file.metadata().await.map_err(failed)?.len() < cursor.offset {
+        if file.metadata().await.map_err(failed)?.len() < cursor.place {
             tracing::warn!("the sandbox's file of verdicts is shorter than what was read of it; it is read from its start");
             cursor = Cursor::default();
         }
-        file.seek(SeekFrom::Start(cursor.offset)).await.map_err(failed)?;
+        file.seek(SeekFrom::Start(cursor.place)).await.map_err(failed)?;
         let mut reader = BufReader::with_capacity(BUFFER_OCTETS, file);
         let mut line = Vec::new();
         while Instant::now() < poll.deadline {
@@ -157,14 +126,10 @@ impl SandboxLoop {
             let record = serde_json::from_slice::<Record>(&line).ok();
             let record = record.filter(|record| poll.watch.in_charge_of(&record.recipient_domain));
             let facts = record.map(|record| facts(self.capabilities, &record)).unwrap_or_default();
-            let count = facts.len();
-            for (n, fact) in facts.into_iter().enumerate().skip(cursor.facts) {
-                if !sink.push(Report::Message(fact)) {
-                    let rest = n + 1 < count;
-                    return Ok(if rest { Cursor { facts: n + 1, ..cursor } } else { Cursor { offset: cursor.offset + read, facts: 0 } });
-                }
+            match cursor.tell(facts, cursor.place + read, sink) {
+                ControlFlow::Continue(next) => cursor = next,
+                ControlFlow::Break(stop) => return Ok(stop),
             }
-            cursor = Cursor { offset: cursor.offset + read, facts: 0 };
         }
         Ok(cursor)
     }
@@ -174,7 +139,9 @@ impl SandboxLoop {
 mod tests {
     use super::*;
     use crate::behaviour::{Rates, verdict};
-    use postwarm_plugin_api::{WatchList, Watched};
+    use postwarm_plugin_api::{Report, WatchList, Watched};
+    use postwarm_plugin_testkit::instance::instance;
+    use serde_json::json;
     use std::io::Write;
     use std::path::Path;
     use std::time::Duration;
@@ -217,14 +184,7 @@ mod tests {
         domains: &[&str],
         (cursor, room): (&str, usize),
     ) -> (Result<String, PollError>, Vec<Fact>) {
-        let instance = Instance {
-            organization: "demo".into(),
-            name: "sandbox".into(),
-            settings: serde_json::json!({ "mailboxes": mailboxes }).as_object().expect("a table").clone(),
-            secrets: Default::default(),
-            connections_max: 1,
-            data_dir: dir.to_owned(),
-        };
+        let instance = Instance { data_dir: dir.to_owned(), ..instance(json!({ "mailboxes": mailboxes }), &[]) };
         let feedback = SandboxFeedback.create(instance).expect("right settings");
         let mut sink = Sink { room, facts: Vec::new() };
         let deadline = Instant::now() + Duration::from_secs(60);

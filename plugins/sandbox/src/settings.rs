@@ -90,33 +90,23 @@ const PROVIDER_NAMES: [(&str, Provider); 5] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postwarm_plugin_testkit::instance::instance;
     use serde_json::json;
-
-    fn instance(settings: Value) -> Instance {
-        Instance {
-            organization: "demo".into(),
-            name: "sandbox".into(),
-            settings: settings.as_object().expect("a table").clone(),
-            secrets: Default::default(),
-            connections_max: 1,
-            data_dir: "unused".into(),
-        }
-    }
 
     #[test]
     fn an_empty_table_gives_the_defaults() {
-        let behaviour = client(&instance(json!({}))).expect("defaults");
+        let behaviour = client(&instance(json!({}), &[])).expect("defaults");
         assert_eq!(behaviour, ServerBehaviour { seed: 1, rates: Rates::default(), delay: Duration::ZERO });
-        assert_eq!(mailboxes(&instance(json!({}))), Ok(Provider::Open));
+        assert_eq!(mailboxes(&instance(json!({}), &[])), Ok(Provider::Open));
     }
 
     #[test]
     fn all_problems_are_named_at_once() {
         let problems =
-            client(&instance(json!({ "seed": -1, "spam_percent": 101, "delay_ms": "1s", "sed": 2 }))).expect_err("four problems");
+            client(&instance(json!({ "seed": -1, "spam_percent": 101, "delay_ms": "1s", "sed": 2 }), &[])).expect_err("four problems");
         let pointers: Vec<&str> = problems.iter().map(|problem| problem.pointer.as_str()).collect();
         assert_eq!(pointers, ["/seed", "/spam_percent", "/delay_ms", "/sed"]);
-        assert_eq!(mailboxes(&instance(json!({ "mailboxes": "gmx" }))).expect_err("unknown")[0].pointer, "/mailboxes");
+        assert_eq!(mailboxes(&instance(json!({ "mailboxes": "gmx" }), &[])).expect_err("unknown")[0].pointer, "/mailboxes");
     }
 
     #[test]
@@ -126,7 +116,7 @@ mod tests {
             schema["properties"].as_object().expect("properties").keys().cloned().collect()
         };
         for key in keys(CLIENT_SCHEMA) {
-            let problems = client(&instance(json!({ key.as_str(): "wrong" }))).expect_err("a text is never right");
+            let problems = client(&instance(json!({ key.as_str(): "wrong" }), &[])).expect_err("a text is never right");
             assert!(problems[0].message.starts_with(&format!("{key} must be")), "{key}: {}", problems[0].message);
         }
         assert_eq!(keys(LOOP_SCHEMA), ["mailboxes"]);

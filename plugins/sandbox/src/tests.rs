@@ -8,24 +8,18 @@ use bytes::Bytes;
 use postwarm_plugin_api::{Cause, Fault, Instance, Message, Outcome, SmtpClient, SmtpFactory};
 use postwarm_plugin_testkit::conformance::feedback::{Source, feedback_loop};
 use postwarm_plugin_testkit::conformance::smtp::smtp_client_with_own_server;
+use postwarm_plugin_testkit::instance::instance;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn client(dir: &Path, settings: Value) -> Arc<dyn SmtpClient> {
-    SandboxSmtp.create(instance(dir, settings)).expect("right settings")
+    SandboxSmtp.create(at(dir, settings)).expect("right settings")
 }
 
-fn instance(dir: &Path, settings: Value) -> Instance {
-    Instance {
-        organization: "demo".into(),
-        name: "sandbox".into(),
-        settings: settings.as_object().expect("a table").clone(),
-        secrets: Default::default(),
-        connections_max: 4,
-        data_dir: dir.to_owned(),
-    }
+fn at(dir: &Path, settings: Value) -> Instance {
+    Instance { connections_max: 4, data_dir: dir.to_owned(), ..instance(settings, &[]) }
 }
 
 fn message(n: usize, to: &str) -> Message {
@@ -145,7 +139,7 @@ async fn clients_of_one_folder_write_whole_lines_side_by_side() {
 async fn the_client_keeps_the_contract() {
     let dir = tempfile::tempdir().expect("a folder");
     let recipient = |n: usize| format!("u{n}@example.com");
-    smtp_client_with_own_server(&SandboxSmtp, instance(dir.path(), json!({ "reject_percent": 0 })), &recipient).await.assert_passed();
+    smtp_client_with_own_server(&SandboxSmtp, at(dir.path(), json!({ "reject_percent": 0 })), &recipient).await.assert_passed();
 }
 
 #[tokio::test]
@@ -153,7 +147,7 @@ async fn the_loop_keeps_the_contract() {
     let (dir, empty) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let client = client(dir.path(), json!({ "bounce_percent": 10, "spam_percent": 20 }));
     send_all(&client, (0..300).map(|n| format!("u{n}@example.com")).collect()).await;
-    let failing = (instance(empty.path(), json!({})), "10".to_owned());
-    let source = Source { factory: &SandboxFeedback, instance: instance(dir.path(), json!({})), watch: Vec::new(), failing };
+    let failing = (at(empty.path(), json!({})), "10".to_owned());
+    let source = Source { factory: &SandboxFeedback, instance: at(dir.path(), json!({})), watch: Vec::new(), failing };
     feedback_loop(&source).await.assert_passed();
 }

@@ -1,27 +1,22 @@
 //! The plugin as the host sees it.
 
 use super::*;
-use postwarm_plugin_api::{Instance, Message, Outcome, Secret, SmtpFactory};
+use postwarm_plugin_api::{Message, Outcome, SettingsProblem, SmtpClient, SmtpFactory};
+use postwarm_plugin_testkit::instance::instance;
 use postwarm_plugin_testkit::sink::Sink;
 use postwarm_plugin_testkit::sink::journal::Fact;
 use postwarm_plugin_testkit::sink::script::Script;
 use serde_json::json;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-fn instance(settings: serde_json::Value) -> Instance {
-    Instance {
-        organization: "acme".into(),
-        name: "relay".into(),
-        settings: settings.as_object().unwrap().clone(),
-        secrets: [("password".to_owned(), Secret::new("secret"))].into_iter().collect(),
-        connections_max: 2,
-        data_dir: "unused".into(),
-    }
+fn create(settings: serde_json::Value) -> Result<Arc<dyn SmtpClient>, Vec<SettingsProblem>> {
+    SMTP.create(instance(settings, &[("password", "secret")]))
 }
 
 #[test]
 fn settings_without_a_host_are_refused_with_a_pointer() {
-    let problems = SMTP.create(instance(json!({ "username": "u" }))).err().unwrap();
+    let problems = create(json!({ "username": "u" })).err().unwrap();
     assert_eq!(problems[0].pointer, "/host");
 }
 
@@ -38,7 +33,7 @@ async fn a_message_goes_through_the_configured_server() {
     let settings = json!({
         "host": "127.0.0.1", "port": sink.addr.port(), "tls": "none", "username": "user", "allow_insecure_auth": true,
     });
-    let client = SMTP.create(instance(settings)).unwrap();
+    let client = create(settings).unwrap();
     let message = Message {
         delivery: "d1".into(),
         envelope_from: "news@acme.example".into(),

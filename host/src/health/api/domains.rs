@@ -26,7 +26,7 @@ pub struct DomainAnswer {
     feedback: Option<String>,
     /// What that loop can tell.
     can_tell: Vec<&'static str>,
-    /// When the loop last answered; RFC 3339, UTC.
+    /// When the last poll that the loop answered began; RFC 3339, UTC.
     checked_at: Option<String>,
     /// When it is asked next; RFC 3339, UTC.
     next_check_at: Option<String>,

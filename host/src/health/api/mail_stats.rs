@@ -35,7 +35,7 @@ pub struct StatsAnswer {
     message_id: String,
     #[serde(flatten)]
     figures: FiguresAnswer,
-    /// When a loop in charge of a recipient last answered; of several, the one that answered longest ago. RFC 3339, UTC;
+    /// When the last poll that a loop in charge of a recipient answered began; of several, the earliest. RFC 3339, UTC;
     /// `null` where none has answered since the first message was sent, or since the service started.
     #[schema(format = DateTime)]
     checked_at: Option<String>,

@@ -180,6 +180,36 @@ async fn a_failing_or_panicking_loop_is_shown_keeps_its_cursor_and_stops_nobody(
     }
 }
 
+/// Takes a while to answer that nothing is new.
+struct Slow {
+    clock: Arc<ManualClock>,
+    takes: Duration,
+}
+
+impl FeedbackLoop for Slow {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    fn poll<'a>(&'a self, poll: Poll<'a>, _: &'a mut dyn FactSink) -> BoxFuture<'a, Result<String, PollError>> {
+        Box::pin(async move {
+            self.clock.advance(self.takes);
+            Ok(poll.cursor.to_owned())
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_loop_was_checked_when_its_poll_began_however_long_it_took() {
+    let bench = Bench::start();
+    let began = bench.clock.now().wall_ms;
+    let takes = Duration::from_secs(20);
+    bench.pollers.set(vec![handle("slow", &["*"], Arc::new(Slow { clock: bench.clock.clone(), takes }))]);
+    let status = bench.first_poll("slow").await;
+    assert_eq!(status.checked_at, Some(began), "what came during the poll may not be in its answer");
+    assert!(status.next_check_at.is_some_and(|next| next >= began + 20_000 + 27_000), "it waits from the end on: {status:?}");
+}
+
 #[tokio::test]
 async fn reports_that_were_not_declared_or_are_about_others_mail_never_reach_the_ledger() {
     let bench = Bench::with_mail().await;

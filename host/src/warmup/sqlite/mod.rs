@@ -315,7 +315,7 @@ mod tests {
     use super::*;
     use crate::warmup::store_contract::suite::store_contract;
 
-    store_contract!(|folder| Arc::new(SqliteStore::open(&folder.join("warmup.db")).unwrap()));
+    store_contract!(|folder| Box::pin(async { Arc::new(SqliteStore::open(&folder.join("warmup.db")).unwrap()) as _ }));
 
     #[tokio::test]
     async fn an_organization_that_is_known_does_not_wait_for_the_writer() {

@@ -1,6 +1,7 @@
 //! The cases of the contract as tests of an adapter.
 
-/// Makes a test of each case for the adapter that `$open` opens.
+/// Makes a test of each case for the adapter that `$open` opens. It is asked in each test, so that `$open` may skip the
+/// test and return where the adapter's server is absent.
 macro_rules! store_contract {
     ($open:expr) => {
         $crate::warmup::store_contract::suite::store_contract! { $open, main:

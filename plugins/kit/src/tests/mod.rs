@@ -7,7 +7,8 @@ mod truth;
 
 use crate::client::Client;
 use crate::settings::{Defaults, ServerSettings};
-use postwarm_plugin_api::{Instance, Message, Outcome, Secret, SmtpClient as _};
+use postwarm_plugin_api::{Message, Outcome, SmtpClient as _};
+use postwarm_plugin_testkit::instance::instance;
 use postwarm_plugin_testkit::sink::Sink;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -20,17 +21,8 @@ fn far() -> Instant {
 
 fn settings_with(sink: &Sink, more: Value, secrets: &[(&str, &str)]) -> ServerSettings {
     let mut settings = json!({ "host": sink.addr.ip().to_string(), "port": sink.addr.port(), "tls": "none" });
-    let table = settings.as_object_mut().unwrap();
-    table.extend(more.as_object().unwrap().clone());
-    let instance = Instance {
-        organization: "acme".into(),
-        name: "relay".into(),
-        settings: table.clone(),
-        secrets: secrets.iter().map(|&(key, value)| (key.to_owned(), Secret::new(value))).collect(),
-        connections_max: 1,
-        data_dir: "unused".into(),
-    };
-    ServerSettings::parse(&instance, Defaults::default()).unwrap()
+    settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    ServerSettings::parse(&instance(settings, secrets), Defaults::default()).unwrap()
 }
 
 fn client(sink: &Sink, connections_max: u32) -> Arc<Client> {

@@ -2,10 +2,12 @@
 
 use super::feedback::{Source, feedback_loop};
 use super::smtp::{Pointed, smtp_client};
+use crate::instance::instance;
 use postwarm_plugin_api::{
     BoxFuture, Capabilities, Descriptor, Fact, FactKind, FactSink, FeedbackFactory, FeedbackLoop, Instance, Kind, Message, Outcome, Poll,
     PollError, Reply, Report, SettingsProblem, SmtpClient, SmtpFactory,
 };
+use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,20 +77,13 @@ impl FeedbackLoop for Liar {
     }
 }
 
-fn instance() -> Instance {
-    Instance {
-        organization: "demo".into(),
-        name: "liar".into(),
-        settings: Default::default(),
-        secrets: Default::default(),
-        connections_max: 1,
-        data_dir: "unused".into(),
-    }
+fn empty() -> Instance {
+    instance(json!({}), &[])
 }
 
 #[tokio::test]
 async fn a_client_that_accepts_whatever_happens_is_found_out() {
-    let report = smtp_client(Pointed { factory: &Liar, at: &|_| instance(), with_secret: None }).await;
+    let report = smtp_client(Pointed { factory: &Liar, at: &|_| empty(), with_secret: None }).await;
     let failed: Vec<&str> = report.failed().map(|check| check.name).collect();
     for name in [
         "the descriptor is valid",
@@ -110,7 +105,7 @@ async fn a_client_that_accepts_whatever_happens_is_found_out() {
 
 #[tokio::test]
 async fn a_loop_that_says_too_much_is_found_out() {
-    let source = Source { factory: &Liar, instance: instance(), watch: Vec::new(), failing: (instance(), String::new()) };
+    let source = Source { factory: &Liar, instance: empty(), watch: Vec::new(), failing: (empty(), String::new()) };
     let report = feedback_loop(&source).await;
     let failed: Vec<&str> = report.failed().map(|check| check.name).collect();
     for name in [
