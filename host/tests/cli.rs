@@ -55,12 +55,17 @@ fn wrong_usage_ends_with_64() {
 }
 
 #[test]
-fn a_broken_configuration_ends_with_78_and_says_where() {
-    let site = Site::with_organization(DEMO);
+fn a_configuration_without_a_usable_organization_ends_with_78_and_says_where() {
+    let site = Site::new();
     site.organization("acme", "from_domain = [\"acme.example\"]\n");
     let (code, words) = ends(serve(&site, &["serve"]));
     assert_eq!(code, Some(CONFIGURATION), "{words}");
     assert!(words.contains("acme.toml:1:1: ") && words.contains("from_domains"), "{words}");
+    let site = Site::with_organization(DEMO);
+    site.append("[warmpu]");
+    let (code, words) = ends(serve(&site, &["serve"]));
+    assert_eq!(code, Some(CONFIGURATION), "{words}");
+    assert!(words.contains("postwarm.toml:") && words.contains("did you mean `warmup`?"), "{words}");
 }
 
 #[test]

@@ -58,6 +58,40 @@ async fn kafka_that_is_away_is_named_with_the_remedy_costs_no_mail_and_one_line_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_organization_that_is_broken_at_the_start_stops_no_other_and_comes_up_when_it_is_mended() {
+    const ACME: &str = "from_domains = [\"acme.example\"]\n";
+    let site = Site::with_organization(DEMO);
+    site.append("[organizations]\ndefault = \"demo\"");
+    site.organization("acme", &format!("{ACME}{DEMO}"));
+    let made = site.command(&["key", "new", "acme"]).output().unwrap();
+    let key = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    site.organization("acme", &format!("{ACME}[[smtp]]\nplugin = \"sandbx\"\n"));
+    let postwarm = site.serve();
+    let wanted = format!("{}:3:10: there is no SMTP client plugin `sandbx`", site.config().join("organizations/acme.toml").display());
+    for base in [&postwarm.warmup, &postwarm.health] {
+        let (status, condition, detail) = ready(&postwarm, base, "configuration").await;
+        assert_eq!((status, condition.as_str()), (200, "degraded"));
+        assert!(detail.starts_with(&wanted) && detail.contains("did you mean `sandbox`?"), "{detail}");
+        let metrics = postwarm.client.get(format!("{base}/metrics")).send().await.unwrap().text().await.unwrap();
+        assert!(metrics.contains("postwarm_config_problems 1"), "{metrics}");
+    }
+    let log = site.log();
+    assert!(log.lines().any(|line| line.contains("ERROR") && line.contains(&wanted)), "{log}");
+    assert_eq!(site.command(&["check"]).output().unwrap().status.code(), Some(78));
+    let acme = async || postwarm.client.get(format!("{}/users", postwarm.warmup)).bearer_auth(&key).send().await.unwrap().status().as_u16();
+    assert_eq!(acme().await, 503);
+    postwarm.register("somebody@x.example").await;
+    let email = postwarm.send("Hello").await;
+    postwarm.counts_when(email, |counts| counts["queued"] == 0 && counts["sending"] == 0).await;
+
+    site.organization("acme", &format!("{ACME}{DEMO}"));
+    for base in [&postwarm.warmup, &postwarm.health] {
+        when(&postwarm, base, "configuration", (200, "ok")).await;
+    }
+    assert_eq!(acme().await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_cannot_be_written_makes_warmup_unready_until_it_can() {
     let site = Site::with_organization(DEMO);
     let postwarm = site.serve();

@@ -93,8 +93,8 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
     postwarm_plugin_builtin::self_check().map_err(StartError::Configuration)?;
     let registry = registry(&options.config, &options.data, options.serving, &env);
     let catalogue = Arc::new(RegistryCatalogue(registry.clone()));
-    let live = Live::start(&options.config, options.serving, env.clone(), catalogue).map_err(|loaded| {
-        let lines: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+    let live = Live::start(&options.config, options.serving, env.clone(), catalogue).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         StartError::Configuration(lines.join("\n"))
     })?;
     let live = Arc::new(live);

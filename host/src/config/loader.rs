@@ -28,7 +28,7 @@ use std::sync::Arc;
 /// What a folder says.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Nothing where there is any problem.
+    /// Nothing where the problems do not allow it.
     pub settings: Option<Settings>,
     pub keys: KeyRing,
     /// What keeps a file from being taken up.
@@ -74,12 +74,26 @@ pub fn parts(files: &Files, serving: Serving, env: &Env<'_>, catalogue: &dyn Cat
 impl Parts {
     /// Puts the parts together, if none is broken.
     pub fn whole(self) -> Loaded {
+        self.together(|_, problems| problems.is_empty())
+    }
+
+    /// Puts together what is not broken. A start takes it if each problem is of one organization, and one without any is
+    /// left. `organizations` is the folder of their files.
+    pub fn usable(self, organizations: &Path) -> Loaded {
+        self.together(|found, problems| {
+            let apart = problems.iter().all(|problem| Path::new(&problem.file).starts_with(organizations));
+            problems.is_empty() || (apart && found.values().any(Option::is_some))
+        })
+    }
+
+    fn together(self, allowed: impl Fn(&BTreeMap<OrgName, Option<Organization>>, &[Problem]) -> bool) -> Loaded {
         let ring = ring(&self.keys, |org| self.organizations.contains_key(org));
         let (problems, warnings): (Vec<_>, Vec<_>) = self.problems.into_iter().partition(|p| p.severity == Severity::Error);
         let settings = match (self.process, self.providers) {
-            (Some(process), Some(providers)) if problems.is_empty() => Some(Settings {
+            (Some(process), Some(providers)) if allowed(&self.organizations, &problems) => Some(Settings {
                 process: Arc::new(process),
                 providers: Arc::new(providers),
+                unusable: self.organizations.iter().filter(|(_, org)| org.is_none()).map(|(name, _)| name.clone()).collect(),
                 organizations: self.organizations.into_iter().filter_map(|(name, org)| Some((name, Arc::new(org?)))).collect(),
             }),
             _ => None,

@@ -4,6 +4,7 @@ mod broken;
 mod load;
 mod overrides;
 mod reload;
+mod start;
 
 use crate::config::catalogue::Catalogue;
 use crate::config::loader::{Loaded, load};
