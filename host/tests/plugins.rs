@@ -211,3 +211,30 @@ async fn what_is_no_plugin_is_said_in_words_and_harms_nothing() {
     ready_says(&postwarm, str::is_empty).await;
     assert_eq!(postwarm.terminate(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_is_replaced_by_a_broken_file_goes_on_degraded_and_survives_a_restart() {
+    let sink = Sink::start(Script::default()).await;
+    let site = Site::new();
+    let whole = c_example();
+    move_into_place(&site, "c.so", &whole);
+    listed_as(&site, "c.so", "available").await;
+    edit(&site, "relay", &client("relay", "example-c", &sink));
+    let postwarm = site.serve();
+    postwarm.import(5, "x.example").await;
+    broadcast(&postwarm, 5, "relay").await;
+    move_into_place(&site, "c.so", &whole[..whole.len() / 2]);
+    let words = |detail: &str| detail.starts_with("c.so: ") && detail.contains("cut off") && detail.contains("is used on");
+    ready_says(&postwarm, words).await;
+    let health = postwarm.client.get(format!("{}/readyz", postwarm.health)).send().await.unwrap().text().await.unwrap();
+    assert!(health.contains("degraded") && health.contains("is used on"), "{health}");
+    broadcast(&postwarm, 5, "relay").await;
+    assert_eq!(postwarm.terminate(), Some(0));
+
+    let postwarm = site.serve();
+    ready_says(&postwarm, words).await;
+    broadcast(&postwarm, 5, "relay").await;
+    assert_eq!(sink.journal().accepted().len(), 15);
+    move_into_place(&site, "c.so", &whole);
+    ready_says(&postwarm, str::is_empty).await;
+}
