@@ -223,6 +223,7 @@ fn draft(files: &Files, path: &str, file: &File, org: &OrgName, around: &Around<
 
 fn keys_of(files: &Files, organizations: &BTreeMap<OrgName, Option<Organization>>, report: &mut Report) -> BTreeMap<OrgName, Vec<KeyLine>> {
     let mut keys: BTreeMap<OrgName, Vec<KeyLine>> = BTreeMap::new();
+    let mut unread = Vec::new();
     for (stem, path, file) in files.organizations(".keys") {
         let shown = files.shown(path);
         let Some(org) = OrgName::parse(stem).ok().filter(|org| organizations.contains_key(org)) else {
@@ -236,10 +237,14 @@ fn keys_of(files: &Files, organizations: &BTreeMap<OrgName, Option<Organization>
                 problems.into_iter().for_each(|problem| report.push(problem));
                 keys.insert(org, lines);
             }
-            Err(problem) => report.push(problem.clone()),
+            Err(problem) => {
+                report.push(problem.clone());
+                unread.push(org);
+            }
         }
     }
-    for (org, organization) in organizations {
+    // Whether a file holds a key that cannot be read is not known.
+    for (org, organization) in organizations.iter().filter(|(org, _)| !unread.contains(org)) {
         let needs_key = organization.as_ref().is_some_and(|organization| !organization.development);
         if needs_key && keys.get(org).is_none_or(Vec::is_empty) {
             let shown = files.shown(&format!("organizations/{org}.toml"));
