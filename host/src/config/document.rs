@@ -94,6 +94,11 @@ impl Document {
         format!("{}:{line}:{column}", self.file)
     }
 
+    /// Records a problem at a place.
+    pub fn push(&self, report: &mut Report, at: &Range<usize>, severity: Severity, message: String, remedy: &str) {
+        report.push(self.problem(at.start, severity, message, remedy.to_owned()));
+    }
+
     /// Records an error at a place.
     pub fn error(&self, report: &mut Report, at: &Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
         report.push(self.problem(at.start, Severity::Error, message.into(), remedy.into()));
