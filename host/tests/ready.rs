@@ -92,6 +92,24 @@ async fn an_organization_that_is_broken_at_the_start_stops_no_other_and_comes_up
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_waits_for_a_restart_is_shown_until_it_is_taken_back() {
+    let site = Site::with_organization(DEMO);
+    let before = std::fs::read_to_string(site.config().join("postwarm.toml")).unwrap();
+    let postwarm = site.serve();
+    for (section, other) in [("warmup", "127.0.0.1:8080"), ("health", "127.0.0.1:8081")] {
+        let (from, to) = (format!("[{section}]\nlisten = \"127.0.0.1:0\""), format!("[{section}]\nlisten = \"{other}\""));
+        site.write("postwarm.toml", &before.replace(&from, &to));
+        for base in [&postwarm.warmup, &postwarm.health] {
+            let words = when(&postwarm, base, "restart", (200, "degraded")).await;
+            assert!(words.starts_with("restart needed: ") && words.contains(&format!("[{section}] listen")), "{words}");
+        }
+        site.write("postwarm.toml", &before);
+        when(&postwarm, &postwarm.warmup, "restart", (200, "ok")).await;
+        when(&postwarm, &postwarm.health, "restart", (200, "ok")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_cannot_be_written_makes_warmup_unready_until_it_can() {
     let site = Site::with_organization(DEMO);
     let postwarm = site.serve();

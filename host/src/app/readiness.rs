@@ -7,6 +7,7 @@ use crate::bus::EventLog;
 use crate::bus::relay::{Progress, Relay};
 use crate::clock::Clock;
 use crate::config::live::Live;
+use crate::config::problem::Problem;
 use crate::db::writer::Writable;
 use crate::health::projector::Projector;
 use crate::http::probes::{Check, Condition, Readiness};
@@ -70,11 +71,16 @@ impl Readiness for HealthReady {
 
 impl Common {
     fn shared(&self) -> Vec<Check> {
-        let problems = &self.live.now().status.problems;
-        let broken = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let status = self.live.now().status.clone();
+        let lines = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         let plugins: Vec<String> = self.registry.list().into_iter().filter_map(plugin).collect();
         let some = |words: String| Some(words).filter(|words| !words.is_empty());
-        vec![check("configuration", Condition::Degraded, some(broken)), check("plugins", Condition::Degraded, some(plugins.join("\n")))]
+        let restart = some(lines(&status.restart)).map(|words| format!("restart needed: {words}"));
+        vec![
+            check("configuration", Condition::Degraded, some(lines(&status.problems))),
+            check("restart", Condition::Degraded, restart),
+            check("plugins", Condition::Degraded, some(plugins.join("\n"))),
+        ]
     }
 
     fn database_trouble(&self, file: &str, remedy: &str) -> Option<String> {

@@ -64,8 +64,11 @@ impl Files {
 
 /// The paths within the folder that belong to a configuration.
 pub fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        ["postwarm.toml", "providers.toml"].into_iter().filter(|name| dir.join(name).exists()).map(str::to_owned).collect();
+    let mut names: Vec<String> = ["postwarm.toml", "providers.toml"]
+        .into_iter()
+        .filter(|name| dir.join(name).symlink_metadata().is_ok())
+        .map(str::to_owned)
+        .collect();
     let entries = std::fs::read_dir(dir.join("organizations")).into_iter().flatten().flatten();
     for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
         // Hidden files are those of editors and half-written ones of ours.
@@ -83,6 +86,9 @@ fn read(path: &Path) -> Option<File> {
         |message: String, remedy: &str| Some(File { text: Err(Problem::of(&shown, Severity::Error, message, remedy)), shared: false });
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.is_symlink() => {
+            return failed("is a link to nothing".to_owned(), "mend the link, or remove it");
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
         Err(e) => return failed(format!("cannot be read: {e}"), "make it readable"),
     };

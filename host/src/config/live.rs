@@ -36,6 +36,8 @@ pub struct ReloadStatus {
     /// What keeps a file from being taken up; what ran before it still runs.
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
+    /// Those of the warnings that only a restart ends: what was changed is read at a start alone.
+    pub restart: Vec<Problem>,
     /// How often edits were taken up since the start.
     pub reloads: u64,
 }
@@ -63,7 +65,7 @@ impl Live {
         let started = settings.process.clone();
         log_problems(&ReloadStatus::default(), &loaded.problems);
         metrics::gauge!("postwarm_config_problems").set(loaded.problems.len() as f64);
-        let status = ReloadStatus { problems: loaded.problems, warnings: loaded.warnings, reloads: 0 };
+        let status = ReloadStatus { problems: loaded.problems, warnings: loaded.warnings, ..ReloadStatus::default() };
         let snapshot = Snapshot { settings: Arc::new(settings), keys: Arc::new(loaded.keys), status: Arc::new(status) };
         let sender = watch::Sender::new(Arc::new(snapshot));
         Ok(Live { sender, watcher: Mutex::new(watcher), started, serving, env, catalogue })
@@ -102,12 +104,13 @@ impl Live {
         let (problems, mut warnings): (Vec<Problem>, Vec<Problem>) =
             parts.problems.iter().cloned().partition(|problem| problem.severity == Severity::Error);
         let settings = merge(&before.settings, &parts);
-        warnings.extend(needs_restart(&self.started, &settings.process, &watcher.files().shown("postwarm.toml")));
+        let restart = needs_restart(&self.started, &settings.process, &watcher.files().shown("postwarm.toml"));
+        warnings.extend(restart.iter().cloned());
         log(&before.status, &problems, &warnings);
         metrics::gauge!("postwarm_config_problems").set(problems.len() as f64);
         metrics::counter!("postwarm_config_reloads_total").increment(1);
         let keys = ring(&parts.keys, |org| settings.organizations.contains_key(org) || settings.unusable.contains(org));
-        let status = ReloadStatus { problems, warnings, reloads: before.status.reloads + 1 };
+        let status = ReloadStatus { problems, warnings, restart, reloads: before.status.reloads + 1 };
         let snapshot = Arc::new(Snapshot { settings: Arc::new(settings), keys: Arc::new(keys), status: Arc::new(status) });
         self.sender.send_replace(snapshot.clone());
         snapshot
