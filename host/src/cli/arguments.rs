@@ -24,6 +24,9 @@ pub enum Command {
         folders: Folders,
     },
     /// Checks the configuration: all problems at once, each with file, line and column.
+    ///
+    /// Loads the external plugins that an organization names, to ask them about their settings, and so runs their code.
+    /// Writes nothing but private copies of plugins to the folder of temporary files (TMPDIR), and removes them.
     Check {
         /// The configuration folder.
         #[arg(long, default_value = "config", value_name = "DIR")]

@@ -99,6 +99,15 @@ fn a_broken_line_of_keys_keeps_no_organization_from_starting() {
 }
 
 #[test]
+fn keys_that_cannot_be_read_are_not_said_to_be_absent() {
+    let folder = Folder::demo(&[("organizations/acme.toml", ACME)]);
+    std::fs::create_dir(folder.path("organizations/acme.keys")).unwrap();
+    let live = start(&folder).unwrap_or_else(|problems| panic!("{problems:?}"));
+    assert!(folder.shown(&live.now().status.problems).starts_with("organizations/acme.keys: is no file"));
+    assert_eq!(folder.shown(&live.now().status.warnings), "");
+}
+
+#[test]
 fn an_organization_without_keys_is_not_taken_up_beyond_loopback_before_the_restart() {
     let beyond = "[warmup]\nlisten = \"0.0.0.0:8080\"\n";
     let folder = Folder::demo(&[("postwarm.toml", beyond), ("organizations/acme.toml", ACME)]);
