@@ -1,6 +1,9 @@
-//! What `/readyz` and the log say of an event log that is away and of a database that cannot be written.
+//! What `/readyz` and the log say of an organization that is broken at the start, of an event log that is away and of a
+//! database that cannot be written.
 
 use crate::harness::{Postwarm, Site, until};
+use postwarm_plugin_testkit::sink::Sink;
+use postwarm_plugin_testkit::sink::script::Script;
 use serde_json::Value;
 
 const DEMO: &str = "[[smtp]]\nname = \"sandbox\"\nplugin = \"sandbox\"\n";
@@ -89,6 +92,35 @@ async fn an_organization_that_is_broken_at_the_start_stops_no_other_and_comes_up
         when(&postwarm, base, "configuration", (200, "ok")).await;
     }
     assert_eq!(acme().await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_of_an_organization_that_is_broken_at_the_start_waits_and_goes_out_once_it_is_mended() {
+    let sink = Sink::start(Script::default()).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let acme = |port: u16| {
+        let smtp = format!("[[smtp]]\nplugin = \"smtp\"\nsettings = {{ host = \"127.0.0.1\", port = {port}, tls = \"none\" }}\n");
+        format!("from_domains = [\"acme.example\"]\ndevelopment = true\n{smtp}")
+    };
+    let site = Site::with_organization(DEMO);
+    site.append("[organizations]\ndefault = \"acme\"");
+    site.organization("acme", &acme(nobody.port()));
+    let postwarm = site.serve();
+    postwarm.register("somebody@x.example").await;
+    let email = postwarm.send("Hello").await;
+    postwarm.counts_when(email, |counts| counts["queued"] == 1).await;
+    assert_eq!(postwarm.terminate(), Some(0));
+
+    site.organization("acme", &acme(sink.addr.port()).replace("from_domains", "from_domain"));
+    let postwarm = site.serve();
+    let (status, _, detail) = ready(&postwarm, &postwarm.warmup, "configuration").await;
+    assert!(status == 200 && detail.contains("acme.toml:1:1: "), "{detail}");
+    assert_eq!(postwarm.get("/users").await.0, 401, "nobody is meant without a key, not even demo");
+    assert!(sink.journal().accepted().is_empty());
+    site.organization("acme", &acme(sink.addr.port()));
+    when(&postwarm, &postwarm.warmup, "configuration", (200, "ok")).await;
+    postwarm.counts_when(email, |counts| counts["sent"] == 1).await;
+    assert_eq!(sink.journal().accepted(), ["somebody@x.example"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
