@@ -15,6 +15,8 @@ const FILE_OCTETS_MAX: u64 = 4 * 1024 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct Files {
     pub dir: PathBuf,
+    /// Why it was not seen at first which organizations there are.
+    pub unlisted: Option<Problem>,
     pub texts: BTreeMap<String, File>,
 }
 
@@ -27,7 +29,7 @@ pub struct File {
 
 impl Files {
     pub fn read(dir: &Path) -> Files {
-        let mut files = Files { dir: dir.to_owned(), texts: BTreeMap::new() };
+        let mut files = Files { dir: dir.to_owned(), unlisted: unlisted(&dir.join("organizations")), texts: BTreeMap::new() };
         for path in names(dir) {
             files.take(&path);
         }
@@ -78,6 +80,13 @@ pub fn names(dir: &Path) -> Vec<String> {
     }
     names.sort();
     names
+}
+
+/// A folder that cannot be listed is not an empty one.
+fn unlisted(organizations: &Path) -> Option<Problem> {
+    let error = std::fs::read_dir(organizations).err().filter(|e| e.kind() != std::io::ErrorKind::NotFound)?;
+    let message = format!("cannot be read: {error}");
+    Some(Problem::of(organizations.display().to_string(), Severity::Error, message, "make it a folder that this user may read"))
 }
 
 fn read(path: &Path) -> Option<File> {

@@ -189,7 +189,9 @@ fn organizations(files: &Files, around: &Around<'_>, report: &mut Report) -> BTr
             None => overrides::choose(around, None, report),
         }
     }
-    if drafts.is_empty() {
+    if let Some(problem) = &files.unlisted {
+        report.push(problem.clone());
+    } else if drafts.is_empty() {
         let folder = files.shown("organizations");
         report.push(Problem::of(folder, Severity::Warning, "there is no organization", "add organizations/NAME.toml"));
     }

@@ -60,6 +60,10 @@ fn where_no_organization_is_left_or_a_file_of_all_is_broken_nothing_starts() {
     for file in ["postwarm.toml", "providers.toml"] {
         assert!(refused(&Folder::demo(&[(file, "= broken")])).starts_with(&format!("{file}:1:1: ")));
     }
+    let folder = Folder::new(&[]);
+    std::fs::remove_dir(folder.path("organizations")).unwrap();
+    folder.write("organizations", "no folder");
+    assert!(refused(&folder).starts_with("organizations: cannot be read: "), "it may hold organizations");
     let folder = Folder::demo(&[]).set("CHOOSEN_SMTP_CLIENT_TYPE", "PIGEON");
     assert!(refused(&folder).starts_with("CHOOSEN_SMTP_CLIENT_TYPE: `PIGEON`"), "the environment is of the process");
 }
