@@ -45,6 +45,15 @@ fn help_and_version_are_no_mistakes_and_name_the_commands_and_exit_codes() {
 }
 
 #[test]
+fn help_of_key_new_says_who_may_read_the_file_and_what_data_is_for() {
+    let help = String::from_utf8(postwarm(&["key", "new", "--help"]).stdout).unwrap();
+    let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for wanted in ["the mode and the group of ORG.toml", "Changes nothing, since no key lies in the data folder"] {
+        assert!(words.contains(wanted), "`{wanted}` is missing in:\n{help}");
+    }
+}
+
+#[test]
 fn wrong_usage_ends_with_64() {
     let wrong: [&[&str]; 6] = [&[], &["sreve"], &["serve", "both"], &["serve", "--prot", "1"], &["healthcheck"], &["key", "new"]];
     for arguments in wrong {
@@ -55,12 +64,17 @@ fn wrong_usage_ends_with_64() {
 }
 
 #[test]
-fn a_broken_configuration_ends_with_78_and_says_where() {
-    let site = Site::with_organization(DEMO);
+fn a_configuration_without_a_usable_organization_ends_with_78_and_says_where() {
+    let site = Site::new();
     site.organization("acme", "from_domain = [\"acme.example\"]\n");
     let (code, words) = ends(serve(&site, &["serve"]));
     assert_eq!(code, Some(CONFIGURATION), "{words}");
     assert!(words.contains("acme.toml:1:1: ") && words.contains("from_domains"), "{words}");
+    let site = Site::with_organization(DEMO);
+    site.append("[warmpu]");
+    let (code, words) = ends(serve(&site, &["serve"]));
+    assert_eq!(code, Some(CONFIGURATION), "{words}");
+    assert!(words.contains("postwarm.toml:") && words.contains("did you mean `warmup`?"), "{words}");
 }
 
 #[test]

@@ -211,3 +211,51 @@ async fn what_is_no_plugin_is_said_in_words_and_harms_nothing() {
     ready_says(&postwarm, str::is_empty).await;
     assert_eq!(postwarm.terminate(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_is_replaced_by_a_broken_file_goes_on_degraded_and_survives_a_restart() {
+    let sink = Sink::start(Script::default()).await;
+    let site = Site::new();
+    let whole = c_example();
+    move_into_place(&site, "c.so", &whole);
+    listed_as(&site, "c.so", "available").await;
+    edit(&site, "relay", &client("relay", "example-c", &sink));
+    let postwarm = site.serve();
+    postwarm.import(5, "x.example").await;
+    broadcast(&postwarm, 5, "relay").await;
+    move_into_place(&site, "c.so", &whole[..whole.len() / 2]);
+    let words = |detail: &str| detail.starts_with("c.so: ") && detail.contains("cut off") && detail.contains("is used on");
+    ready_says(&postwarm, words).await;
+    let health = postwarm.client.get(format!("{}/readyz", postwarm.health)).send().await.unwrap().text().await.unwrap();
+    assert!(health.contains("degraded") && health.contains("is used on"), "{health}");
+    broadcast(&postwarm, 5, "relay").await;
+    assert_eq!(postwarm.terminate(), Some(0));
+
+    let postwarm = site.serve();
+    ready_says(&postwarm, words).await;
+    broadcast(&postwarm, 5, "relay").await;
+    assert_eq!(sink.journal().accepted().len(), 15);
+    move_into_place(&site, "c.so", &whole);
+    ready_says(&postwarm, str::is_empty).await;
+}
+
+#[tokio::test]
+async fn a_check_asks_a_dropped_plugin_about_its_settings_and_leaves_nothing_behind() {
+    let sink = Sink::start(Script::default()).await;
+    let site = Site::new();
+    move_into_place(&site, "c.so", &c_example());
+    listed_as(&site, "c.so", "available").await;
+    let [here, temporary] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let check = || site.command(&["check"]).current_dir(here.path()).env("TMPDIR", temporary.path()).output().unwrap();
+    for (plugin, code) in [(client("relay", "example-c", &sink), 0), ("[[smtp]]\nplugin = \"example-c\"\n".to_owned(), 78)] {
+        edit(&site, "relay", &plugin);
+        let output = check();
+        let shown = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{shown}");
+        assert_eq!(shown.contains("host"), code != 0, "the plugin was asked: {shown}");
+        for folder in [&here, &temporary] {
+            let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+    }
+}

@@ -1,6 +1,9 @@
-//! What `/readyz` and the log say of an event log that is away and of a database that cannot be written.
+//! What `/readyz` and the log say of an organization that is broken at the start, of an event log that is away and of a
+//! database that cannot be written.
 
 use crate::harness::{Postwarm, Site, until};
+use postwarm_plugin_testkit::sink::Sink;
+use postwarm_plugin_testkit::sink::script::Script;
 use serde_json::Value;
 
 const DEMO: &str = "[[smtp]]\nname = \"sandbox\"\nplugin = \"sandbox\"\n";
@@ -55,6 +58,87 @@ async fn kafka_that_is_away_is_named_with_the_remedy_costs_no_mail_and_one_line_
     assert_eq!(count("events wait in the outbox"), 1, "{log}");
     assert_eq!(count("the health figures stand still"), 1, "{log}");
     assert!(log.lines().count() < 10, "the log is flooded: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_that_is_broken_at_the_start_stops_no_other_and_comes_up_when_it_is_mended() {
+    const ACME: &str = "from_domains = [\"acme.example\"]\n";
+    let site = Site::with_organization(DEMO);
+    site.append("[organizations]\ndefault = \"demo\"");
+    site.organization("acme", &format!("{ACME}{DEMO}"));
+    let made = site.command(&["key", "new", "acme"]).output().unwrap();
+    let key = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    site.organization("acme", &format!("{ACME}[[smtp]]\nplugin = \"sandbx\"\n"));
+    let postwarm = site.serve();
+    let wanted = format!("{}:3:10: there is no SMTP client plugin `sandbx`", site.config().join("organizations/acme.toml").display());
+    for base in [&postwarm.warmup, &postwarm.health] {
+        let (status, condition, detail) = ready(&postwarm, base, "configuration").await;
+        assert_eq!((status, condition.as_str()), (200, "degraded"));
+        assert!(detail.starts_with(&wanted) && detail.contains("did you mean `sandbox`?"), "{detail}");
+        let metrics = postwarm.client.get(format!("{base}/metrics")).send().await.unwrap().text().await.unwrap();
+        assert!(metrics.contains("postwarm_config_problems 1"), "{metrics}");
+    }
+    let log = site.log();
+    assert!(log.lines().any(|line| line.contains("ERROR") && line.contains(&wanted)), "{log}");
+    assert_eq!(site.command(&["check"]).output().unwrap().status.code(), Some(78));
+    let acme = async || postwarm.client.get(format!("{}/users", postwarm.warmup)).bearer_auth(&key).send().await.unwrap().status().as_u16();
+    assert_eq!(acme().await, 503);
+    postwarm.register("somebody@x.example").await;
+    let email = postwarm.send("Hello").await;
+    postwarm.counts_when(email, |counts| counts["queued"] == 0 && counts["sending"] == 0).await;
+
+    site.organization("acme", &format!("{ACME}{DEMO}"));
+    for base in [&postwarm.warmup, &postwarm.health] {
+        when(&postwarm, base, "configuration", (200, "ok")).await;
+    }
+    assert_eq!(acme().await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_of_an_organization_that_is_broken_at_the_start_waits_and_goes_out_once_it_is_mended() {
+    let sink = Sink::start(Script::default()).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let acme = |port: u16| {
+        let smtp = format!("[[smtp]]\nplugin = \"smtp\"\nsettings = {{ host = \"127.0.0.1\", port = {port}, tls = \"none\" }}\n");
+        format!("from_domains = [\"acme.example\"]\ndevelopment = true\n{smtp}")
+    };
+    let site = Site::with_organization(DEMO);
+    site.append("[organizations]\ndefault = \"acme\"");
+    site.organization("acme", &acme(nobody.port()));
+    let postwarm = site.serve();
+    postwarm.register("somebody@x.example").await;
+    let email = postwarm.send("Hello").await;
+    postwarm.counts_when(email, |counts| counts["queued"] == 1).await;
+    assert_eq!(postwarm.terminate(), Some(0));
+
+    site.organization("acme", &acme(sink.addr.port()).replace("from_domains", "from_domain"));
+    let postwarm = site.serve();
+    let (status, _, detail) = ready(&postwarm, &postwarm.warmup, "configuration").await;
+    assert!(status == 200 && detail.contains("acme.toml:1:1: "), "{detail}");
+    assert_eq!(postwarm.get("/users").await.0, 401, "nobody is meant without a key, not even demo");
+    assert!(sink.journal().accepted().is_empty());
+    site.organization("acme", &acme(sink.addr.port()));
+    when(&postwarm, &postwarm.warmup, "configuration", (200, "ok")).await;
+    postwarm.counts_when(email, |counts| counts["sent"] == 1).await;
+    assert_eq!(sink.journal().accepted(), ["somebody@x.example"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_waits_for_a_restart_is_shown_until_it_is_taken_back() {
+    let site = Site::with_organization(DEMO);
+    let before = std::fs::read_to_string(site.config().join("postwarm.toml")).unwrap();
+    let postwarm = site.serve();
+    for (section, other) in [("warmup", "127.0.0.1:8080"), ("health", "127.0.0.1:8081")] {
+        let (from, to) = (format!("[{section}]\nlisten = \"127.0.0.1:0\""), format!("[{section}]\nlisten = \"{other}\""));
+        site.write("postwarm.toml", &before.replace(&from, &to));
+        for base in [&postwarm.warmup, &postwarm.health] {
+            let words = when(&postwarm, base, "restart", (200, "degraded")).await;
+            assert!(words.starts_with("restart needed: ") && words.contains(&format!("[{section}] listen")), "{words}");
+        }
+        site.write("postwarm.toml", &before);
+        when(&postwarm, &postwarm.warmup, "restart", (200, "ok")).await;
+        when(&postwarm, &postwarm.health, "restart", (200, "ok")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

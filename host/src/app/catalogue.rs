@@ -53,26 +53,31 @@ fn problems(problems: Vec<SettingsProblem>) -> String {
 }
 
 /// What the configuration may name.
-pub struct RegistryCatalogue(pub Arc<Registry>);
+pub struct RegistryCatalogue {
+    pub registry: Arc<Registry>,
+    /// The data folder of the instances that are made to see whether they can be.
+    pub data: PathBuf,
+}
 
 impl Catalogue for RegistryCatalogue {
     fn has(&self, kind: Kind, id: &str) -> bool {
-        self.0.ids(kind).iter().any(|known| known == id)
+        self.registry.ids(kind).iter().any(|known| known == id)
     }
 
     fn ids(&self, kind: Kind) -> Vec<String> {
-        self.0.ids(kind)
+        self.registry.ids(kind)
     }
 
     fn check(&self, kind: Kind, id: &str, instance: &Instance) -> Vec<SettingsProblem> {
+        let instance = Instance { data_dir: self.data.join(id), ..instance.clone() };
         let whole = |words: String| vec![SettingsProblem::new("", words)];
         let made = match kind {
-            Kind::SmtpClient => match self.0.resolve_smtp(id) {
-                Ok(factory) => factory.create(instance.clone()).map(|_| ()),
+            Kind::SmtpClient => match self.registry.resolve_smtp(id) {
+                Ok(factory) => factory.create(instance).map(|_| ()),
                 Err(words) => Err(whole(words)),
             },
-            Kind::FeedbackLoop => match self.0.resolve_feedback(id) {
-                Ok(factory) => factory.create(instance.clone()).map(|_| ()),
+            Kind::FeedbackLoop => match self.registry.resolve_feedback(id) {
+                Ok(factory) => factory.create(instance).map(|_| ()),
                 Err(words) => Err(whole(words)),
             },
         };
@@ -80,7 +85,7 @@ impl Catalogue for RegistryCatalogue {
     }
 
     fn secrets(&self, kind: Kind, id: &str) -> Vec<String> {
-        let schema = self.0.describe(kind, id).map(|d| d.settings_schema).unwrap_or_default();
+        let schema = self.registry.describe(kind, id).map(|d| d.settings_schema).unwrap_or_default();
         let schema: serde_json::Value = serde_json::from_str(&schema).unwrap_or_default();
         let properties = schema.get("properties").and_then(|p| p.as_object());
         let secret = |value: &serde_json::Value| value.get("writeOnly") == Some(&serde_json::Value::Bool(true));

@@ -80,7 +80,7 @@ pub struct Shared {
 pub fn registry(config: &Path, data: &Path, serving: Serving, env: &SharedEnv) -> Arc<Registry> {
     // The directory stands in a file that may name plugins of it: read that one setting with the built-ins first.
     let builtins = Arc::new(Registry::new(PathBuf::new(), PathBuf::new()));
-    let process = parts(&Files::read(config), serving, &**env, &RegistryCatalogue(builtins)).process;
+    let process = parts(&Files::read(config), serving, &**env, &RegistryCatalogue { registry: builtins, data: data.to_owned() }).process;
     let directory = process.map_or_else(|| PathBuf::from("plugins"), |p| p.plugins_directory);
     let registry = Arc::new(Registry::new(directory, data.join("plugins")));
     registry.start(std::time::Instant::now(), std::time::SystemTime::now());
@@ -92,9 +92,9 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
     let asked_to_stop = signals::listen()?;
     postwarm_plugin_builtin::self_check().map_err(StartError::Configuration)?;
     let registry = registry(&options.config, &options.data, options.serving, &env);
-    let catalogue = Arc::new(RegistryCatalogue(registry.clone()));
-    let live = Live::start(&options.config, options.serving, env.clone(), catalogue).map_err(|loaded| {
-        let lines: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+    let catalogue = Arc::new(RegistryCatalogue { registry: registry.clone(), data: options.data.clone() });
+    let live = Live::start(&options.config, options.serving, env.clone(), catalogue).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         StartError::Configuration(lines.join("\n"))
     })?;
     let live = Arc::new(live);

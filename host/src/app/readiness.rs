@@ -7,10 +7,11 @@ use crate::bus::EventLog;
 use crate::bus::relay::{Progress, Relay};
 use crate::clock::Clock;
 use crate::config::live::Live;
+use crate::config::problem::Problem;
 use crate::db::writer::Writable;
 use crate::health::projector::Projector;
 use crate::http::probes::{Check, Condition, Readiness};
-use crate::registry::{Registry, State};
+use crate::registry::{PluginStatus, Registry, State};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -70,23 +71,31 @@ impl Readiness for HealthReady {
 
 impl Common {
     fn shared(&self) -> Vec<Check> {
-        let problems = &self.live.now().status.problems;
-        let broken = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        let rejected: Vec<String> = self
-            .registry
-            .list()
-            .into_iter()
-            .filter(|p| p.state == State::Rejected)
-            .filter_map(|p| Some(format!("{}: {}", p.file?, p.problem?)))
-            .collect();
+        let status = self.live.now().status.clone();
+        let lines = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let plugins: Vec<String> = self.registry.list().into_iter().filter_map(plugin).collect();
         let some = |words: String| Some(words).filter(|words| !words.is_empty());
-        vec![check("configuration", Condition::Degraded, some(broken)), check("plugins", Condition::Degraded, some(rejected.join("\n")))]
+        let restart = some(lines(&status.restart)).map(|words| format!("restart needed: {words}"));
+        vec![
+            check("configuration", Condition::Degraded, some(lines(&status.problems))),
+            check("restart", Condition::Degraded, restart),
+            check("plugins", Condition::Degraded, some(plugins.join("\n"))),
+        ]
     }
 
     fn database_trouble(&self, file: &str, remedy: &str) -> Option<String> {
         let error = self.database.last_error()?;
         Some(format!("the last write to {file} failed: {error}; mend that (space, rights, who else holds the file): {remedy}"))
     }
+}
+
+/// What is to be said of a plugin's file.
+fn plugin(status: PluginStatus) -> Option<String> {
+    let (file, problem) = (status.file?, status.problem?);
+    Some(match status.state {
+        State::Rejected => format!("{file}: {problem}"),
+        _ => format!("{file}: {problem}; replace the file: what was in it before is used on"),
+    })
 }
 
 /// What is to be said of the way from the outbox to the log.

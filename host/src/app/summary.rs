@@ -36,6 +36,9 @@ fn compose(out: &mut String, shared: &Shared, snapshot: &Snapshot, [warmup, heal
         let mode = if organization.development { ", development: no API key needed" } else { "" };
         writeln!(out, "  organization {}: sends through {}{mode}", organization.name, clients.join(", "))?;
     }
+    for problem in &snapshot.status.problems {
+        writeln!(out, "  not taken up: {problem}")?;
+    }
     for warning in &snapshot.status.warnings {
         writeln!(out, "  {warning}")?;
     }

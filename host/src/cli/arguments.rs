@@ -24,6 +24,9 @@ pub enum Command {
         folders: Folders,
     },
     /// Checks the configuration: all problems at once, each with file, line and column.
+    ///
+    /// Loads the external plugins that an organization names, to ask them about their settings, and so runs their code.
+    /// Writes nothing but private copies of plugins to the folder of temporary files (TMPDIR), and removes them.
     Check {
         /// The configuration folder.
         #[arg(long, default_value = "config", value_name = "DIR")]
@@ -74,9 +77,23 @@ pub enum Plugin {
     },
 }
 
+/// What `key` takes.
+#[derive(Debug, Args)]
+pub struct KeyFolders {
+    /// The configuration folder, which the keys lie in.
+    #[arg(long, default_value = "config", value_name = "DIR")]
+    pub config: PathBuf,
+    /// Changes nothing, since no key lies in the data folder; taken so that one pair of folders fits every command.
+    #[arg(long, default_value = "data", value_name = "DIR")]
+    pub data: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Key {
     /// Makes a key and prints it once, alone on its line.
+    ///
+    /// Its hash goes into organizations/ORG.keys of the configuration folder. That file gets the mode and the group of
+    /// ORG.toml beside it, and from root its owner too, so that the service can read the one if it can read the other.
     New {
         /// The organization.
         org: String,
@@ -84,20 +101,22 @@ pub enum Key {
         #[arg(long, default_value = "")]
         name: String,
         #[command(flatten)]
-        folders: Folders,
+        folders: KeyFolders,
     },
     /// Lists the keys by what they begin with.
     List {
+        /// The organization.
         org: String,
         #[command(flatten)]
-        folders: Folders,
+        folders: KeyFolders,
     },
     /// Revokes a key.
     Revoke {
+        /// The organization.
         org: String,
         /// What the key begins with, as `key list` shows it; may be left out where there is only one.
         key: Option<String>,
         #[command(flatten)]
-        folders: Folders,
+        folders: KeyFolders,
     },
 }

@@ -6,7 +6,7 @@ use crate::config::keys::{self, KeyLine};
 use crate::model::name::OrgName;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const OK: i32 = 0;
 const FINDING: i32 = 1;
@@ -24,8 +24,12 @@ enum KeyError {
     NoKey(OrgName, String),
     #[error("`{0}` has {1} keys; say which, as `postwarm key list {0}` shows it")]
     Which(OrgName, usize),
-    #[error("cannot write: {0}")]
-    Io(#[from] std::io::Error),
+    #[error("cannot read {0}: {1}; run this as a user who may")]
+    Read(PathBuf, std::io::Error),
+    #[error("cannot write {0}: {1}; run this as a user who may write to its folder")]
+    Write(PathBuf, std::io::Error),
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] std::io::Error),
 }
 
 impl KeyError {
@@ -33,7 +37,7 @@ impl KeyError {
         match self {
             KeyError::Name(_) | KeyError::NoOrganization(_) | KeyError::Which(..) => USAGE,
             KeyError::NoKey(..) => FINDING,
-            KeyError::Io(_) => UNAVAILABLE,
+            KeyError::Read(..) | KeyError::Write(..) | KeyError::Output(_) => UNAVAILABLE,
         }
     }
 }
@@ -58,7 +62,7 @@ pub fn new(config: &Path, org: &str, name: &str, fresh: &Fresh, to: &mut Output<
         let (_lock, text) = open(config, &org)?;
         let (key, hash) = keys::new_key(&fresh.random);
         let line = KeyLine::new(&key, hash, fresh.wall_ms, name);
-        keys::write(&keys::path(config, &org), &keys::with_line(&text, &line))?;
+        write(&keys::path(config, &org), &keys::with_line(&text, &line), to)?;
         writeln!(to.out, "{key}")?;
         writeln!(to.err, "this key of `{org}` is shown once; a running service takes it within two seconds")?;
         Ok(())
@@ -96,7 +100,7 @@ pub fn revoke(config: &Path, org: &str, which: Option<&str>, to: &mut Output<'_>
         match found.as_slice() {
             [] => Err(KeyError::NoKey(org, which.unwrap_or_default().to_owned())),
             [line] => {
-                keys::write(&keys::path(config, &org), &keys::without(&text, line.hash))?;
+                write(&keys::path(config, &org), &keys::without(&text, line.hash), to)?;
                 writeln!(to.err, "revoked {} of `{org}`; a running service refuses it within two seconds", line.shown())?;
                 Ok(())
             }
@@ -119,16 +123,20 @@ fn finish(result: Result<(), KeyError>, to: &mut Output<'_>) -> i32 {
 
 fn organization(config: &Path, org: &str) -> Result<OrgName, KeyError> {
     let name = OrgName::parse(org).map_err(KeyError::Name)?;
-    match config.join("organizations").join(format!("{name}.toml")).is_file() {
-        true => Ok(name),
-        false => Err(KeyError::NoOrganization(name)),
+    let toml = config.join("organizations").join(format!("{name}.toml"));
+    match std::fs::metadata(&toml) {
+        Ok(metadata) if metadata.is_file() => Ok(name),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(KeyError::Read(toml, error)),
+        _ => Err(KeyError::NoOrganization(name)),
     }
 }
 
 /// Reads the keys file for a change. The lock on the folder keeps two commands from losing each other's line.
 fn open(config: &Path, org: &OrgName) -> Result<(File, String), KeyError> {
-    let folder = File::open(config.join("organizations"))?;
-    folder.lock()?;
+    let path = config.join("organizations");
+    let failed = |error| KeyError::Read(path.clone(), error);
+    let folder = File::open(&path).map_err(failed)?;
+    folder.lock().map_err(failed)?;
     Ok((folder, read(&keys::path(config, org))?))
 }
 
@@ -136,8 +144,20 @@ fn read(path: &Path) -> Result<String, KeyError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(text),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(e) => Err(e.into()),
+        Err(e) => Err(KeyError::Read(path.to_owned(), e)),
     }
+}
+
+/// Replaces a keys file, and says where the service may not be able to read it.
+fn write(path: &Path, text: &str, to: &mut Output<'_>) -> Result<(), KeyError> {
+    if let Some(group) = keys::write(path, text).map_err(|error| KeyError::Write(path.to_owned(), error))? {
+        let file = path.display();
+        writeln!(
+            to.err,
+            "{file} could not be given the group {group}, which may read the organization's TOML; run `chgrp {group} {file}`"
+        )?;
+    }
+    Ok(())
 }
 
 fn lines(text: &str) -> Vec<KeyLine> {
@@ -149,7 +169,8 @@ mod tests {
     use super::{Fresh, Output, list, new, revoke};
     use crate::config::keys::KeyHash;
     use crate::config::tests::Folder;
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     /// Runs a command; returns its exit code, standard output and standard error.
     fn run(command: impl FnOnce(&mut Output<'_>) -> i32) -> (i32, String, String) {
@@ -173,7 +194,39 @@ mod tests {
         let path = folder.path("organizations/demo.keys");
         let stored = std::fs::read_to_string(&path).unwrap();
         assert_eq!(stored, format!("{} 2025-11-25T12:00:00Z {} ci runner\n", KeyHash::of(&key), &key[..9]));
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn whoever_may_read_the_organization_may_read_its_keys() {
+        let folder = Folder::demo(&[]);
+        let (toml, keys) = (folder.path("organizations/demo.toml"), folder.path("organizations/demo.keys"));
+        for (of_toml, of_keys) in [(0o644, 0o644), (0o640, 0o640), (0o600, 0o600), (0o777, 0o664)] {
+            std::fs::set_permissions(&toml, Permissions::from_mode(of_toml)).unwrap();
+            make(&folder, 1);
+            assert_eq!(std::fs::metadata(&keys).unwrap().permissions().mode() & 0o777, of_keys, "{of_toml:o}");
+        }
+        // Only root may give a file away.
+        if std::os::unix::fs::chown(&toml, Some(65_532), Some(65_533)).is_ok() {
+            let key = make(&folder, 2);
+            assert_eq!(run(|to| revoke(folder.dir.path(), "demo", Some(&key), to)).0, 0);
+            let metadata = std::fs::metadata(&keys).unwrap();
+            assert_eq!((metadata.uid(), metadata.gid()), (65_532, 65_533));
+        } else {
+            eprintln!("skipped: the owner of a keys file, because only root may give a file away");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_written_is_named() {
+        let folder = Folder::demo(&[]);
+        // Root may read everything, but for what is no file.
+        std::fs::create_dir(folder.path("organizations/demo.keys")).unwrap();
+        let path = folder.path("organizations/demo.keys");
+        let fresh = Fresh { random: [0; 32], wall_ms: 0 };
+        for (code, _, err) in [run(|to| list(folder.dir.path(), "demo", to)), run(|to| new(folder.dir.path(), "demo", "", &fresh, to))] {
+            assert_eq!(code, 69);
+            assert!(err.starts_with(&format!("cannot read {}: ", path.display())) && err.contains("; run this as"), "{err}");
+        }
     }
 
     #[test]

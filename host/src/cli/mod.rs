@@ -6,4 +6,5 @@ pub mod healthcheck;
 pub mod key;
 pub mod plugin;
 pub mod run;
+mod scratch;
 pub mod serve;

@@ -1,9 +1,9 @@
 //! `postwarm plugin list`: the built-ins and every file of the plugins directory, with what is wrong with it.
 
-use crate::registry::{PluginStatus, Registry, State};
+use crate::registry::{PluginStatus, Registry};
 use std::io::Write;
 
-/// Lists the plugins. Returns 0, or 1 where a file was rejected.
+/// Lists the plugins. Returns 0, or 1 where something is wrong with a file, even if its content from before is used on.
 pub fn list(registry: &Registry, json: bool, out: &mut dyn Write) -> std::io::Result<i32> {
     let plugins = registry.list();
     if json {
@@ -12,7 +12,7 @@ pub fn list(registry: &Registry, json: bool, out: &mut dyn Write) -> std::io::Re
     } else {
         plugins.iter().try_for_each(|plugin| line(plugin, out))?;
     }
-    Ok(i32::from(plugins.iter().any(|plugin| plugin.state == State::Rejected)))
+    Ok(i32::from(plugins.iter().any(|plugin| plugin.problem.is_some())))
 }
 
 fn line(plugin: &PluginStatus, out: &mut dyn Write) -> std::io::Result<()> {

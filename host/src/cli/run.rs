@@ -3,13 +3,13 @@
 use crate::app::{Options, RegistryCatalogue, registry};
 use crate::cli::arguments::{Arguments, Command, Folders, Key, Plugin, Service};
 use crate::cli::key::{Fresh, Output};
+use crate::cli::scratch::Scratch;
 use crate::cli::{check, healthcheck, key, plugin, serve};
 use crate::clock::{Clock, SystemClock};
 use crate::config::live::SharedEnv;
 use crate::config::serving::Serving;
 use clap::Parser;
 use std::ffi::OsString;
-use std::path::Path;
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
@@ -45,9 +45,11 @@ fn command(command: Command, env: SharedEnv) -> std::io::Result<i32> {
             start(service, folders, env)
         }
         Command::Check { config, json } => {
-            let registry = registry(&config, Path::new("data"), Serving::Both, &env);
+            let Ok(data) = Scratch::new(&std::env::temp_dir()) else { return Ok(no_randomness()) };
+            let registry = registry(&config, data.path(), Serving::Both, &env);
             let format = if json { check::Format::Json } else { check::Format::Lines };
-            check::run(&config, format, &*env, &RegistryCatalogue(registry), &mut out)
+            let catalogue = RegistryCatalogue { registry, data: data.path().to_owned() };
+            check::run(&config, format, &*env, &catalogue, &mut out)
         }
         Command::Plugin(Plugin::List { folders, json }) => {
             plugin::list(&registry(&folders.config, &folders.data, Serving::Both, &env), json, &mut out)
@@ -68,12 +70,17 @@ fn usage(words: &str) -> i32 {
     USAGE
 }
 
+fn no_randomness() -> i32 {
+    eprintln!("the system gives no random numbers; see that /dev/urandom can be read");
+    UNAVAILABLE
+}
+
 fn keys(command: Key, to: &mut Output<'_>) -> i32 {
     match command {
         Key::New { org, name, folders } => {
             let mut random = [0; 32];
             if aws_lc_rs::rand::fill(&mut random).is_err() {
-                return UNAVAILABLE;
+                return no_randomness();
             }
             key::new(&folders.config, &org, &name, &Fresh { random, wall_ms: SystemClock.now().wall_ms }, to)
         }

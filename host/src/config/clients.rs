@@ -1,5 +1,6 @@
 //! `[[smtp]]` and `[[feedback]]`, with presets applied.
 
+use crate::config::credentials::{Unset, Used};
 use crate::config::document::{Document, Node};
 use crate::config::instance::{feedback_parts, smtp_parts};
 use crate::config::limits;
@@ -9,7 +10,7 @@ use crate::config::problem::{Report, choice};
 use crate::config::settings::{FeedbackEntry, Preset, SecretRef, SmtpEntry};
 use crate::model::domain;
 use crate::model::name::OrgName;
-use postwarm_plugin_api::{Instance, Kind};
+use postwarm_plugin_api::{Kind, SettingsProblem};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
@@ -34,10 +35,8 @@ pub struct Place<'a> {
     pub shared: bool,
 }
 
-/// A plugin as an entry names it, and where.
+/// An entry, and where it names its plugin.
 struct Named<'a> {
-    kind: Kind,
-    plugin: &'a str,
     node: &'a Node,
     at: &'a Range<usize>,
 }
@@ -80,9 +79,6 @@ impl Place<'_> {
         }
         let settings = self.settings(Kind::SmtpClient, plugin, node, preset, report);
         let own_keys: Vec<&str> = node.get("settings").into_iter().flat_map(Node::entries).map(|(key, _)| key).collect();
-        if let Some(message) = preset.and_then(|preset| self.around.half_set(preset, &own_keys)) {
-            self.document.warning(report, at, message, "set both");
-        }
         let limits_node = node.get("limits");
         let own_limits = limits::windows(self.document, limits_node, report);
         let connections = limits_node.and_then(|limits| limits.count("connections")).map(|n| n as u32);
@@ -96,8 +92,18 @@ impl Place<'_> {
             share: node.text("share").map(str::to_owned),
         };
         self.share(node, report);
-        let instance = smtp_parts(self.org, &entry, Path::new("data"));
-        self.ask(&Named { kind: Kind::SmtpClient, plugin, node, at }, instance, &entry.secrets, report);
+        let problems = match preset_name.as_deref().zip(preset) {
+            None => self.around.plugins.problems(Kind::SmtpClient, plugin, smtp_parts(self.org, &entry, Path::new("data")), &entry.secrets),
+            Some((name, preset)) => {
+                let asked = self.around.ask_preset(self.org, &Used { name, preset, own: &own_keys }, &entry);
+                if let Some(Unset { severity, message }) = asked.unset {
+                    let remedy = "set what is missing, or write it into settings";
+                    self.document.push(report, at, severity, message, remedy);
+                }
+                asked.problems
+            }
+        };
+        self.show(&Named { node, at }, &problems, report);
         Some(Client { entry, preset: preset_name })
     }
 
@@ -129,9 +135,9 @@ impl Place<'_> {
         }
     }
 
-    /// Asks the plugin, and shows its answer where the setting stands.
-    fn ask(&self, named: &Named<'_>, instance: Instance, secrets: &BTreeMap<String, SecretRef>, report: &mut Report) {
-        for problem in self.around.plugins.problems(named.kind, named.plugin, instance, secrets) {
+    /// Shows what the plugin found wrong where the setting stands.
+    fn show(&self, named: &Named<'_>, problems: &[SettingsProblem], report: &mut Report) {
+        for problem in problems {
             let settings = named.node.get("settings");
             let first = problem.pointer.split('/').nth(1);
             let at = match (settings, first) {
@@ -141,10 +147,8 @@ impl Place<'_> {
                 (Some(settings), Some(_)) if named.node.get("preset").is_none() => &settings.span,
                 _ => named.at,
             };
-            let subject = problem.pointer.trim_start_matches('/').replace('/', ".");
-            let subject = if subject.is_empty() { "settings".to_owned() } else { format!("settings.{subject}") };
-            let (message, remedy) = problem.message.split_once("; ").unwrap_or((&problem.message, ""));
-            self.document.error(report, at, format!("`{subject}` {message}"), remedy);
+            let (message, remedy) = said(problem);
+            self.document.error(report, at, message, remedy);
         }
     }
 
@@ -177,7 +181,8 @@ impl Place<'_> {
                 secrets: settings.secrets,
             };
             let instance = feedback_parts(self.org, &entry, Path::new("data"));
-            self.ask(&Named { kind: Kind::FeedbackLoop, plugin, node, at: node.at("plugin") }, instance, &entry.secrets, report);
+            let problems = self.around.plugins.problems(Kind::FeedbackLoop, plugin, instance, &entry.secrets);
+            self.show(&Named { node, at: node.at("plugin") }, &problems, report);
             for item in node.list("domains") {
                 let Some(pattern) = item.as_text().map(domain::pattern) else { continue };
                 if let Some(first) = patterns.get(&pattern) {
@@ -191,6 +196,18 @@ impl Place<'_> {
         }
         entries
     }
+}
+
+/// What a plugin says of a setting, as message and remedy. The setting's name is said once.
+pub fn said(problem: &SettingsProblem) -> (String, &str) {
+    let name = problem.pointer.trim_start_matches('/').replace('/', ".");
+    let (message, remedy) = problem.message.split_once("; ").unwrap_or((&problem.message, ""));
+    if name.is_empty() {
+        return (format!("`settings` {message}"), remedy);
+    }
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let message = [name.as_str(), last].iter().find_map(|name| message.strip_prefix(name)?.strip_prefix(' ')).unwrap_or(message);
+    (format!("`settings.{name}` {message}"), remedy)
 }
 
 /// `csv`, `csv-2`, `csv-3`.
@@ -215,14 +232,6 @@ impl Around<'_> {
         settings.plain.extend(own.plain);
         settings.secrets.extend(own.secrets);
         settings
-    }
-
-    /// Says which of a preset's variables is not set where another is. `own` are settings that need none.
-    pub fn half_set(&self, preset: &Preset, own: &[&str]) -> Option<String> {
-        let needed = preset.credentials.iter().filter(|(key, _)| !own.contains(&key.as_str())).map(|(_, variable)| variable);
-        let (set, unset): (Vec<&String>, Vec<&String>) =
-            needed.partition(|variable| (self.plugins.env)(variable).is_some_and(|value| !value.is_empty()));
-        Some(format!("`{}` is set and `{}` is not", set.first()?, unset.first()?))
     }
 
     /// Makes the client of a preset that no TOML names.

@@ -10,6 +10,9 @@ use std::ops::Range;
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
+/// What the parser says of a key or table that stands twice.
+const DUPLICATE: &str = "duplicate key";
+
 /// One file, parsed.
 #[derive(Debug)]
 pub struct Document {
@@ -60,19 +63,40 @@ impl Document {
             document.root = Node { span: 0..0, item: Item::Table(table(root.get_ref())) };
             return document;
         }
-        let mut line_before = 0;
+        let (mut line_before, mut echoes_until) = (0, 0);
         for error in errors {
             let problem = document.syntax(&error);
+            let is_echo = error.message() == DUPLICATE && problem.line < echoes_until;
             // What follows on the same line is mostly an echo of the first.
-            if problem.line != line_before {
+            if problem.line != line_before && !is_echo {
                 line_before = problem.line;
+                echoes_until = document.next_header(problem.line);
                 report.push(problem);
             }
         }
         document
     }
 
+    /// The line of the next table's header, if this line is a header: the keys of a second table of a name are second too.
+    fn next_header(&self, line: usize) -> usize {
+        let is_header = |text: &str| text.trim_start().starts_with('[');
+        let mut lines = self.text.lines().enumerate().skip(line.saturating_sub(1));
+        match lines.next() {
+            Some((_, text)) if is_header(text) => lines.find(|(_, text)| is_header(text)).map_or(usize::MAX, |(at, _)| at + 1),
+            _ => 0,
+        }
+    }
+
     fn syntax(&self, error: &toml::de::Error) -> Problem {
+        let key = error.span().and_then(|span| self.text.get(span)).unwrap_or_default().trim();
+        if error.message() == DUPLICATE && !key.is_empty() {
+            let at = error.span().map_or(0, |span| span.start);
+            let remedy = match self.text.get(..at).is_some_and(|before| before.trim_end().ends_with('[')) {
+                true => format!("put all of it under one [{key}], or write [[{key}]] if it is a list of them"),
+                false => "keep one of them".to_owned(),
+            };
+            return self.problem(at, Severity::Error, format!("no valid TOML: `{key}` is here a second time"), remedy);
+        }
         let (message, remedy) = match error.message().split_once(", expected ") {
             // What looks like the start of a number and is none is mostly a text without its quotes.
             Some((message, "nothing")) => (message, "write a text in quotes".to_owned()),
@@ -92,6 +116,11 @@ impl Document {
     pub fn place(&self, at: &Range<usize>) -> String {
         let (line, column) = position(&self.text, at.start);
         format!("{}:{line}:{column}", self.file)
+    }
+
+    /// Records a problem at a place.
+    pub fn push(&self, report: &mut Report, at: &Range<usize>, severity: Severity, message: String, remedy: &str) {
+        report.push(self.problem(at.start, severity, message, remedy.to_owned()));
     }
 
     /// Records an error at a place.

@@ -15,6 +15,8 @@ const FILE_OCTETS_MAX: u64 = 4 * 1024 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct Files {
     pub dir: PathBuf,
+    /// Why it was not seen at first which organizations there are.
+    pub unlisted: Option<Problem>,
     pub texts: BTreeMap<String, File>,
 }
 
@@ -27,7 +29,7 @@ pub struct File {
 
 impl Files {
     pub fn read(dir: &Path) -> Files {
-        let mut files = Files { dir: dir.to_owned(), texts: BTreeMap::new() };
+        let mut files = Files { dir: dir.to_owned(), unlisted: unlisted(&dir.join("organizations")), texts: BTreeMap::new() };
         for path in names(dir) {
             files.take(&path);
         }
@@ -64,8 +66,11 @@ impl Files {
 
 /// The paths within the folder that belong to a configuration.
 pub fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        ["postwarm.toml", "providers.toml"].into_iter().filter(|name| dir.join(name).exists()).map(str::to_owned).collect();
+    let mut names: Vec<String> = ["postwarm.toml", "providers.toml"]
+        .into_iter()
+        .filter(|name| dir.join(name).symlink_metadata().is_ok())
+        .map(str::to_owned)
+        .collect();
     let entries = std::fs::read_dir(dir.join("organizations")).into_iter().flatten().flatten();
     for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
         // Hidden files are those of editors and half-written ones of ours.
@@ -77,12 +82,22 @@ pub fn names(dir: &Path) -> Vec<String> {
     names
 }
 
+/// A folder that cannot be listed is not an empty one.
+fn unlisted(organizations: &Path) -> Option<Problem> {
+    let error = std::fs::read_dir(organizations).err().filter(|e| e.kind() != std::io::ErrorKind::NotFound)?;
+    let message = format!("cannot be read: {error}");
+    Some(Problem::of(organizations.display().to_string(), Severity::Error, message, "make it a folder that this user may read"))
+}
+
 fn read(path: &Path) -> Option<File> {
     let shown = path.display().to_string();
     let failed =
         |message: String, remedy: &str| Some(File { text: Err(Problem::of(&shown, Severity::Error, message, remedy)), shared: false });
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.is_symlink() => {
+            return failed("is a link to nothing".to_owned(), "mend the link, or remove it");
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
         Err(e) => return failed(format!("cannot be read: {e}"), "make it readable"),
     };

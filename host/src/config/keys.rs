@@ -8,8 +8,9 @@ use aws_lc_rs::{constant_time, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::fmt;
+use std::fs::{File, Permissions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// What every key begins with.
@@ -126,8 +127,10 @@ pub fn path(config_dir: &Path, org: &OrgName) -> PathBuf {
     config_dir.join("organizations").join(format!("{org}.keys"))
 }
 
-/// Replaces a keys file at once: whoever reads it sees the old or the new one. Readable by its owner only.
-pub fn write(path: &Path, text: &str) -> std::io::Result<()> {
+/// Replaces a keys file at once: whoever reads it sees the old or the new one. It holds hashes alone, and whoever may read
+/// the organization's TOML beside it may read it: it gets that file's mode and group, and its owner where the caller may
+/// give that. Returns the group that it should have and could not be given, where that keeps readers out.
+pub fn write(path: &Path, text: &str) -> std::io::Result<Option<u32>> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
     let written = (|| {
@@ -135,13 +138,26 @@ pub fn write(path: &Path, text: &str) -> std::io::Result<()> {
         let _ = std::fs::remove_file(&temporary);
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(text.as_bytes())?;
+        let group = liken(&file, &path.with_extension("toml"))?;
         file.sync_all()?;
-        std::fs::rename(&temporary, path)
+        std::fs::rename(&temporary, path)?;
+        Ok(group)
     })();
     if written.is_err() {
         let _ = std::fs::remove_file(&temporary);
     }
     written
+}
+
+/// Gives a file to whoever may read the other one. Returns the group that could not be given and is needed.
+fn liken(file: &File, other: &Path) -> std::io::Result<Option<u32>> {
+    let Ok(other) = std::fs::metadata(other) else { return Ok(None) };
+    // Only root may give a file away; a group may be given by its members.
+    let given = fchown(file, Some(other.uid()), Some(other.gid())).or_else(|_| fchown(file, None, Some(other.gid())));
+    // Whoever may write a configuration may write its keys, but never everybody.
+    file.set_permissions(Permissions::from_mode(other.mode() & 0o664))?;
+    let by_group_alone = other.mode() & 0o044 == 0o040;
+    Ok(given.err().filter(|_| by_group_alone).map(|_| other.gid()))
 }
 
 /// All keys, and whose they are.

@@ -1,18 +1,20 @@
 //! The configuration that runs, and how edits are taken up.
 //!
-//! Invariant: what runs is whole at all times. A broken file of an organization keeps what ran for that organization, a
-//! broken `postwarm.toml` or `providers.toml` keeps everything, and no other file waits for it. A file that a secret comes
-//! from is watched like the TOML that names it.
+//! Invariant: what runs is whole at all times. A broken file of an organization keeps what ran for that organization, at a
+//! start nothing; a broken `postwarm.toml` or `providers.toml` keeps everything, and no other file waits for it. A file that
+//! a secret comes from is watched like the TOML that names it.
 
 use crate::config::catalogue::Catalogue;
+use crate::config::files::Files;
 use crate::config::keys::KeyRing;
-use crate::config::loader::{Loaded, Parts, parts, ring};
+use crate::config::loader::{Parts, parts, ring};
 use crate::config::problem::{Problem, Severity};
 use crate::config::serving::Serving;
-use crate::config::settings::{Organization, Process, Settings};
+use crate::config::settings::{Organization, Process, Settings, is_loopback};
 use crate::config::watch::Watcher;
 use crate::model::name::OrgName;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::watch;
@@ -34,6 +36,8 @@ pub struct ReloadStatus {
     /// What keeps a file from being taken up; what ran before it still runs.
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
+    /// Those of the warnings that only a restart ends: what was changed is read at a start alone.
+    pub restart: Vec<Problem>,
     /// How often edits were taken up since the start.
     pub reloads: u64,
 }
@@ -50,17 +54,19 @@ pub struct Live {
 }
 
 impl Live {
-    /// Loads a folder for the first time; with any problem nothing runs.
-    pub fn start(dir: &Path, serving: Serving, env: SharedEnv, catalogue: Arc<dyn Catalogue>) -> Result<Live, Loaded> {
+    /// Loads a folder for the first time. A problem of one organization leaves it out until it is mended. Nothing runs
+    /// with a problem of all, or where no organization is left: the answer then says why.
+    pub fn start(dir: &Path, serving: Serving, env: SharedEnv, catalogue: Arc<dyn Catalogue>) -> Result<Live, Vec<Problem>> {
         let mut watcher = Watcher::new(dir);
         let parts = parts(watcher.files(), serving, &*env, &*catalogue);
         watcher.follow(&parts.secret_files);
-        let mut loaded = parts.whole();
-        let Some(settings) = loaded.settings.take() else { return Err(loaded) };
+        let mut loaded = parts.usable(&dir.join("organizations"));
+        let Some(settings) = loaded.settings.take() else { return Err(loaded.problems) };
         let started = settings.process.clone();
-        let status = ReloadStatus { problems: Vec::new(), warnings: loaded.warnings, reloads: 0 };
+        log_problems(&ReloadStatus::default(), &loaded.problems);
+        metrics::gauge!("postwarm_config_problems").set(loaded.problems.len() as f64);
+        let status = ReloadStatus { problems: loaded.problems, warnings: loaded.warnings, ..ReloadStatus::default() };
         let snapshot = Snapshot { settings: Arc::new(settings), keys: Arc::new(loaded.keys), status: Arc::new(status) };
-        metrics::gauge!("postwarm_config_problems").set(0.0);
         let sender = watch::Sender::new(Arc::new(snapshot));
         Ok(Live { sender, watcher: Mutex::new(watcher), started, serving, env, catalogue })
     }
@@ -92,20 +98,39 @@ impl Live {
 
     fn take_up(&self, watcher: &mut Watcher) -> Arc<Snapshot> {
         let before = self.now();
-        let parts = parts(watcher.files(), self.serving, &*self.env, &*self.catalogue);
+        let mut parts = parts(watcher.files(), self.serving, &*self.env, &*self.catalogue);
         watcher.follow(&parts.secret_files);
+        self.keep_from_strangers(&mut parts, watcher.files());
         let (problems, mut warnings): (Vec<Problem>, Vec<Problem>) =
             parts.problems.iter().cloned().partition(|problem| problem.severity == Severity::Error);
         let settings = merge(&before.settings, &parts);
-        warnings.extend(needs_restart(&self.started, &settings.process, &watcher.files().shown("postwarm.toml")));
+        let restart = needs_restart(&self.started, &settings.process, &watcher.files().shown("postwarm.toml"));
+        warnings.extend(restart.iter().cloned());
         log(&before.status, &problems, &warnings);
         metrics::gauge!("postwarm_config_problems").set(problems.len() as f64);
         metrics::counter!("postwarm_config_reloads_total").increment(1);
-        let keys = ring(&parts.keys, |org| settings.organizations.contains_key(org));
-        let status = ReloadStatus { problems, warnings, reloads: before.status.reloads + 1 };
+        let keys = ring(&parts.keys, |org| settings.organizations.contains_key(org) || settings.unusable.contains(org));
+        let status = ReloadStatus { problems, warnings, restart, reloads: before.status.reloads + 1 };
         let snapshot = Arc::new(Snapshot { settings: Arc::new(settings), keys: Arc::new(keys), status: Arc::new(status) });
         self.sender.send_replace(snapshot.clone());
         snapshot
+    }
+
+    /// Another `listen` counts from the next start on, so until then the sockets that there are decide whether an
+    /// organization may do without keys.
+    fn keep_from_strangers(&self, parts: &mut Parts, files: &Files) {
+        let Some(process) = parts.process.as_ref().filter(|process| !process.allow_development_beyond_loopback) else { return };
+        let strangers = |listeners: &[(&str, SocketAddr)]| listeners.iter().any(|(_, listen)| !is_loopback(listen.ip()));
+        if !strangers(&self.serving.listeners(&self.started)) || strangers(&self.serving.listeners(process)) {
+            return;
+        }
+        for (name, organization) in &mut parts.organizations {
+            if organization.take_if(|organization| organization.development).is_some() {
+                let file = files.shown(&format!("organizations/{name}.toml"));
+                let message = "development = true lets in everybody who reaches the service, and it still listens beyond loopback";
+                parts.problems.push(Problem::of(file, Severity::Error, message, "restart the service").at_start());
+            }
+        }
     }
 }
 
@@ -127,10 +152,14 @@ fn merge(before: &Settings, parts: &Parts) -> Settings {
         };
         organizations.insert(name.clone(), next);
     }
+    // One that comes broken while the others run is none yet, and changes nothing for them.
+    let still = |name: &&OrgName| matches!(parts.organizations.get(*name), Some(None));
+    let unusable = before.unusable.iter().filter(still).cloned().collect();
     Settings {
         process: if *before.process == process { before.process.clone() } else { Arc::new(process) },
         providers: if *before.providers == *providers { before.providers.clone() } else { Arc::new(providers.clone()) },
         organizations,
+        unusable,
     }
 }
 
@@ -157,11 +186,15 @@ fn needs_restart(started: &Process, now: &Process, file: &str) -> Vec<Problem> {
     changed.into_iter().filter(|(_, changed)| *changed).map(warn).collect()
 }
 
-/// Logs what is new; a problem that stays is not repeated.
-fn log(before: &ReloadStatus, problems: &[Problem], warnings: &[Problem]) {
+fn log_problems(before: &ReloadStatus, problems: &[Problem]) {
     for problem in problems.iter().filter(|problem| !before.problems.contains(problem)) {
         tracing::error!(config.file = %problem.file, "configuration not taken up: {problem}");
     }
+}
+
+/// Logs what is new; a problem that stays is not repeated.
+fn log(before: &ReloadStatus, problems: &[Problem], warnings: &[Problem]) {
+    log_problems(before, problems);
     for warning in warnings.iter().filter(|warning| !before.warnings.contains(warning)) {
         tracing::warn!(config.file = %warning.file, "configuration: {warning}");
     }

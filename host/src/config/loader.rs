@@ -28,7 +28,7 @@ use std::sync::Arc;
 /// What a folder says.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Nothing where there is any problem.
+    /// Nothing where the problems do not allow it.
     pub settings: Option<Settings>,
     pub keys: KeyRing,
     /// What keeps a file from being taken up.
@@ -74,12 +74,26 @@ pub fn parts(files: &Files, serving: Serving, env: &Env<'_>, catalogue: &dyn Cat
 impl Parts {
     /// Puts the parts together, if none is broken.
     pub fn whole(self) -> Loaded {
+        self.together(|_, problems| problems.is_empty())
+    }
+
+    /// Puts together what is not broken. A start takes it if each problem is of one organization, and one without any is
+    /// left. `organizations` is the folder of their files.
+    pub fn usable(self, organizations: &Path) -> Loaded {
+        self.together(|found, problems| {
+            let apart = problems.iter().all(|problem| Path::new(&problem.file).starts_with(organizations));
+            problems.is_empty() || (apart && found.values().any(Option::is_some))
+        })
+    }
+
+    fn together(self, allowed: impl Fn(&BTreeMap<OrgName, Option<Organization>>, &[Problem]) -> bool) -> Loaded {
         let ring = ring(&self.keys, |org| self.organizations.contains_key(org));
         let (problems, warnings): (Vec<_>, Vec<_>) = self.problems.into_iter().partition(|p| p.severity == Severity::Error);
         let settings = match (self.process, self.providers) {
-            (Some(process), Some(providers)) if problems.is_empty() => Some(Settings {
+            (Some(process), Some(providers)) if allowed(&self.organizations, &problems) => Some(Settings {
                 process: Arc::new(process),
                 providers: Arc::new(providers),
+                unusable: self.organizations.iter().filter(|(_, org)| org.is_none()).map(|(name, _)| name.clone()).collect(),
                 organizations: self.organizations.into_iter().filter_map(|(name, org)| Some((name, Arc::new(org?)))).collect(),
             }),
             _ => None,
@@ -175,7 +189,9 @@ fn organizations(files: &Files, around: &Around<'_>, report: &mut Report) -> BTr
             None => overrides::choose(around, None, report),
         }
     }
-    if drafts.is_empty() {
+    if let Some(problem) = &files.unlisted {
+        report.push(problem.clone());
+    } else if drafts.is_empty() {
         let folder = files.shown("organizations");
         report.push(Problem::of(folder, Severity::Warning, "there is no organization", "add organizations/NAME.toml"));
     }
@@ -209,6 +225,7 @@ fn draft(files: &Files, path: &str, file: &File, org: &OrgName, around: &Around<
 
 fn keys_of(files: &Files, organizations: &BTreeMap<OrgName, Option<Organization>>, report: &mut Report) -> BTreeMap<OrgName, Vec<KeyLine>> {
     let mut keys: BTreeMap<OrgName, Vec<KeyLine>> = BTreeMap::new();
+    let mut unread = Vec::new();
     for (stem, path, file) in files.organizations(".keys") {
         let shown = files.shown(path);
         let Some(org) = OrgName::parse(stem).ok().filter(|org| organizations.contains_key(org)) else {
@@ -222,10 +239,14 @@ fn keys_of(files: &Files, organizations: &BTreeMap<OrgName, Option<Organization>
                 problems.into_iter().for_each(|problem| report.push(problem));
                 keys.insert(org, lines);
             }
-            Err(problem) => report.push(problem.clone()),
+            Err(problem) => {
+                report.push(problem.clone());
+                unread.push(org);
+            }
         }
     }
-    for (org, organization) in organizations {
+    // Whether a file holds a key that cannot be read is not known.
+    for (org, organization) in organizations.iter().filter(|(org, _)| !unread.contains(org)) {
         let needs_key = organization.as_ref().is_some_and(|organization| !organization.development);
         if needs_key && keys.get(org).is_none_or(Vec::is_empty) {
             let shown = files.shown(&format!("organizations/{org}.toml"));

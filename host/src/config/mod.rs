@@ -8,6 +8,7 @@
 
 pub mod catalogue;
 mod clients;
+mod credentials;
 pub mod dkim;
 mod document;
 pub mod files;

@@ -2,15 +2,16 @@
 //!
 //! Invariant: no provider's name stands here; what a variable's value may name is data of the files.
 
+use crate::config::clients::said;
+use crate::config::credentials::{Unset, Used};
 use crate::config::organization::{Around, Draft};
 use crate::config::problem::{Problem, Report, Severity, choice, nearest};
 use crate::config::secrets::Env;
 use crate::config::serving::Serving;
-use crate::config::settings::{Events, Process};
+use crate::config::settings::{Events, Process, SmtpEntry};
 use crate::config::texts;
 use crate::model::name::OrgName;
 use postwarm_plugin_api::Kind;
-use std::path::Path;
 
 const PORT: &str = "PORT";
 const KAFKA_BROKERS: &str = "KAFKA_BROKERS";
@@ -127,24 +128,24 @@ pub fn choose(around: &Around<'_>, default: Option<&mut Draft>, report: &mut Rep
         };
         return error(report, CLIENT, format!("`{}` is no configured client and no preset", value.escape_debug()), remedy);
     };
-    if let Some(message) = around.half_set(preset, &[]) {
-        report.push(Problem::of(CLIENT, Severity::Warning, format!("preset `{name}`: {message}"), "set both"));
-    }
     let entry = around.preset_client(name, preset);
-    check_made(around, &draft.organization.name, &entry, report);
+    check_made(around, &draft.organization.name, &Used { name, preset, own: &[] }, &entry, report);
     draft.organization.smtp.insert(0, entry);
     draft.presets.insert(0, Some(name.clone()));
 }
 
 /// Asks the plugin about a client that no file holds.
-fn check_made(around: &Around<'_>, org: &OrgName, entry: &crate::config::settings::SmtpEntry, report: &mut Report) {
+fn check_made(around: &Around<'_>, org: &OrgName, used: &Used<'_>, entry: &SmtpEntry, report: &mut Report) {
     if !around.plugins.catalogue.has(Kind::SmtpClient, &entry.plugin) {
         return;
     }
-    let instance = crate::config::instance::smtp_parts(org, entry, Path::new("data"));
-    for problem in around.plugins.problems(Kind::SmtpClient, &entry.plugin, instance, &entry.secrets) {
-        let message = format!("preset `{}`: `settings{}` {}", entry.name, problem.pointer.replace('/', "."), problem.message);
-        error(report, CLIENT, message, "correct [preset.NAME] in providers.toml, or set its credentials");
+    let asked = around.ask_preset(org, used, entry);
+    if let Some(Unset { severity, message }) = asked.unset {
+        report.push(Problem::of(CLIENT, severity, message, "set what is missing"));
+    }
+    for problem in asked.problems {
+        let message = format!("preset `{}`: {}", entry.name, said(&problem).0);
+        error(report, CLIENT, message, "correct [preset.NAME] in providers.toml");
     }
 }
 

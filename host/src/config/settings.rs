@@ -3,7 +3,7 @@
 use crate::config::secrets::Fingerprint;
 use crate::model::name::OrgName;
 use postwarm_plugin_api::Secret;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ pub struct Settings {
     pub process: Arc<Process>,
     pub providers: Arc<Providers>,
     pub organizations: BTreeMap<OrgName, Arc<Organization>>,
+    /// Organizations that have a file and have not run since the start, because it was broken then and still is.
+    pub unusable: BTreeSet<OrgName>,
 }
 
 /// `postwarm.toml`.
@@ -227,9 +229,9 @@ pub struct Retry {
 }
 
 impl Settings {
-    /// The organization that a request without a key means.
+    /// The organization that a request without a key means. One that cannot be used makes no other the only one.
     pub fn without_key(&self) -> Option<&Arc<Organization>> {
-        match (&self.process.default_organization, self.organizations.len()) {
+        match (&self.process.default_organization, self.organizations.len() + self.unusable.len()) {
             (Some(name), _) => self.organizations.get(name),
             (None, 1) => self.organizations.values().next(),
             (None, _) => None,

@@ -105,9 +105,9 @@ impl Watcher {
     }
 }
 
-/// How a file is now, without its content.
+/// How a file is now, without its content; of a link to nothing, the link.
 pub fn print(path: &Path) -> Print {
-    let metadata = std::fs::metadata(path).ok()?;
+    let metadata = std::fs::metadata(path).or_else(|_| std::fs::symlink_metadata(path)).ok()?;
     let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
     let changed = ns(metadata.ctime(), metadata.ctime_nsec());
     Some((ns(metadata.mtime(), metadata.mtime_nsec()), changed, metadata.size(), metadata.ino()))

@@ -51,7 +51,8 @@ impl Auth {
     ///
     /// # Errors
     /// `key_missing`, `key_unknown`, and `key_tries_exceeded` for an unknown key after ten others within a minute. A
-    /// known key is never refused for the tries of others behind the same address.
+    /// known key is never refused for the tries of others behind the same address. `organization_unavailable` where it
+    /// names an organization that could not start.
     pub fn caller(&self, remote: Option<IpAddr>, headers: &HeaderMap) -> Result<Caller, ApiError> {
         let settings = self.settings.borrow().clone();
         let Some(header) = headers.get(AUTHORIZATION) else {
@@ -61,17 +62,25 @@ impl Auth {
                 .ok_or_else(|| ApiError::new(Code::KeyMissing, "send `Authorization: Bearer KEY`; `postwarm key new ORG` makes a key"))?;
             return Ok(Caller { org: organization.name.clone(), organization: organization.clone() });
         };
-        let key = header.to_str().ok().and_then(bearer).filter(|k| k.len() <= KEY_OCTETS_MAX);
-        let org = key.and_then(|key| self.keys.organization(key));
-        match org.and_then(|org| settings.organizations.get(&org).cloned().map(|organization| Caller { org, organization })) {
-            Some(caller) => Ok(caller),
-            None => Err(self.refuse(remote)),
+        let key = header.to_str().ok().and_then(bearer);
+        let org = key.filter(|k| k.len() <= KEY_OCTETS_MAX).and_then(|key| self.keys.organization(key));
+        match org.map(|org| (settings.organizations.get(&org).cloned(), org)) {
+            Some((Some(organization), org)) => Ok(Caller { org, organization }),
+            Some((None, org)) if settings.unusable.contains(&org) => {
+                let text = "the configuration of this organization is broken; `postwarm check` on the server names the file";
+                Err(ApiError::new(Code::OrganizationUnavailable, text))
+            }
+            _ => Err(self.refuse(remote, key.is_some())),
         }
     }
 
-    fn refuse(&self, remote: Option<IpAddr>) -> ApiError {
+    fn refuse(&self, remote: Option<IpAddr>, is_bearer: bool) -> ApiError {
+        let text = match is_bearer {
+            true => "the key is not known; `postwarm key list ORG` shows those that are",
+            false => "this `Authorization` holds no bearer token; send `Authorization: Bearer KEY`, with a key of `postwarm key new ORG`",
+        };
         match self.bad_tries.failed(remote) {
-            None => ApiError::new(Code::KeyUnknown, "the key is not known; `postwarm key list ORG` shows those that are"),
+            None => ApiError::new(Code::KeyUnknown, text),
             Some(secs) => {
                 let text = format!("too many unknown keys came from this address; try again in {secs} s");
                 ApiError::new(Code::KeyTriesExceeded, text).retry_after(secs)
@@ -130,6 +139,30 @@ mod tests {
         for bad in ["Bearer nonsense", "Bearer key-gone", "Basic key-acme", "Bearer", "Bearer ", "key-acme"] {
             assert_eq!(who(&auth, Some(bad)), Err(Code::KeyUnknown), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_no_bearer_token_is_told_that_one_is_expected() {
+        let (auth, _) = auth(&[("acme", false)], None);
+        let text = |header: &str| {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, header.parse().expect("a header"))]);
+            format!("{:?}", auth.caller(REMOTE, &headers).expect_err("refused"))
+        };
+        for bad in ["Basic YWNtZTpwdw==", "Bearer", "key-acme"] {
+            assert!(text(bad).contains("Authorization: Bearer KEY"), "{bad}: {}", text(bad));
+        }
+        assert!(text("Bearer nonsense").contains("the key is not known"));
+    }
+
+    #[test]
+    fn a_key_of_an_organization_that_could_not_start_is_not_called_unknown() {
+        let mut settings = testing::settings(&[("demo", true)], None);
+        Arc::make_mut(&mut settings).unusable = [OrgName::parse("acme").expect("a name")].into();
+        let auth = Auth::new(Arc::new(testing::FakeKeys), watch::channel(settings).1, Arc::new(ManualClock::at(0)));
+        for _ in 0..2 * BAD_TRIES_MAX {
+            assert_eq!(who(&auth, Some("Bearer key-acme")), Err(Code::OrganizationUnavailable));
+        }
+        assert_eq!(who(&auth, None), Err(Code::KeyMissing), "demo is not the only one");
     }
 
     #[test]

@@ -72,6 +72,8 @@ codes! {
     KeyUnknown = "key_unknown", UNAUTHORIZED, "The API key is not known";
     /// Too many unknown keys came from this address.
     KeyTriesExceeded = "key_tries_exceeded", TOO_MANY_REQUESTS, "Too many unknown API keys";
+    /// The key is right, and the organization's configuration is broken since the start.
+    OrganizationUnavailable = "organization_unavailable", SERVICE_UNAVAILABLE, "The organization cannot be served";
     /// There is no such route.
     RouteUnknown = "route_unknown", NOT_FOUND, "There is no such route";
     /// The route does not take this method.

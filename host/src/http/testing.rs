@@ -61,6 +61,7 @@ pub fn settings(organizations: &[(&str, bool)], default: Option<&str>) -> Arc<Se
         process: Arc::new(process),
         providers: Arc::new(Providers::default()),
         organizations: organizations.iter().map(|(text, dev)| (name(text), Arc::new(organization(text, *dev)))).collect(),
+        unusable: [].into(),
     })
 }
 

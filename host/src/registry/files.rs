@@ -83,6 +83,42 @@ fn permission_problem(meta: &Metadata) -> Option<String> {
 
 /// Takes the file at `path`, which was seen as `seen`.
 pub(super) fn take(path: &Path, seen: Fingerprint, private: &Path) -> Result<Verified, NotTaken> {
+    take_if(path, seen, private, |_| true)
+}
+
+/// Takes the copy of what was last loaded from a file of this name, if it still is what it was. It is copied and checked
+/// like a file that was dropped.
+pub(super) fn last_good(name: &str, private: &Path) -> Option<Verified> {
+    let text = std::fs::read_to_string(record(name, private)).ok()?;
+    let sha256 = text.strip_suffix('\n').filter(|hex| hex.len() == 64 && hex.bytes().all(|octet| octet.is_ascii_hexdigit()))?;
+    let copy = private.join(format!("{sha256}.so"));
+    let seen = Fingerprint::of(&std::fs::symlink_metadata(&copy).ok()?);
+    match take_if(&copy, seen, private, |found| found == sha256) {
+        Ok(verified) => Some(verified),
+        Err(error) => {
+            tracing::warn!(plugin.file = name, plugin.sha256 = sha256, ?error, "the copy of what worked before cannot be used");
+            None
+        }
+    }
+}
+
+/// Records what was loaded from a file of this name.
+pub(super) fn remember(name: &str, sha256: &str, private: &Path) -> io::Result<()> {
+    let part = Temporary(private.join(format!(".{}-{sha256}.part", std::process::id())));
+    let _ = std::fs::remove_file(&part.0);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part.0)?;
+    file.write_all(format!("{sha256}\n").as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&part.0, record(name, private))
+}
+
+/// Where the sha256 stands of what was last loaded from a file of this name, which is one word of a path.
+fn record(name: &str, private: &Path) -> PathBuf {
+    private.join(format!("{name}.last"))
+}
+
+/// Takes a file whose sha256 is wanted.
+fn take_if(path: &Path, seen: Fingerprint, private: &Path, wanted: impl Fn(&str) -> bool) -> Result<Verified, NotTaken> {
     let failed = |what: &'static str| move |error: io::Error| NotTaken::Rejected(format!("{what}: {error}"));
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
     let file = match opened {
@@ -111,6 +147,9 @@ pub(super) fn take(path: &Path, seen: Fingerprint, private: &Path) -> Result<Ver
     let after = file.metadata().map_err(failed("it cannot be read"))?;
     if Fingerprint::of(&after) != seen {
         return Err(NotTaken::Changing);
+    }
+    if !wanted(&sha256) {
+        return Err(NotTaken::Rejected(format!("it has changed: its sha256 is {sha256}")));
     }
     let notes = parse(&inspect(&OfFile(&written, meta.size()))?)?;
     let path = private.join(format!("{sha256}.so"));

@@ -2,8 +2,10 @@
 //!
 //! Invariant: a dropped file is copied, checked and listed, and runs none of its code until [`Registry::resolve_smtp`] or
 //! [`Registry::resolve_feedback`] is asked for its id.
-//! Invariant: a file that turns bad never takes away what ran: the last good content of that name stays in use.
+//! Invariant: a file that turns bad never takes away what ran: the last good content of that name stays in use, and after a
+//! restart the last that was loaded from a file of that name.
 
+mod builtins;
 mod elf;
 mod external;
 mod external_feedback;
@@ -15,10 +17,11 @@ mod ops;
 #[cfg(test)]
 mod tests;
 
+use builtins::{BuiltinFeedback, BuiltinSmtp, builtin_status, describe_builtin};
 use external::Loaded;
 use external_feedback::ExternalFeedbackFactory;
 use external_smtp::ExternalSmtpFactory;
-use files::{Fingerprint, NotTaken, Verified, directory_problem, take};
+use files::{Fingerprint, NotTaken, Verified, directory_problem, last_good, remember, take};
 // Named so that the linker keeps what registers in it.
 use postwarm_plugin_api::{Builtin, Descriptor, FeedbackFactory, Kind, SmtpFactory};
 use postwarm_plugin_builtin as _;
@@ -99,6 +102,8 @@ struct Dropped {
     problem: Option<String>,
     /// The problem is another file's id: look again when a file goes.
     conflict: bool,
+    /// The content that the private directory remembers to have been loaded from a file of this name.
+    remembered: Option<String>,
 }
 
 /// Tells whether a file that looks as it did at `since` may be read.
@@ -142,7 +147,7 @@ impl Registry {
         };
         for (name, meta) in &found {
             let seen = Fingerprint::of(meta);
-            let fresh = Dropped { seen, since: now, examined: None, current: None, problem: None, conflict: false };
+            let fresh = Dropped { seen, since: now, examined: None, current: None, problem: None, conflict: false, remembered: None };
             let mut file = lock(&self.files).get(name).cloned().unwrap_or(fresh);
             if file.seen != seen {
                 (file.seen, file.since) = (seen, now);
@@ -192,8 +197,32 @@ impl Registry {
             }
             Err(NotTaken::Changing) => file.since = now,
             Err(NotTaken::Rejected(words)) => {
-                tracing::warn!(plugin.file = name, "plugin rejected: {words}");
+                if file.current.is_none() && !file.conflict {
+                    file.current = self.last_good(name).map(Arc::new);
+                }
+                let goes_on = if file.current.is_some() { ", and its content from before stays in use" } else { "" };
+                tracing::warn!(plugin.file = name, "plugin rejected{goes_on}: {words}");
                 (file.problem, file.examined) = (Some(words), Some(file.seen));
+            }
+        }
+    }
+
+    /// What was last loaded from a file of this name, unless another file has its id now.
+    fn last_good(&self, name: &str) -> Option<Verified> {
+        let verified = last_good(name, &self.private_dir)?;
+        self.conflict(name, &verified).is_none().then_some(verified)
+    }
+
+    /// Keeps in mind which content was loaded, for a start that finds the file broken.
+    fn remember(&self, sha256: &str) {
+        for (name, file) in lock(&self.files).iter_mut() {
+            let is_it = file.current.as_ref().is_some_and(|current| current.sha256 == sha256);
+            if is_it && file.remembered.as_deref() != Some(sha256) {
+                // Without it the plugin works all the same, and it is not worth a try at each use.
+                file.remembered = Some(sha256.to_owned());
+                if let Err(error) = remember(name, sha256, &self.private_dir) {
+                    tracing::warn!(plugin.file = name, %error, "a start that finds this file broken will have nothing to fall back to");
+                }
             }
         }
     }
@@ -334,7 +363,11 @@ impl Registry {
             }
             fresh
         };
-        place.get_or_init(load).clone()
+        let loaded = place.get_or_init(load).clone();
+        if loaded.is_ok() {
+            self.remember(&verified.sha256);
+        }
+        loaded
     }
 }
 
@@ -344,55 +377,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn no_plugin(id: &str) -> String {
     format!("there is no plugin `{id}` of this kind")
-}
-
-fn describe_builtin(builtin: &Builtin) -> Descriptor {
-    match builtin {
-        Builtin::Smtp(factory) => factory.descriptor(),
-        Builtin::Feedback(factory) => factory.descriptor(),
-    }
-}
-
-fn builtin_status(builtin: &Builtin) -> PluginStatus {
-    let descriptor = describe_builtin(builtin);
-    PluginStatus {
-        id: Some(descriptor.id.into_owned()),
-        kind: Some(descriptor.kind),
-        version: Some(descriptor.version.into_owned()),
-        source: Source::BuiltIn,
-        file: None,
-        sha256: None,
-        state: State::Available,
-        problem: None,
-    }
-}
-
-struct BuiltinSmtp(&'static dyn SmtpFactory);
-
-impl SmtpFactory for BuiltinSmtp {
-    fn descriptor(&self) -> Descriptor {
-        self.0.descriptor()
-    }
-
-    fn create(
-        &self,
-        instance: postwarm_plugin_api::Instance,
-    ) -> Result<Arc<dyn postwarm_plugin_api::SmtpClient>, Vec<postwarm_plugin_api::SettingsProblem>> {
-        self.0.create(instance)
-    }
-}
-
-struct BuiltinFeedback(&'static dyn FeedbackFactory);
-
-impl FeedbackFactory for BuiltinFeedback {
-    fn descriptor(&self) -> Descriptor {
-        self.0.descriptor()
-    }
-
-    fn create(
-        &self,
-        instance: postwarm_plugin_api::Instance,
-    ) -> Result<Arc<dyn postwarm_plugin_api::FeedbackLoop>, Vec<postwarm_plugin_api::SettingsProblem>> {
-        self.0.create(instance)
-    }
 }

@@ -31,8 +31,8 @@ fn a_file_that_is_no_toml_says_where() {
         "postwarm.toml",
         "[warmup]\n[warmup]\n",
         expect![[r#"
-        postwarm.toml:2:2: no valid TOML: duplicate key
-    "#]],
+            postwarm.toml:2:2: no valid TOML: `warmup` is here a second time; put all of it under one [warmup], or write [[warmup]] if it is a list of them
+        "#]],
     );
 }
 
@@ -324,6 +324,25 @@ fn files_that_do_not_belong_are_named() {
         postwarm.toml:2:6: is not UTF-8 here; save the file as UTF-8
     "#]]
     .assert_eq(&folder.shown(&folder.load().problems));
+}
+
+#[test]
+fn what_stands_twice_is_named_once() {
+    let check = |text: &str, expected: Expect| check("organizations/demo.toml", text, expected);
+    check(
+        "[backfill]\nhold_max = \"1s\"\n[retry]\njitter = 1\n[backfill]\nhold_max = \"2s\"\n[retry]\n",
+        expect![[r#"
+            organizations/demo.toml:5:2: no valid TOML: `backfill` is here a second time; put all of it under one [backfill], or write [[backfill]] if it is a list of them
+            organizations/demo.toml:7:2: no valid TOML: `retry` is here a second time; put all of it under one [retry], or write [[retry]] if it is a list of them
+        "#]],
+    );
+    check(
+        "limits = { per_day = 1, per_day = 2 }\non_unknown = \"hold\"\non_unknown = \"hold\"\n",
+        expect![[r#"
+            organizations/demo.toml:1:25: no valid TOML: `per_day` is here a second time; keep one of them
+            organizations/demo.toml:3:1: no valid TOML: `on_unknown` is here a second time; keep one of them
+        "#]],
+    );
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn an_organization_gets_its_presets_limits_and_names() {
     expect![[""]].assert_eq(&folder.shown(&loaded.problems));
     expect![[r#"
         organizations/acme.toml:1:1: there is no API key, so that nobody can use it; make one with `postwarm key new acme`
+        organizations/acme.toml:7:10: preset `bigmail`: `BIG_PASSWORD` and `BIG_USER` are not set, so that it is used without credentials; set what is missing, or write it into settings
     "#]]
     .assert_eq(&folder.shown(&loaded.warnings));
     let settings = loaded.settings.unwrap();

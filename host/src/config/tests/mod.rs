@@ -4,6 +4,7 @@ mod broken;
 mod load;
 mod overrides;
 mod reload;
+mod start;
 
 use crate::config::catalogue::Catalogue;
 use crate::config::loader::{Loaded, load};
@@ -36,7 +37,10 @@ impl Catalogue for Plugins {
             problems.push(SettingsProblem::new("/host", "is missing; write host = \"mail.example.com\""));
         }
         if settings.get("port").is_some_and(|port| port.as_u64().is_none_or(|port| port >= 65536)) {
-            problems.push(SettingsProblem::new("/port", "is no port; use 1 to 65535"));
+            problems.push(SettingsProblem::new("/port", "port is no port; use 1 to 65535"));
+        }
+        if settings.contains_key("auth") && !settings.contains_key("user") {
+            problems.push(SettingsProblem::new("/auth", "auth is on without a user; add one, or remove auth"));
         }
         if settings.contains_key("user") && !instance.secrets.contains_key("password") {
             problems.push(SettingsProblem::new("/password", "is missing, although there is a user; add it"));

@@ -166,11 +166,54 @@ fn topics_without_kafka_are_warned_of() {
     .assert_eq(&folder.shown(&folder.load().warnings));
 }
 
+/// The problems and warnings of a folder with this preset, which its default organization or the environment names.
+fn credentials(preset: &str, variables: &[&str]) -> [String; 2] {
+    let providers = super::PROVIDERS.replace("port = 587", preset);
+    let text = format!("{}[[smtp]]\npreset = \"bigmail\"\n", super::DEMO);
+    let shown = |folder: Folder| {
+        let folder = variables.iter().fold(folder, |folder, variable| folder.set(variable, "geheim"));
+        let loaded = folder.load();
+        assert_eq!(loaded.settings.is_none(), !loaded.problems.is_empty());
+        let warnings = folder.shown(&loaded.warnings);
+        folder.shown(&loaded.problems) + &warnings.lines().map(|line| format!("warning: {line}\n")).collect::<String>()
+    };
+    let in_toml = shown(Folder::demo(&[("providers.toml", &providers), ("organizations/demo.toml", &text)]));
+    [in_toml, shown(Folder::demo(&[("providers.toml", &providers)]).set("CHOOSEN_SMTP_CLIENT_TYPE", "BIG"))]
+}
+
 #[test]
-fn half_of_the_credentials_is_warned_of() {
-    let folder = Folder::demo(&[]).set("CHOOSEN_SMTP_CLIENT_TYPE", "BIG").set("BIG_PASSWORD", "geheim");
+fn credentials_that_are_not_set_are_named_and_a_problem_where_nothing_goes_without() {
+    let needed = "port = 587, auth = true";
     expect![[r#"
-        CHOOSEN_SMTP_CLIENT_TYPE: preset `bigmail`: `BIG_PASSWORD` is set and `BIG_USER` is not; set both
+        organizations/demo.toml:7:10: preset `bigmail`: `BIG_PASSWORD` and `BIG_USER` are not set, and it needs credentials; set what is missing, or write it into settings
+        CHOOSEN_SMTP_CLIENT_TYPE: preset `bigmail`: `BIG_PASSWORD` and `BIG_USER` are not set, and it needs credentials; set what is missing
     "#]]
-    .assert_eq(&folder.shown(&folder.load().warnings));
+    .assert_eq(&credentials(needed, &[]).concat());
+    expect![[r#"
+        warning: organizations/demo.toml:7:10: preset `bigmail`: `BIG_PASSWORD` and `BIG_USER` are not set, so that it is used without credentials; set what is missing, or write it into settings
+        warning: CHOOSEN_SMTP_CLIENT_TYPE: preset `bigmail`: `BIG_PASSWORD` and `BIG_USER` are not set, so that it is used without credentials; set what is missing
+    "#]]
+    .assert_eq(&credentials("port = 587", &[]).concat());
+    expect![[r#"
+        organizations/demo.toml:7:10: preset `bigmail`: `BIG_USER` is set and `BIG_PASSWORD` is not; set what is missing, or write it into settings
+        CHOOSEN_SMTP_CLIENT_TYPE: preset `bigmail`: `BIG_USER` is set and `BIG_PASSWORD` is not; set what is missing
+    "#]]
+    .assert_eq(&credentials(needed, &["BIG_USER"]).concat());
+    expect![[r#"
+        warning: organizations/demo.toml:7:10: preset `bigmail`: `BIG_PASSWORD` is set and `BIG_USER` is not; set what is missing, or write it into settings
+        warning: CHOOSEN_SMTP_CLIENT_TYPE: preset `bigmail`: `BIG_PASSWORD` is set and `BIG_USER` is not; set what is missing
+    "#]]
+    .assert_eq(&credentials("port = 587", &["BIG_PASSWORD"]).concat());
+    assert_eq!(credentials(needed, &["BIG_USER", "BIG_PASSWORD"]).concat(), "");
+}
+
+#[test]
+fn what_else_is_wrong_with_a_preset_is_said_beside_its_credentials() {
+    expect![[r#"
+        organizations/demo.toml:7:10: preset `bigmail`: `BIG_PASSWORD` and `BIG_USER` are not set, and it needs credentials; set what is missing, or write it into settings
+        organizations/demo.toml:7:10: `settings.port` is no port; use 1 to 65535
+        CHOOSEN_SMTP_CLIENT_TYPE: preset `bigmail`: `BIG_PASSWORD` and `BIG_USER` are not set, and it needs credentials; set what is missing
+        CHOOSEN_SMTP_CLIENT_TYPE: preset `bigmail`: `settings.port` is no port; correct [preset.NAME] in providers.toml
+    "#]]
+    .assert_eq(&credentials("port = 99999, auth = true", &[]).concat());
 }

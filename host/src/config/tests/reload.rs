@@ -5,6 +5,7 @@ use crate::config::keys::{self, KeyLine, new_key};
 use crate::config::live::Live;
 use crate::config::serving::Serving;
 use crate::config::watch::Watcher;
+use expect_test::expect;
 use std::sync::Arc;
 
 const ACME: &str = "from_domains = [\"acme.example\"]\ndevelopment = true\n[[smtp]]\nplugin = \"sandbox\"\n";
@@ -93,6 +94,41 @@ fn an_organization_whose_file_goes_is_gone() {
 }
 
 #[test]
+fn a_link_to_nothing_is_no_absent_file() {
+    let folder = Folder::demo(&[]);
+    std::os::unix::fs::symlink("nowhere", folder.path("organizations/lnk.toml")).unwrap();
+    std::os::unix::fs::symlink("nowhere", folder.path("postwarm.toml")).unwrap();
+    expect![[r#"
+        organizations/lnk.toml: is a link to nothing; mend the link, or remove it
+        postwarm.toml: is a link to nothing; mend the link, or remove it
+    "#]]
+    .assert_eq(&folder.shown(&folder.load().problems));
+}
+
+#[test]
+fn a_link_to_nothing_keeps_what_ran_until_it_goes_or_leads_somewhere() {
+    let (folder, live) = two();
+    let path = folder.path("organizations/acme.toml");
+    let relink = |to: &str| {
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(to, &path).unwrap();
+    };
+    let runs = || live.now().settings.organizations.contains_key(&org("acme"));
+    relink("nowhere");
+    settle(&live, 0);
+    assert!(runs());
+    assert!(folder.shown(&live.now().status.problems).contains("is a link to nothing"));
+    relink("demo.toml");
+    settle(&live, 5_000);
+    assert!(runs() && live.now().status.problems.is_empty());
+    relink("nowhere");
+    settle(&live, 10_000);
+    std::fs::remove_file(&path).unwrap();
+    settle(&live, 15_000);
+    assert!(!runs() && live.now().status.problems.is_empty());
+}
+
+#[test]
 fn an_unchanged_organization_keeps_its_pointer_when_a_provider_changes() {
     let (folder, live) = two();
     let before = live.now();
@@ -120,12 +156,14 @@ fn what_needs_a_restart_is_said() {
     let (folder, live) = two();
     folder.write("postwarm.toml", "[warmup]\nlisten = \"127.0.0.1:9999\"\n");
     settle(&live, 0);
-    let shown = folder.shown(&live.now().status.warnings);
-    assert_eq!(shown, "postwarm.toml:1:1: the change of [warmup] listen has not taken effect; restart the service\n");
+    let expected = "postwarm.toml:1:1: the change of [warmup] listen has not taken effect; restart the service\n";
+    assert_eq!(folder.shown(&live.now().status.warnings), expected);
+    assert_eq!(folder.shown(&live.now().status.restart), expected);
     // These are taken up, and so nothing is said.
     folder.write("postwarm.toml", "[dns]\nenabled = false\n[health]\nwatch_for = \"2d\"\n");
     settle(&live, 5_000);
     assert_eq!(folder.shown(&live.now().status.warnings), "");
+    assert!(live.now().status.restart.is_empty());
 }
 
 #[test]

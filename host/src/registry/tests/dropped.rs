@@ -1,8 +1,8 @@
 //! What becomes of files in the plugins directory.
 
 use super::support::{Place, c_example, compile, instance, message, rust_example};
-use crate::registry::State;
 use crate::registry::elf::inspect;
+use crate::registry::{PluginStatus, Registry, State};
 use postwarm_plugin_api::{Kind, Outcome};
 use serde_json::json;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -224,6 +224,71 @@ async fn a_replaced_file_serves_new_instances_while_the_old_ones_go_on() {
         let outcome = client.send(message("to@example.com"), soon).await;
         assert!(matches!(&outcome, Outcome::Accepted(reply) if reply.text == version), "{outcome:?}");
     }
+}
+
+/// The registry of the next process over the same folders, and what its list says of `probe.so`.
+fn next_start(place: &Place) -> (Registry, PluginStatus) {
+    let registry = Registry::new(place.plugins(), place.folder.path().join("private"));
+    registry.start(Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33));
+    let status = registry.list().into_iter().find(|status| status.file.as_deref() == Some("probe.so")).expect("the file is listed");
+    (registry, status)
+}
+
+#[test]
+fn a_start_that_finds_a_file_broken_falls_back_to_what_was_last_loaded_from_it() {
+    let place = Place::new();
+    for version in ["old", "new"] {
+        place.drop_octets("probe.so", &probe(&[&format!("VERSION=\"{version}\"")]));
+        place.settle();
+        place.registry.resolve_smtp("probe").expect("it loads");
+    }
+    place.drop_octets("probe.so", &probe(&["VERSION=\"newest\""]));
+    place.settle();
+    place.drop_octets("probe.so", &probe(NOTHING_DEFINED)[..5000]);
+    let (registry, status) = next_start(&place);
+    assert_eq!((status.state, status.version.as_deref()), (State::Available, Some("new")), "the newest was never loaded");
+    assert!(status.problem.expect("its newest content is bad").contains("cut off"));
+    registry.resolve_smtp("probe").expect("it loads");
+    place.drop_octets("probe.so", &probe(&["VERSION=\"whole\""]));
+    let (_, status) = next_start(&place);
+    assert_eq!((status.version.as_deref(), status.problem), (Some("whole"), None));
+}
+
+#[test]
+fn what_was_never_loaded_or_has_changed_since_is_not_fallen_back_to() {
+    let place = Place::new();
+    place.drop_octets("probe.so", &probe(NOTHING_DEFINED));
+    place.settle();
+    let private = place.folder.path().join("private");
+    let copy = private.join(format!("{}.so", place.registry.list().into_iter().find_map(|status| status.sha256).expect("taken")));
+    place.drop_octets("probe.so", b"broken");
+    let refused = |why: &str| {
+        let (registry, status) = next_start(&place);
+        assert_eq!(status.state, State::Rejected, "{why}");
+        assert!(registry.smtp("probe").is_none(), "{why}");
+    };
+    refused("it never ran");
+    place.registry.resolve_smtp("probe").expect("it loads");
+    assert_eq!(next_start(&place).1.state, State::Available);
+
+    let record = private.join("probe.so.last");
+    let sha256 = std::fs::read_to_string(&record).expect("it was recorded");
+    let outside = place.folder.path().join("outside.so");
+    std::fs::copy(&copy, &outside).expect("readable");
+    for text in ["", "../outside\n", &sha256[..63], &sha256.replace(&sha256[..8], "00000000")] {
+        std::fs::write(&record, text).expect("ours");
+        refused(text);
+    }
+    std::fs::write(&record, &sha256).expect("ours");
+    let octets = std::fs::read(&copy).expect("ours");
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o777)).expect("ours");
+    refused("others could have written it");
+    std::fs::remove_file(&copy).expect("ours");
+    std::fs::write(&copy, [&octets[..], b"x"].concat()).expect("ours");
+    refused("it is another content");
+    std::os::unix::fs::symlink(&outside, copy.with_extension("link")).expect("ours");
+    std::fs::rename(copy.with_extension("link"), &copy).expect("ours");
+    refused("it is a link");
 }
 
 #[test]

@@ -107,7 +107,12 @@ pub fn settings(clients: usize, change: impl FnOnce(&mut Organization)) -> Arc<S
         watch_for: Duration::from_secs(1),
         dns: Dns { nameserver: None, timeout: Duration::from_secs(1), enabled: false },
     };
-    Arc::new(Settings { process: Arc::new(process), providers: Arc::default(), organizations: [(name, Arc::new(organization))].into() })
+    Arc::new(Settings {
+        process: Arc::new(process),
+        providers: Arc::default(),
+        organizations: [(name, Arc::new(organization))].into(),
+        unusable: [].into(),
+    })
 }
 
 pub fn failing() -> Outcome {
@@ -311,7 +316,7 @@ pub fn edit(settings: &Arc<Settings>, change: impl FnOnce(&mut Process, &mut Org
     change(&mut process, &mut organization);
     let mut organizations = settings.organizations.clone();
     organizations.insert(organization.name.clone(), Arc::new(organization));
-    Arc::new(Settings { process: Arc::new(process), providers: settings.providers.clone(), organizations })
+    Arc::new(Settings { process: Arc::new(process), providers: settings.providers.clone(), organizations, unusable: [].into() })
 }
 
 impl Engine {
