@@ -20,6 +20,15 @@ pub struct Hand {
     pub claimed: Arc<Claimed>,
     pub scopes: Scopes,
     pub client: ClientNumber,
+    /// Who had it before in this attempt.
+    pub declined: Vec<Declined>,
+}
+
+/// A client that cannot carry a message, and why.
+pub struct Declined {
+    pub number: ClientNumber,
+    pub client: Arc<str>,
+    pub why: String,
 }
 
 /// All rows in hand, and how many each lane has.

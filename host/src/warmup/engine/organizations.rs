@@ -10,7 +10,7 @@ use crate::model::message_id::Tokens;
 use crate::model::name::{OrgId, OrgName};
 use crate::warmup::engine::MakeClient;
 use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign, Unmade};
-use crate::warmup::engine::hands::{ClientNumber, Hand, Scopes};
+use crate::warmup::engine::hands::{ClientNumber, Declined, Hand, Scopes};
 use crate::warmup::engine::settle;
 use crate::warmup::limits::Limits;
 use crate::warmup::metrics::client_failing;
@@ -216,6 +216,22 @@ impl Running {
             }
         }
         route::choose(self.clients.iter().map(|c| &c.health), boot_ms)
+    }
+
+    /// Which client gets a message now that these cannot carry, by its place; `None` where all the organization's clients are
+    /// among them.
+    pub fn choose_other(&self, declined: &[Declined], boot_ms: i64) -> Option<Choice> {
+        let places: Vec<usize> =
+            (0..self.clients.len()).filter(|place| declined.iter().all(|d| d.number != self.clients[*place].number)).collect();
+        // A client that could not be made may yet be, and then it may carry it.
+        if places.is_empty() && self.clients.len() == self.settings.smtp.len() {
+            return None;
+        }
+        Some(match route::choose(places.iter().map(|place| &self.clients[*place].health), boot_ms) {
+            Choice::Use(index) => Choice::Use(places[index]),
+            Choice::Probe(index) => Choice::Probe(places[index]),
+            wait @ Choice::Wait(_) => wait,
+        })
     }
 
     pub fn why_failing(&self) -> String {
