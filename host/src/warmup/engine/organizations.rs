@@ -12,7 +12,7 @@ use crate::warmup::engine::MakeClient;
 use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign, Unmade};
 use crate::warmup::engine::hands::{ClientNumber, Declined, Hand, Scopes};
 use crate::warmup::engine::settle;
-use crate::warmup::limits::Limits;
+use crate::warmup::limits::{self, Limits, client_scope, org_scope, provider_scope, share_scope};
 use crate::warmup::metrics::client_failing;
 use crate::warmup::progress;
 use crate::warmup::route::{self, Choice, ClientHealth, Pause};
@@ -82,9 +82,11 @@ impl Organizations {
 
     /// The limits that a row belongs to that an earlier process claimed.
     pub fn scopes_of_left(&self, claimed: &Claimed) -> Scopes {
-        let settings = self.get(claimed.delivery.org).map(|running| &*running.settings);
-        let share = settings.and_then(|settings| share_of(settings, &claimed.client));
-        scopes(&claimed.org_name, &claimed.client, &claimed.provider, share)
+        let (client, provider) = (&claimed.client, &claimed.provider);
+        match self.get(claimed.delivery.org) {
+            Some(running) => limits::Scopes::of(&running.settings, client, provider).into_names(),
+            None => limits::Scopes::without_settings(&claimed.org_name, client, provider).into_names(),
+        }
     }
 
     pub fn paces(&self) -> HashMap<OrgId, BackfillPace> {
@@ -178,9 +180,9 @@ impl Client {
 impl Running {
     fn configure(&self, settings: &Settings, limits: &mut Limits, now: Now) {
         let name = &self.settings.name;
-        limits.configure(&format!("org/{name}"), &self.settings.limits, now);
+        limits.configure(&org_scope(name), &self.settings.limits, now);
         // A provider that nobody limits any more is free, though what it counted is kept.
-        limits.lift(&format!("provider/{name}/"));
+        limits.lift(&provider_scope(name, ""));
         for provider in settings.providers.mailbox.keys() {
             limits.configure(&provider_scope(name, provider), self.provider_windows(provider), now);
         }
@@ -191,7 +193,7 @@ impl Running {
             limits.configure(&client_scope(name, &client.name), &client.entry.limits, now);
         }
         for (share, windows) in &settings.process.shares {
-            limits.configure(&format!("share/{share}"), windows, now);
+            limits.configure(&share_scope(share), windows, now);
         }
     }
 
@@ -274,7 +276,7 @@ impl Running {
     /// The limits that a message through this client to this provider belongs to.
     pub fn scopes_of(&mut self, index: usize, provider: &Arc<str>) -> Scopes {
         let (settings, client) = (&self.settings, &self.clients[index]);
-        let made = || scopes(&settings.name, &client.name, provider, client.entry.share.as_deref());
+        let made = || limits::Scopes::of(settings, &client.name, provider).into_names();
         self.scopes.entry((client.number, provider.clone())).or_insert_with(made).clone()
     }
 
@@ -365,21 +367,4 @@ impl Running {
             _ => {}
         }
     }
-}
-
-fn provider_scope(org: &OrgName, provider: &str) -> String {
-    format!("provider/{org}/{provider}")
-}
-
-fn client_scope(org: &OrgName, client: &str) -> String {
-    format!("client/{org}/{client}")
-}
-
-fn share_of<'a>(settings: &'a Organization, client: &str) -> Option<&'a str> {
-    settings.smtp.iter().find(|e| e.name == client).and_then(|e| e.share.as_deref())
-}
-
-fn scopes(org: &OrgName, client: &str, provider: &str, share: Option<&str>) -> Scopes {
-    let own = [format!("org/{org}"), provider_scope(org, provider), client_scope(org, client)];
-    own.into_iter().chain(share.map(|share| format!("share/{share}"))).collect()
 }
