@@ -1,11 +1,11 @@
 //! The engine: claims what is due within the limits, hands it to clients, records what became of it.
 //!
-//! One task turns. Each turn is one commit: the outcomes since the last turn, what the limits counted, and the rows
-//! claimed next, which are in `sending` before a client sees them. While a turn commits, messages travel and their
-//! outcomes gather for the next.
+//! One task turns. Each turn is one commit: the outcomes since the last turn, what the limits counted, the rows that go
+//! from one client to another, and the rows claimed next, which are in `sending` before a client sees them. While a turn
+//! commits, messages travel and their outcomes gather for the next.
 //!
-//! Invariant: at most `sending_rows_max` rows are in `sending`; nothing is dispatched that was not committed there; an
-//! outcome that could not be committed is kept and committed by a later turn.
+//! Invariant: at most `sending_rows_max` rows are in `sending`; nothing is dispatched that was not committed there, under
+//! the client that gets it; an outcome that could not be committed is kept and committed by a later turn.
 
 mod dispatch;
 mod fair;
@@ -316,6 +316,7 @@ impl Engine {
         self.recorded.push(Recorded { claimed: done.claimed, result: settled, at: done.at.wall_ms });
     }
 
+    /// Notes a row as in the next client's hand; the next turn commits that, and then the client gets it.
     fn hand_over(&mut self, hand: Hand) {
         self.handed.push((hand.claimed.clone(), hand.client));
         self.hands.add(hand);

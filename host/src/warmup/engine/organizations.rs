@@ -10,6 +10,7 @@ use crate::model::message_id::Tokens;
 use crate::model::name::{OrgId, OrgName};
 use crate::warmup::engine::MakeClient;
 use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign, Unmade};
+use crate::warmup::engine::handover;
 use crate::warmup::engine::hands::{ClientNumber, Declined, Hand, Scopes};
 use crate::warmup::engine::settle;
 use crate::warmup::limits::{self, Limits, client_scope, org_scope, provider_scope, share_scope};
@@ -56,7 +57,7 @@ struct Client {
     health: ClientHealth,
     /// Rows claimed for it or in its hands.
     in_hand: usize,
-    /// When it last answered, or got its first row, by the boot clock.
+    /// When it last answered for its server, or got its first row, by the boot clock.
     heard_at: i64,
     /// A refusal that blames the account holds at every provider.
     pause: Pause,
@@ -329,7 +330,9 @@ impl Running {
             Err(Unmade::Content(_)) => return,
         };
         let Some(index) = self.index(hand.client) else { return };
-        self.clients[index].heard_at = now;
+        if handover::declined(&done.outcome).is_none() {
+            self.clients[index].heard_at = now;
+        }
         self.observe(index, outcome, now);
         if matches!(outcome, Outcome::Deferred { .. } | Outcome::Rejected { .. } | Outcome::Accepted(_)) {
             self.clients[index].pause.observe(Fault::Account, outcome, now);

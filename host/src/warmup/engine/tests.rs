@@ -63,7 +63,7 @@ struct Makes(Vec<Arc<FakeClient>>);
 impl MakeClient for Makes {
     fn make(&self, organization: &Organization, entry: &SmtpEntry) -> Result<Arc<dyn SmtpClient>, String> {
         let place = organization.smtp.iter().position(|e| e.name == entry.name).unwrap();
-        Ok(self.0[place].clone())
+        self.0.get(place).map(|client| client.clone() as Arc<dyn SmtpClient>).ok_or_else(|| "there is none yet".to_owned())
     }
 }
 

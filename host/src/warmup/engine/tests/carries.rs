@@ -1,9 +1,10 @@
 //! Messages that a client cannot carry: the organization's next client gets them.
 
-use super::fixture::{accepted, settings};
+use super::fixture::{World, accepted, edit, failing, settings};
 use super::*;
-use crate::warmup::engine::tests::fixture::{World, edit, failing};
-use crate::warmup::store::Queue as _;
+use crate::warmup::route::STALL_MS;
+use crate::warmup::store::{DeliveryRow, Queue as _};
+use std::sync::atomic::Ordering;
 
 const NEEDS: &str = "it needs SMTPUTF8";
 
@@ -20,7 +21,7 @@ fn times(client: &FakeClient, to: &str) -> usize {
     client.got.lock().unwrap().iter().filter(|got| *got == to).count()
 }
 
-async fn only_row(running: &super::Running, state: State) -> crate::warmup::store::DeliveryRow {
+async fn only_row(running: &Running, state: State) -> DeliveryRow {
     let page = DeliveryPage { state: Some(state), after: UserNumber(0), limit: 10 };
     running.store.deliveries(running.org, running.email, page).await.unwrap().rows.remove(0)
 }
@@ -28,7 +29,7 @@ async fn only_row(running: &super::Running, state: State) -> crate::warmup::stor
 #[tokio::test]
 async fn what_the_first_client_cannot_carry_goes_through_the_second_and_all_else_through_the_first() {
     let (first, second) = (client(without_smtputf8), client(|_| accepted()));
-    let running = super::Running::start(3, vec![first.clone(), second.clone()], settings(2, |_| {})).await;
+    let running = Running::start(3, vec![first.clone(), second.clone()], settings(2, |_| {})).await;
     assert_eq!(running.until(|c| c.sent == 3).await, Counts { sent: 3, ..Counts::default() });
     assert_eq!((times(&first, "u0@x.example"), times(&second, "u0@x.example")), (1, 1));
     assert_eq!((first.got.lock().unwrap().len(), second.got.lock().unwrap().len()), (3, 1));
@@ -39,7 +40,7 @@ async fn what_the_first_client_cannot_carry_goes_through_the_second_and_all_else
 #[tokio::test]
 async fn what_no_client_can_carry_fails_after_each_was_asked_once_and_no_reply_is_made_up() {
     let (first, second) = (client(without_smtputf8), client(without_smtputf8));
-    let running = super::Running::start(3, vec![first.clone(), second.clone()], settings(2, |_| {})).await;
+    let running = Running::start(3, vec![first.clone(), second.clone()], settings(2, |_| {})).await;
     assert_eq!(running.until(|c| c.sent == 2 && c.failed == 1).await, Counts { sent: 2, failed: 1, ..Counts::default() });
     assert_eq!((times(&first, "u0@x.example"), times(&second, "u0@x.example")), (1, 1));
     assert_eq!((first.got.lock().unwrap().len(), second.got.lock().unwrap().len()), (3, 1));
@@ -47,6 +48,14 @@ async fn what_no_client_can_carry_fails_after_each_was_asked_once_and_no_reply_i
     assert_eq!(said.reply, None);
     let words = "no client can carry it: `client0`: it needs SMTPUTF8; `client1`: it needs SMTPUTF8";
     assert_eq!(said.detail.as_deref(), Some(words));
+}
+
+#[tokio::test]
+async fn a_client_that_cannot_be_made_yet_may_carry_it_later_so_that_the_message_waits() {
+    let first = client(without_smtputf8);
+    let running = Running::start(3, vec![first.clone()], settings(2, |_| {})).await;
+    running.until(|c| times(&first, "u0@x.example") == 1 && (c.sent, c.sending) == (2, 0)).await;
+    assert_eq!(running.counts().await, Counts { sent: 2, queued: 1, ..Counts::default() });
 }
 
 /// The first client cannot carry what it has in hand.
@@ -123,7 +132,7 @@ async fn a_message_is_recorded_as_the_next_clients_before_that_client_has_it() {
     declined(&mut engine, 1).await;
     let in_hand = async || world.queue.in_hand().await.unwrap().remove(0).client.to_string();
     assert_eq!(in_hand().await, "client0");
-    world.queue.turns_fail.store(true, std::sync::atomic::Ordering::SeqCst);
+    world.queue.turns_fail.store(true, Ordering::SeqCst);
     {
         let turn = engine.turn(Vec::new());
         tokio::pin!(turn);
@@ -132,7 +141,7 @@ async fn a_message_is_recorded_as_the_next_clients_before_that_client_has_it() {
         turn.await;
     }
     assert_eq!(world.script.release(accepted), 0, "nothing was handed over that was not committed");
-    world.queue.turns_fail.store(false, std::sync::atomic::Ordering::SeqCst);
+    world.queue.turns_fail.store(false, Ordering::SeqCst);
     engine.once().await;
     assert_eq!(in_hand().await, "client1");
     assert_eq!(world.script.release(accepted), 1);
@@ -183,4 +192,20 @@ async fn a_client_that_was_changed_meanwhile_may_carry_what_the_others_cannot() 
     engine.answers(1).await;
     engine.once().await;
     assert_eq!(world.counts("acme", email).await, Counts { sent: 1, ..Counts::default() });
+}
+
+#[tokio::test]
+async fn a_client_whose_server_is_silent_does_not_answer_for_it_by_what_it_cannot_carry() {
+    let world = World::new(settings(2, |o| o.smtp[0].connections = 2));
+    let email = world.broadcast("acme", 4, "mail.example").await;
+    let mut engine = world.engine().await;
+    engine.once().await;
+    world.clock.advance(Duration::from_millis(STALL_MS as u64 - 1));
+    assert_eq!(world.script.release_of("u0@mail.example", unable), 1);
+    engine.answers(1).await;
+    engine.once().await;
+    assert_eq!(world.counts("acme", email).await, Counts { sending: 3, queued: 1, ..Counts::default() });
+    world.clock.advance(Duration::from_millis(1));
+    engine.once().await;
+    assert_eq!(world.counts("acme", email).await.sending, 4);
 }
