@@ -17,9 +17,11 @@ use postwarm_plugin_api::{Cause, Fault, Outcome};
 use std::sync::Arc;
 
 /// How long a message waits at least that the next client may not have now, in milliseconds.
-const WAIT_MS_MIN: i64 = 5_000;
+const WAIT_MS_MIN: i64 = 500;
 /// And at most, as new settings may let it go earlier.
 const WAIT_MS_MAX: i64 = 5 * 60_000;
+/// How far apart the messages of a lane come back, in milliseconds: all at once would each be offered in vain but the first.
+pub const APART_MS: i64 = 5;
 
 /// Where the message goes.
 pub enum Next {
@@ -42,18 +44,18 @@ pub fn next(mut hand: Hand, why: &str, running: &mut Running, limits: &mut Limit
     hand.declined.push(Declined { number: hand.client, client, why: why.to_owned() });
     let (index, probe) = match running.choose_other(&hand.declined, now.boot_ms) {
         None => return Next::Settled(failed(&hand.declined)),
-        Some(Choice::Wait(at)) => return wait(at, now),
+        Some(Choice::Wait(at)) => return wait(&hand, running, at, now),
         Some(Choice::Use(index)) => (index, false),
         Some(Choice::Probe(index)) => (index, true),
     };
     let provider = &hand.claimed.provider;
     if let Some((until, _)) = running.paused(index, provider, now) {
-        return wait(Some(until), now);
+        return wait(&hand, running, Some(until), now);
     }
     let scopes = running.scopes_of(index, provider);
     let claimable = limits.claimable(&scopes, 1, now.boot_ms);
     if claimable.n == 0 || running.room(index) == 0 {
-        return wait(claimable.blocked_by.and_then(|by| by.next_at_boot_ms), now);
+        return wait(&hand, running, claimable.blocked_by.and_then(|by| by.next_at_boot_ms), now);
     }
     limits.take(&scopes, 1, now.boot_ms);
     if probe {
@@ -65,9 +67,10 @@ pub fn next(mut hand: Hand, why: &str, running: &mut Running, limits: &mut Limit
     Next::Client(Hand { claimed, scopes, client, declined: hand.declined })
 }
 
-fn wait(until_boot_ms: Option<i64>, now: Now) -> Next {
+fn wait(hand: &Hand, running: &mut Running, until_boot_ms: Option<i64>, now: Now) -> Next {
     let wait = until_boot_ms.map_or(WAIT_MS_MIN, |at| (at - now.boot_ms).clamp(WAIT_MS_MIN, WAIT_MS_MAX));
-    Next::Settled(Settled::Returned { next_at: now.wall_ms + wait })
+    let at = running.come_back(&hand.claimed.provider, now.boot_ms + wait);
+    Next::Settled(Settled::Returned { next_at: now.wall_ms + (at - now.boot_ms) })
 }
 
 /// No server refused it, so there is no reply to show.

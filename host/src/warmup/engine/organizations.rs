@@ -40,6 +40,8 @@ pub struct Running {
     pauses: HashMap<(Arc<str>, Arc<str>), Pause>,
     /// Lanes whose mail cannot be made now, by provider. New settings may be the remedy, so that they start without.
     held: HashMap<Arc<str>, Held>,
+    /// When the last of the messages comes back that wait for another client, by provider and the boot clock.
+    back_at: HashMap<Arc<str>, i64>,
     /// The limits of each lane that had mail since the settings were taken.
     scopes: HashMap<(ClientNumber, Arc<str>), Scopes>,
 }
@@ -152,7 +154,16 @@ impl Organizations {
             client_failing(&organization.name, &client.name, client.health.is_failing());
         }
         let signer = self.signers.make(&organization);
-        Running { settings: organization, signer, clients, providers, pauses, held: HashMap::new(), scopes: HashMap::new() }
+        Running {
+            settings: organization,
+            signer,
+            clients,
+            providers,
+            pauses,
+            held: HashMap::new(),
+            back_at: HashMap::new(),
+            scopes: HashMap::new(),
+        }
     }
 
     fn next_number(&mut self) -> ClientNumber {
@@ -266,6 +277,13 @@ impl Running {
     /// Keeps a lane back whose mail cannot be made now.
     fn hold(&mut self, provider: &Arc<str>, why: &str, now: Now) {
         self.held.insert(provider.clone(), Held { until: now.boot_ms + settle::UNMADE_WAIT_MS, why: why.to_owned() });
+    }
+
+    /// When one more message comes back that waits for another client: not before `boot_ms`, and behind those that wait.
+    pub fn come_back(&mut self, provider: &Arc<str>, boot_ms: i64) -> i64 {
+        let last = self.back_at.entry(provider.clone()).or_default();
+        *last = boot_ms.max(*last + handover::APART_MS);
+        *last
     }
 
     /// How many more rows the client may have in hand.
