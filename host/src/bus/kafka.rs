@@ -16,7 +16,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -45,7 +45,8 @@ impl Default for TopicOptions {
 pub struct KafkaLog {
     kafka: Kafka,
     options: TopicOptions,
-    producer: ThreadedProducer<Delivered>,
+    /// Replaced once it has met an error that it cannot go on after.
+    producer: Mutex<ThreadedProducer<Delivered>>,
     reach: Arc<Reach>,
     topics_exist: OnceCell<()>,
 }
@@ -54,17 +55,21 @@ impl KafkaLog {
     /// Makes the client; the brokers are first asked when something is published or consumed.
     pub fn open(kafka: Kafka, options: TopicOptions, clock: Arc<dyn Clock>) -> Result<KafkaLog, LogError> {
         let reach = Arc::new(Reach::new(clock));
-        let producer = client_config(&kafka)
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("compression.type", "lz4")
-            .set("linger.ms", "5")
-            .set("message.timeout.ms", PUBLISH_MAX.as_millis().to_string())
-            .set("partitioner", "murmur2_random")
-            .set("queue.buffering.max.kbytes", "16384")
-            .create_with_context(Delivered(Reports(reach.clone())))
-            .map_err(unavailable)?;
+        let producer = Mutex::new(make_producer(&kafka, &reach)?);
         Ok(KafkaLog { kafka, options, producer, reach, topics_exist: OnceCell::new() })
+    }
+
+    /// The producer to publish with: another one where the last is of no more use. What the last one left unacknowledged is
+    /// published again by whoever was told so, and a record that comes twice changes nothing.
+    fn producer(&self) -> Result<ThreadedProducer<Delivered>, LogError> {
+        let mut producer = self.producer.lock().expect("nobody panics while he holds this lock");
+        if let Some((_, reason)) = producer.client().fatal_error() {
+            self.reach.said(&format!("the Kafka producer cannot go on, and another one takes its place: {reason}"));
+            let ended = std::mem::replace(&mut *producer, make_producer(&self.kafka, &self.reach)?);
+            // It waits for its thread.
+            tokio::task::spawn_blocking(move || drop(ended));
+        }
+        Ok(producer.clone())
     }
 
     async fn ensure_topics(&self) -> Result<(), LogError> {
@@ -83,7 +88,7 @@ impl EventLog for KafkaLog {
         // One more than there are records: the batch is not done while it is still being handed over.
         let left = AtomicUsize::new(records.len() + 1);
         let batch = Arc::new(Batch { left, failed: Mutex::default(), done: Mutex::new(Some(done)) });
-        let (producer, kafka, handed) = (self.producer.clone(), self.kafka.clone(), batch.clone());
+        let (producer, kafka, handed) = (self.producer()?, self.kafka.clone(), batch.clone());
         let hand_over = move || hand_over(&producer, &kafka, &records, &handed);
         tokio::task::spawn_blocking(hand_over).await.map_err(|e| LogError::Unavailable(e.to_string()))?;
         let gone = |_| LogError::Unavailable("the producer has stopped".to_owned());
@@ -190,6 +195,19 @@ fn headers(record: &Record) -> OwnedHeaders {
         ("content-type", "application/json"),
     ];
     all.into_iter().fold(OwnedHeaders::new_with_capacity(6), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+}
+
+fn make_producer(kafka: &Kafka, reach: &Arc<Reach>) -> Result<ThreadedProducer<Delivered>, LogError> {
+    client_config(kafka)
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("compression.type", "lz4")
+        .set("linger.ms", "5")
+        .set("message.timeout.ms", PUBLISH_MAX.as_millis().to_string())
+        .set("partitioner", "murmur2_random")
+        .set("queue.buffering.max.kbytes", "16384")
+        .create_with_context(Delivered(Reports(reach.clone())))
+        .map_err(unavailable)
 }
 
 fn client_config(kafka: &Kafka) -> ClientConfig {

@@ -35,6 +35,20 @@ const CURSOR_OCTETS_MAX: usize = 1_024;
 /// Held while an answer is made, not while it is read.
 static MAKING: Semaphore = Semaphore::const_new(MAKING_MAX);
 
+/// What was found of a list.
+#[derive(Debug)]
+pub struct Found<T, K> {
+    pub items: Vec<T>,
+    /// The search ended at this key before it had as many as asked: it goes on behind it. `None` where it did not end early.
+    pub searched_to: Option<K>,
+}
+
+impl<T, K> From<Vec<T>> for Found<T, K> {
+    fn from(items: Vec<T>) -> Found<T, K> {
+        Found { items, searched_to: None }
+    }
+}
+
 /// Which part of a list is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
@@ -66,22 +80,13 @@ impl Page {
         self.after.as_deref().map_or(Ok(0), |text| text.parse().ok().filter(|n| *n >= 0).ok_or_else(bad_cursor))
     }
 
-    /// Links on from the answer to a search that may end early: `searched_to` is the key of the last item it looked at then.
-    pub fn searched(&self, uri: &Uri, mut answer: Response, searched_to: Option<i64>) -> Response {
-        let link = searched_to.and_then(|key| HeaderValue::from_str(&self.next_link(uri, &key.to_string())).ok());
-        if let Some(link) = link {
-            answer.headers_mut().entry(LINK).or_insert(link);
-        }
-        answer
-    }
-
     /// Answers with an array of the items behind `start`, and a link to the next page where there is one. `fetch` gets the
-    /// items behind a key, at most as many as asked; fewer mean that there are no more. `key` names an item for the cursor;
-    /// `shape` is how it is shown.
+    /// items behind a key, at most as many as asked; fewer mean that there are no more, or that it says how far it searched.
+    /// `key` names an item for the cursor; `shape` is how it is shown.
     ///
     /// # Errors
     /// Those of `fetch`.
-    pub async fn answer<K, T, V, E, F>(
+    pub async fn answer<K, T, V, E, F, R>(
         &self,
         uri: &Uri,
         (start, key): (K, impl Fn(&T) -> K),
@@ -91,7 +96,8 @@ impl Page {
     where
         K: Clone + Display,
         V: Serialize,
-        F: Future<Output = Result<Vec<T>, E>>,
+        F: Future<Output = Result<R, E>>,
+        R: Into<Found<T, K>>,
     {
         self.collect(uri, (b'[', b']'), (start, key), fetch, |octets, _, item| write(octets, &shape(item))).await
     }
@@ -120,7 +126,7 @@ impl Page {
     }
 
     /// Writes the items as they come, so that of a page at most `ROWS_MAX` are in memory as more than their octets.
-    async fn collect<K, T, E, F>(
+    async fn collect<K, T, E, F, R>(
         &self,
         uri: &Uri,
         (open, close): (u8, u8),
@@ -130,21 +136,21 @@ impl Page {
     ) -> Result<Response, E>
     where
         K: Clone + Display,
-        F: Future<Output = Result<Vec<T>, E>>,
+        F: Future<Output = Result<R, E>>,
+        R: Into<Found<T, K>>,
     {
         let making = MAKING.acquire().await.expect("nobody closes it");
         let (mut parts, mut octets) = (Vec::new(), Vec::with_capacity(PART_OCTETS));
         octets.push(open);
-        let (mut left, mut after, mut last, mut next) = (self.limit, start, None, None);
-        'rows: loop {
+        let (mut left, mut after, mut last) = (self.limit, start, None);
+        let next = 'rows: loop {
             // One more than the page, so that it is known whether there is a next one.
             let asked = ROWS_MAX.min(left + 1);
-            let found = fetch(after, asked).await?;
-            let is_end = found.len() < asked;
-            for item in found {
+            let found = fetch(after, asked).await?.into();
+            let is_end = found.items.len() < asked;
+            for item in found.items {
                 if left == 0 {
-                    next = last;
-                    break 'rows;
+                    break 'rows last;
                 }
                 if last.is_some() {
                     octets.push(b',');
@@ -159,9 +165,9 @@ impl Page {
             }
             match &last {
                 Some(last) if !is_end => after = last.clone(),
-                _ => break,
+                _ => break found.searched_to,
             }
-        }
+        };
         octets.push(close);
         parts.push(Bytes::from(octets));
         drop(making);
@@ -242,6 +248,17 @@ mod tests {
         }
         let start = URL_SAFE_NO_PAD.encode("5");
         assert_eq!(answer(&format!("limit=2&cursor={start}"), 7).await, (None, "[6,7]".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_search_that_ends_early_links_on_from_where_it_ended() {
+        for (searched_to, linked) in [(Some(77), true), (None, false)] {
+            let (page, uri) = page("state=sent&limit=5").expect("valid");
+            let fetch = async |_: i64, _: usize| Ok::<_, ApiError>(Found { items: vec![3_i64], searched_to });
+            let response = page.answer(&uri, (0, |n: &i64| *n), fetch, |n| n).await.expect("an answer");
+            let link = response.headers().get(LINK).map(|v| v.to_str().expect("ASCII").to_owned());
+            assert_eq!(link.is_some_and(|l| l.contains(&URL_SAFE_NO_PAD.encode("77"))), linked);
+        }
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ mod tests;
 
 use crate::clock::Now;
 use crate::config::settings::{Organization, Window};
+use crate::model::name::OrgName;
 use crate::warmup::store::Usage;
 use gate::Gate;
 use std::collections::HashMap;
@@ -79,20 +80,45 @@ pub struct Scopes {
 impl Scopes {
     /// Those of a message through this client to this mailbox provider.
     pub fn of(organization: &Organization, client: &str, provider: &str) -> Scopes {
-        let name = &organization.name;
-        let share = organization.smtp.iter().find(|e| e.name == client).and_then(|e| e.share.as_ref());
-        Scopes {
-            org: format!("org/{name}"),
-            provider: format!("provider/{name}/{provider}"),
-            client: format!("client/{name}/{client}"),
-            share: share.map(|share| format!("share/{share}")),
-        }
+        let entry = organization.smtp.iter().find(|entry| entry.name == client);
+        let share = entry.and_then(|entry| entry.share.as_deref()).map(share_scope);
+        Scopes { share, ..Scopes::without_settings(&organization.name, client, provider) }
+    }
+
+    /// The same where the organization's settings are gone, and with them what it shared.
+    pub fn without_settings(org: &OrgName, client: &str, provider: &str) -> Scopes {
+        Scopes { org: org_scope(org), provider: provider_scope(org, provider), client: client_scope(org, client), share: None }
     }
 
     /// All of them.
     pub fn names(&self) -> Vec<&str> {
         [&self.org, &self.provider, &self.client].into_iter().chain(&self.share).map(String::as_str).collect()
     }
+
+    /// All of them, to keep.
+    pub fn into_names(self) -> Arc<[String]> {
+        [self.org, self.provider, self.client].into_iter().chain(self.share).collect()
+    }
+}
+
+/// The scope of all that an organization sends.
+pub fn org_scope(org: &OrgName) -> String {
+    format!("org/{org}")
+}
+
+/// The scope of what an organization sends to a mailbox provider; with an empty name, what all of these start with.
+pub fn provider_scope(org: &OrgName, provider: &str) -> String {
+    format!("provider/{org}/{provider}")
+}
+
+/// The scope of what an organization sends through a client.
+pub fn client_scope(org: &OrgName, client: &str) -> String {
+    format!("client/{org}/{client}")
+}
+
+/// The scope of what goes through an account, whoever sends it.
+pub fn share_scope(share: &str) -> String {
+    format!("share/{share}")
 }
 
 impl Limits {

@@ -161,7 +161,8 @@ pub trait Queue: Outbox {
     /// Every row in `sending`, as it was claimed: after a start, what an earlier process left there. Reads only; a row
     /// leaves `sending` by a turn that records what became of it.
     async fn in_hand(&self) -> Result<Vec<Claimed>>;
-    /// One turn: outcomes recorded, limits written, new rows claimed into `sending`, all in one commit.
+    /// One turn: outcomes recorded, limits written, rows handed to another client, new rows claimed into `sending`, all in one
+    /// commit. Answers the new rows.
     async fn turn(&self, turn: Turn) -> Result<Vec<Claimed>>;
     /// Which lanes have rows due at or before `now`, and when the next deferred row is due.
     async fn lanes(&self, now: i64) -> Result<Lanes>;
@@ -187,6 +188,8 @@ pub trait Queue: Outbox {
 pub struct Turn {
     /// Shared, as whoever asks keeps them until the turn has committed.
     pub outcomes: Arc<Vec<Recorded>>,
+    /// Rows in `sending` that go to another client now: the one that they name.
+    pub handed: Vec<Arc<Claimed>>,
     pub claims: Vec<Claim>,
     pub usage: Arc<Vec<Usage>>,
     /// The pace of back-fill by organization, for the outcomes of this turn.

@@ -90,7 +90,7 @@ impl Reach {
         }
     }
 
-    fn said(&self, words: &str) {
+    pub fn said(&self, words: &str) {
         let mut other = self.other.lock().expect("nobody panics while he holds this lock");
         match other.failed(self.clock.now().boot_ms) {
             Say::Began => tracing::warn!(words, "the Kafka client says"),

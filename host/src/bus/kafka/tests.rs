@@ -2,6 +2,7 @@ use super::*;
 use crate::bus::contract;
 use crate::clock::SystemClock;
 use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use std::collections::BTreeSet;
 
 fn settings(brokers: &str, unique: &str) -> Kafka {
@@ -108,6 +109,18 @@ async fn a_broker_that_goes_is_in_trouble_until_it_is_back() {
     until(|trouble, address| trouble.is_some_and(|words| words.contains(address))).await;
     cluster.broker_up(1).unwrap();
     until(|trouble, _| trouble.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_that_met_a_fatal_error_is_replaced_by_the_next_publish() {
+    let (cluster, kafka) = mock("fatal");
+    // The brokers refuse the idempotent producer its number, as where an ACL is missing: that one never asks again.
+    cluster.request_errors(RDKafkaApiKey::InitProducerId, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED]);
+    let log = KafkaLog::open(kafka, TopicOptions::default(), Arc::new(SystemClock)).unwrap();
+    let publish = async || log.publish(vec![contract::record(Topic::Recipients, "a", 0)]).await;
+    let refused = publish().await;
+    assert!(matches!(refused, Err(LogError::Unavailable(_))), "{refused:?}");
+    publish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

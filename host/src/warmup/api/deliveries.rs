@@ -4,7 +4,7 @@
 
 use crate::http::error::{ApiError, FieldError};
 use crate::http::json::JsonBody;
-use crate::http::paging::Page;
+use crate::http::paging::{Found, Page};
 use crate::http::params::Params;
 use crate::http::time::rfc3339;
 use crate::model::address::Address;
@@ -135,21 +135,14 @@ pub async fn list_deliveries(
     let state = params.get("state").map(|text| DeliveryState::parse(text).ok_or_else(unknown_state)).transpose()?;
     let order = (page.after_number()?, |row: &DeliveryRow| row.user.0);
     let email = find_email(&api, member.org, path).await?;
-    let searched_to = std::sync::atomic::AtomicI64::new(-1);
-    let fetch = |after, limit| {
+    let fetch = async |after, limit| {
         let wanted = DeliveryPage { state, after: UserNumber(after), limit };
-        let (store, searched_to) = (&api.store, &searched_to);
-        async move {
-            let found = store.deliveries(member.org, email.number, wanted).await?;
-            searched_to.store(found.searched_to.map_or(-1, |user| user.0), std::sync::atomic::Ordering::Relaxed);
-            Ok::<_, ApiError>(found.rows)
-        }
+        let found = api.store.deliveries(member.org, email.number, wanted).await?;
+        Ok::<_, ApiError>(Found { items: found.rows, searched_to: found.searched_to.map(|user| user.0) })
     };
     let (tokens, domain) = (api.store.tokens(), email.from.address.domain());
     let message_id = |user| tokens.recipient_message_id(DeliveryKey { org: member.org, email: email.number, user }, &domain);
-    let answer = page.answer(&uri, order, fetch, |row| shape(message_id(row.user), row)).await?;
-    let searched_to = searched_to.into_inner();
-    Ok(page.searched(&uri, answer, (searched_to >= 0).then_some(searched_to)))
+    page.answer(&uri, order, fetch, |row| shape(message_id(row.user), row)).await
 }
 
 fn unknown_state() -> ApiError {

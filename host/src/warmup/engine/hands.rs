@@ -1,7 +1,7 @@
-//! What is in `sending`: each row with what was decided when it was claimed.
+//! What is in `sending`: each row with what was decided when its client was chosen.
 //!
-//! Invariant: a row is here from the commit that claimed it until its outcome is taken in; its limits are settled under
-//! the scopes that it was claimed under, whatever the settings say by then.
+//! Invariant: a row is here from the commit that claimed it until what became of it is known, whatever number of clients
+//! it was offered to; its limits are settled under the scopes of the client that has it, whatever the settings say by then.
 
 use crate::model::name::{DeliveryKey, OrgId};
 use crate::warmup::store::{Claimed, LaneKey};
@@ -20,6 +20,15 @@ pub struct Hand {
     pub claimed: Arc<Claimed>,
     pub scopes: Scopes,
     pub client: ClientNumber,
+    /// Who had it before in this attempt.
+    pub declined: Vec<Declined>,
+}
+
+/// A client that cannot carry a message, and why.
+pub struct Declined {
+    pub number: ClientNumber,
+    pub client: Arc<str>,
+    pub why: String,
 }
 
 /// All rows in hand, and how many each lane has.

@@ -1,30 +1,33 @@
 //! The engine: claims what is due within the limits, hands it to clients, records what became of it.
 //!
-//! One task turns. Each turn is one commit: the outcomes since the last turn, what the limits counted, and the rows
-//! claimed next, which are in `sending` before a client sees them. While a turn commits, messages travel and their
-//! outcomes gather for the next.
+//! One task turns. Each turn is one commit: the outcomes since the last turn, what the limits counted, the rows that go
+//! from one client to another, and the rows claimed next, which are in `sending` before a client sees them. While a turn
+//! commits, messages travel and their outcomes gather for the next.
 //!
-//! Invariant: at most `sending_rows_max` rows are in `sending`; nothing is dispatched that was not committed there; an
-//! outcome that could not be committed is kept and committed by a later turn.
+//! Invariant: at most `sending_rows_max` rows are in `sending`; nothing is dispatched that was not committed there, under
+//! the client that gets it; an outcome that could not be committed is kept and committed by a later turn.
 
 mod dispatch;
 mod fair;
 mod feeder;
+mod handover;
 mod hands;
 mod lanes;
 mod organizations;
 mod settle;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod view;
 
-use crate::clock::{Clock, Now};
+use crate::clock::Clock;
 use crate::config::settings::{Organization, Settings, SmtpEntry};
 use crate::model::name::OrgId;
 use crate::warmup::limits::Shared;
-use crate::warmup::store::{BackfillPace, Claim, Claimed, Queue, Recorded, Store, StoreError, Turn};
+use crate::warmup::store::{BackfillPace, Claim, Claimed, Queue, Recorded, Settled, Store, StoreError, Turn};
 use dispatch::{Done, Templates};
-use hands::{ClientNumber, Hand, Hands, Scopes};
+use handover::Next;
+use hands::{ClientNumber, Hand, Hands};
 use lanes::{Around, Lane, LaneBook};
 use organizations::Organizations;
 use postwarm_plugin_api::{Cause, Outcome, SmtpClient};
@@ -44,10 +47,6 @@ const COMMIT_RETRY: Duration = Duration::from_millis(200);
 const SLEEP_MAX_MS: i64 = 1_000;
 /// How long one call of a client may take; its own deadlines are shorter.
 const SEND_MAX: Duration = Duration::from_secs(3600);
-/// Why a row is unknown that an earlier process had in hand.
-const CRASHED: &str = "the process ended while a client had the message in hand";
-/// Why a row is unknown whose reply had not come when the drain ended.
-const STOPPED: &str = "the process stopped before the reply came";
 /// Outcomes of one turn.
 const OUTCOMES_PER_TURN_MAX: usize = 512;
 
@@ -89,6 +88,9 @@ pub struct Engine {
     finished: mpsc::UnboundedSender<Done>,
     /// Outcomes that wait for their commit.
     recorded: Vec<Recorded>,
+    /// Rows in hand whose next client waits for the commit that notes it.
+    handed: Vec<(Arc<Claimed>, ClientNumber)>,
+    draining: bool,
     hands: Hands,
     sending_rows_max: usize,
     paces: Arc<HashMap<OrgId, BackfillPace>>,
@@ -114,6 +116,8 @@ impl Engine {
             done,
             finished,
             recorded: Vec::new(),
+            handed: Vec::new(),
+            draining: false,
             hands: Hands::default(),
             sending_rows_max: 0,
             paces: Arc::default(),
@@ -122,32 +126,6 @@ impl Engine {
         engine.take_settings().await?;
         engine.settle_left().await?;
         Ok(engine)
-    }
-
-    /// What an earlier process had in hand is unknown, and the limits count it.
-    async fn settle_left(&mut self) -> anyhow::Result<()> {
-        let left = self.queue.in_hand().await?;
-        if left.is_empty() {
-            return Ok(());
-        }
-        tracing::warn!(rows = left.len(), "rows that an earlier process had in hand are unknown now");
-        let now = self.clock.now();
-        for claimed in left {
-            let scopes = self.organizations.scopes_of_left(&claimed);
-            self.limits.lock().take(&scopes, 1, now.boot_ms);
-            self.doubt(Arc::new(claimed), &scopes, CRASHED, now);
-        }
-        self.commit(Vec::new()).await?;
-        Ok(())
-    }
-
-    /// Notes that nobody will learn what became of a row.
-    fn doubt(&mut self, claimed: Arc<Claimed>, scopes: &Scopes, words: &str, now: Now) {
-        self.limits.lock().settle(scopes, 1, now.boot_ms);
-        let settings = self.organizations.get(claimed.delivery.org).map(|running| &*running.settings);
-        let result = settle::in_doubt(settings, words, now.wall_ms);
-        self.view.settled(&claimed, &result, now);
-        self.recorded.push(Recorded { claimed, result, at: now.wall_ms });
     }
 
     /// Runs until `stop`, then drains for at most the configured time.
@@ -162,7 +140,7 @@ impl Engine {
             }
             self.refresh_lanes().await;
             let claims = self.plan();
-            if claims.is_empty() && self.recorded.is_empty() {
+            if claims.is_empty() && self.recorded.is_empty() && self.handed.is_empty() {
                 self.wait(&stop).await;
             } else {
                 self.turn(claims).await;
@@ -207,7 +185,8 @@ impl Engine {
         let claims = planned.iter().map(|lane| lane.claim.clone()).collect();
         match self.commit(claims).await {
             Ok(claimed) => {
-                let rows = self.take_in_hand(&mut planned, claimed);
+                let mut rows = std::mem::take(&mut self.handed);
+                rows.extend(self.take_in_hand(&mut planned, claimed));
                 self.lanes.claimed(&planned, &mut self.organizations, &mut self.limits.lock(), self.clock.now());
                 self.dispatch(rows).await;
             }
@@ -225,7 +204,8 @@ impl Engine {
         let now = self.clock.now();
         let outcomes = Arc::new(std::mem::take(&mut self.recorded));
         let usage = self.limits.lock().dirty(now);
-        let turn = Turn { outcomes: outcomes.clone(), claims, usage, paces: self.paces.clone(), now: now.wall_ms };
+        let handed = self.handed.iter().map(|(row, _)| row.clone()).collect();
+        let turn = Turn { outcomes: outcomes.clone(), handed, claims, usage, paces: self.paces.clone(), now: now.wall_ms };
         match self.queue.turn(turn).await {
             Ok(claimed) => {
                 self.limits.lock().written();
@@ -258,7 +238,7 @@ impl Engine {
             let lane = &mut planned[place];
             lane.got += 1;
             let claimed = Arc::new(row);
-            self.hands.add(Hand { claimed: claimed.clone(), scopes: lane.scopes.clone(), client: lane.client });
+            self.hands.add(Hand { claimed: claimed.clone(), scopes: lane.scopes.clone(), client: lane.client, declined: Vec::new() });
             rows.push((claimed, lane.client));
         }
         rows
@@ -318,12 +298,28 @@ impl Engine {
                     let held = Held { words, until_boot_ms: Some(until) };
                     self.view.hold(done.claimed.delivery.org, &done.claimed.provider, held);
                 }
-                settle::settle(&done, &org.settings, self.random.f64())
+                match handover::declined(&done.outcome) {
+                    Some(_) if self.draining => Settled::Returned { next_at: done.at.wall_ms },
+                    Some(why) => {
+                        let next = handover::next(hand, why, org, &mut self.limits.lock(), done.at);
+                        match next {
+                            Next::Client(hand) => return self.hand_over(hand),
+                            Next::Settled(settled) => settled,
+                        }
+                    }
+                    None => settle::settle(&done, &org.settings, self.random.f64()),
+                }
             }
             None => settle::without_organization(&done),
         };
         self.view.settled(&done.claimed, &settled, done.at);
         self.recorded.push(Recorded { claimed: done.claimed, result: settled, at: done.at.wall_ms });
+    }
+
+    /// Notes a row as in the next client's hand; the next turn commits that, and then the client gets it.
+    fn hand_over(&mut self, hand: Hand) {
+        self.handed.push((hand.claimed.clone(), hand.client));
+        self.hands.add(hand);
     }
 
     async fn wait(&mut self, stop: &CancellationToken) {
@@ -338,47 +334,6 @@ impl Engine {
         };
         if let Some(done) = done {
             self.take_in(done);
-        }
-    }
-
-    /// Takes no new row, lets the running messages end, records them. What still waits for its reply becomes unknown.
-    async fn drain(mut self) {
-        let grace = self.settings.borrow().process.drain_max;
-        let closing = self.organizations.close(grace);
-        let clock = self.clock.clone();
-        let until = clock.now().boot_ms + grace.as_millis() as i64;
-        let deadline = clock.sleep(grace);
-        tokio::pin!(deadline, closing);
-        let mut closed = false;
-        let mut waiting = true;
-        while waiting && (!self.hands.is_empty() || !self.recorded.is_empty()) {
-            if self.recorded.is_empty() {
-                tokio::select! {
-                    done = self.done.recv() => if let Some(done) = done { self.take_in(done) },
-                    () = &mut closing, if !closed => closed = true,
-                    () = &mut deadline => waiting = false,
-                }
-            }
-            self.gather();
-            if !self.recorded.is_empty() {
-                self.turn(Vec::new()).await;
-                waiting &= self.clock.now().boot_ms < until;
-            }
-        }
-        let left = self.hands.take_all();
-        if left.is_empty() && self.recorded.is_empty() {
-            if !closed {
-                closing.await;
-            }
-            return;
-        }
-        tracing::warn!(rows = left.len(), "the drain has ended; what waits for its reply is unknown now");
-        let now = clock.now();
-        for hand in left {
-            self.doubt(hand.claimed, &hand.scopes, STOPPED, now);
-        }
-        if let Err(error) = self.commit(Vec::new()).await {
-            tracing::error!(%error, "the unknown rows are listed at the next start");
         }
     }
 }

@@ -10,9 +10,10 @@ use crate::model::message_id::Tokens;
 use crate::model::name::{OrgId, OrgName};
 use crate::warmup::engine::MakeClient;
 use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign, Unmade};
-use crate::warmup::engine::hands::{ClientNumber, Hand, Scopes};
+use crate::warmup::engine::handover;
+use crate::warmup::engine::hands::{ClientNumber, Declined, Hand, Scopes};
 use crate::warmup::engine::settle;
-use crate::warmup::limits::Limits;
+use crate::warmup::limits::{self, Limits, client_scope, org_scope, provider_scope, share_scope};
 use crate::warmup::metrics::client_failing;
 use crate::warmup::progress;
 use crate::warmup::route::{self, Choice, ClientHealth, Pause};
@@ -39,6 +40,8 @@ pub struct Running {
     pauses: HashMap<(Arc<str>, Arc<str>), Pause>,
     /// Lanes whose mail cannot be made now, by provider. New settings may be the remedy, so that they start without.
     held: HashMap<Arc<str>, Held>,
+    /// When the last of the messages comes back that wait for another client, by provider and the boot clock.
+    back_at: HashMap<Arc<str>, i64>,
     /// The limits of each lane that had mail since the settings were taken.
     scopes: HashMap<(ClientNumber, Arc<str>), Scopes>,
 }
@@ -56,7 +59,7 @@ struct Client {
     health: ClientHealth,
     /// Rows claimed for it or in its hands.
     in_hand: usize,
-    /// When it last answered, or got its first row, by the boot clock.
+    /// When it last answered for its server, or got its first row, by the boot clock.
     heard_at: i64,
     /// A refusal that blames the account holds at every provider.
     pause: Pause,
@@ -82,9 +85,11 @@ impl Organizations {
 
     /// The limits that a row belongs to that an earlier process claimed.
     pub fn scopes_of_left(&self, claimed: &Claimed) -> Scopes {
-        let settings = self.get(claimed.delivery.org).map(|running| &*running.settings);
-        let share = settings.and_then(|settings| share_of(settings, &claimed.client));
-        scopes(&claimed.org_name, &claimed.client, &claimed.provider, share)
+        let (client, provider) = (&claimed.client, &claimed.provider);
+        match self.get(claimed.delivery.org) {
+            Some(running) => limits::Scopes::of(&running.settings, client, provider).into_names(),
+            None => limits::Scopes::without_settings(&claimed.org_name, client, provider).into_names(),
+        }
     }
 
     pub fn paces(&self) -> HashMap<OrgId, BackfillPace> {
@@ -149,7 +154,16 @@ impl Organizations {
             client_failing(&organization.name, &client.name, client.health.is_failing());
         }
         let signer = self.signers.make(&organization);
-        Running { settings: organization, signer, clients, providers, pauses, held: HashMap::new(), scopes: HashMap::new() }
+        Running {
+            settings: organization,
+            signer,
+            clients,
+            providers,
+            pauses,
+            held: HashMap::new(),
+            back_at: HashMap::new(),
+            scopes: HashMap::new(),
+        }
     }
 
     fn next_number(&mut self) -> ClientNumber {
@@ -178,9 +192,9 @@ impl Client {
 impl Running {
     fn configure(&self, settings: &Settings, limits: &mut Limits, now: Now) {
         let name = &self.settings.name;
-        limits.configure(&format!("org/{name}"), &self.settings.limits, now);
+        limits.configure(&org_scope(name), &self.settings.limits, now);
         // A provider that nobody limits any more is free, though what it counted is kept.
-        limits.lift(&format!("provider/{name}/"));
+        limits.lift(&provider_scope(name, ""));
         for provider in settings.providers.mailbox.keys() {
             limits.configure(&provider_scope(name, provider), self.provider_windows(provider), now);
         }
@@ -191,7 +205,7 @@ impl Running {
             limits.configure(&client_scope(name, &client.name), &client.entry.limits, now);
         }
         for (share, windows) in &settings.process.shares {
-            limits.configure(&format!("share/{share}"), windows, now);
+            limits.configure(&share_scope(share), windows, now);
         }
     }
 
@@ -216,6 +230,22 @@ impl Running {
             }
         }
         route::choose(self.clients.iter().map(|c| &c.health), boot_ms)
+    }
+
+    /// Which client gets a message now that these cannot carry, by its place; `None` where all the organization's clients are
+    /// among them.
+    pub fn choose_other(&self, declined: &[Declined], boot_ms: i64) -> Option<Choice> {
+        let places: Vec<usize> =
+            (0..self.clients.len()).filter(|place| declined.iter().all(|d| d.number != self.clients[*place].number)).collect();
+        // A client that could not be made may yet be, and then it may carry it.
+        if places.is_empty() && self.clients.len() == self.settings.smtp.len() {
+            return None;
+        }
+        Some(match route::choose(places.iter().map(|place| &self.clients[*place].health), boot_ms) {
+            Choice::Use(index) => Choice::Use(places[index]),
+            Choice::Probe(index) => Choice::Probe(places[index]),
+            wait @ Choice::Wait(_) => wait,
+        })
     }
 
     pub fn why_failing(&self) -> String {
@@ -249,6 +279,13 @@ impl Running {
         self.held.insert(provider.clone(), Held { until: now.boot_ms + settle::UNMADE_WAIT_MS, why: why.to_owned() });
     }
 
+    /// When one more message comes back that waits for another client: not before `boot_ms`, and behind those that wait.
+    pub fn come_back(&mut self, provider: &Arc<str>, boot_ms: i64) -> i64 {
+        let last = self.back_at.entry(provider.clone()).or_default();
+        *last = boot_ms.max(*last + handover::APART_MS);
+        *last
+    }
+
     /// How many more rows the client may have in hand.
     pub fn room(&self, index: usize) -> usize {
         let client = &self.clients[index];
@@ -258,7 +295,7 @@ impl Running {
     /// The limits that a message through this client to this provider belongs to.
     pub fn scopes_of(&mut self, index: usize, provider: &Arc<str>) -> Scopes {
         let (settings, client) = (&self.settings, &self.clients[index]);
-        let made = || scopes(&settings.name, &client.name, provider, client.entry.share.as_deref());
+        let made = || limits::Scopes::of(settings, &client.name, provider).into_names();
         self.scopes.entry((client.number, provider.clone())).or_insert_with(made).clone()
     }
 
@@ -311,7 +348,9 @@ impl Running {
             Err(Unmade::Content(_)) => return,
         };
         let Some(index) = self.index(hand.client) else { return };
-        self.clients[index].heard_at = now;
+        if handover::declined(&done.outcome).is_none() {
+            self.clients[index].heard_at = now;
+        }
         self.observe(index, outcome, now);
         if matches!(outcome, Outcome::Deferred { .. } | Outcome::Rejected { .. } | Outcome::Accepted(_)) {
             self.clients[index].pause.observe(Fault::Account, outcome, now);
@@ -349,21 +388,4 @@ impl Running {
             _ => {}
         }
     }
-}
-
-fn provider_scope(org: &OrgName, provider: &str) -> String {
-    format!("provider/{org}/{provider}")
-}
-
-fn client_scope(org: &OrgName, client: &str) -> String {
-    format!("client/{org}/{client}")
-}
-
-fn share_of<'a>(settings: &'a Organization, client: &str) -> Option<&'a str> {
-    settings.smtp.iter().find(|e| e.name == client).and_then(|e| e.share.as_deref())
-}
-
-fn scopes(org: &OrgName, client: &str, provider: &str, share: Option<&str>) -> Scopes {
-    let own = [format!("org/{org}"), provider_scope(org, provider), client_scope(org, client)];
-    own.into_iter().chain(share.map(|share| format!("share/{share}"))).collect()
 }

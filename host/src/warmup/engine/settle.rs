@@ -31,10 +31,6 @@ pub fn settle(done: &Done, organization: &Organization, jitter_unit: f64) -> Set
         Outcome::Rejected { reply, fault } => Settled::Failed(said(Some(reply), Some(*fault), None)),
         Outcome::Deferred { reply, fault, retry_after } => again(done, organization, jitter_unit, (reply, *fault, *retry_after)),
         Outcome::NotAttempted { cause: Cause::Disconnected | Cause::Stopping, .. } => Settled::Returned { next_at: now + UNTRIED_WAIT_MS },
-        // No server refused it, so there is no reply to show.
-        Outcome::NotAttempted { cause: Cause::Unsupported, detail } => {
-            Settled::Failed(said(None, Some(Fault::Content), Some(detail.clone())))
-        }
         Outcome::NotAttempted { .. } => Settled::Returned { next_at: now },
         Outcome::Unknown { detail, .. } => in_doubt(Some(organization), detail, now),
     }

@@ -42,6 +42,21 @@ pub fn claim(connection: &Connection, context: &mut Context, claims: &[Claim], n
     Ok(claimed)
 }
 
+/// Notes the client that has each row now.
+pub fn hand_over(connection: &Connection, context: &mut Context, handed: &[Arc<Claimed>]) -> Result<(), DbError> {
+    for claimed in handed {
+        let client = context.name_id(connection, &claimed.client)?;
+        let key = claimed.delivery;
+        connection.prepare_cached("UPDATE sending SET client = ?4 WHERE org = ?1 AND email = ?2 AND user = ?3")?.execute([
+            key.org.0,
+            key.email.0,
+            key.user.0,
+            client,
+        ])?;
+    }
+    Ok(())
+}
+
 /// A row as the index of due rows gives it.
 struct Due {
     email: i64,

@@ -271,6 +271,7 @@ impl Queue for SqliteStore {
         self.write(move |connection, context| {
             outcomes::record(connection, context, &turn)?;
             outcomes::write_usage(connection, &turn.usage)?;
+            claims::hand_over(connection, context, &turn.handed)?;
             claims::claim(connection, context, &turn.claims, turn.now)
         })
         .await

@@ -47,6 +47,24 @@ pub async fn what_came_back_unsent_goes_before_newer_mail(open: Open) {
     assert_eq!(f.claim(1, NOW + 500).await[0].delivery.email, EmailNumber(1));
 }
 
+pub async fn what_is_handed_to_another_client_is_in_its_hand(open: Open) {
+    let f = Fixture::new(open).await;
+    f.register("a@x.example", NOW).await;
+    f.register("b@x.example", NOW).await;
+    let email = f.accept(NOW).await;
+    f.fan_out().await;
+    let claimed = f.claim(2, NOW).await;
+    let other = Arc::new(Claimed { client: "other".into(), ..(*claimed[0]).clone() });
+    let turn = Turn { handed: vec![other.clone()], now: NOW + 1, ..Turn::default() };
+    assert_eq!(f.store.turn(turn).await.unwrap(), [], "nothing new is in hand");
+    let mut in_hand = f.store.in_hand().await.unwrap();
+    in_hand.sort_by_key(|row| row.delivery.user);
+    assert_eq!(in_hand, [(*other).clone(), (*claimed[1]).clone()]);
+    f.record(&[other], sent(), NOW + 2).await;
+    let page = DeliveryPage { state: Some(State::Sent), after: UserNumber(0), limit: 10 };
+    assert_eq!(f.store.deliveries(f.org, email, page).await.unwrap().rows[0].client.as_deref(), Some("other"));
+}
+
 async fn waits_at_most_its_back_off(open: Open, restart: bool) {
     let mut f = Fixture::new(open).await;
     f.accept(NOW).await;

@@ -28,6 +28,7 @@ macro_rules! store_contract {
             organizations_take_turns_in_fan_out_and_their_emails_go_in_order
             live_mail_is_due_whatever_the_clock_shows
             what_came_back_unsent_goes_before_newer_mail
+            what_is_handed_to_another_client_is_in_its_hand
             a_clock_set_back_lets_no_retry_wait_longer_than_its_back_off
             nor_does_one_that_was_set_back_between_two_starts
             an_idempotency_key_is_kept_a_day_from_when_the_clock_was_set_back

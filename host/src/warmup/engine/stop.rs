@@ -1,0 +1,92 @@
+//! How the engine ends, and what it finds of one that ended otherwise: rows whose reply nobody will learn.
+//!
+//! Invariant: a stop makes a row unknown only where a client has it and its reply did not come in time; a kill, wherever a client
+//! may have had it.
+
+use crate::clock::Now;
+use crate::warmup::engine::hands::Scopes;
+use crate::warmup::engine::{Engine, settle};
+use crate::warmup::store::{Claimed, Recorded};
+use std::sync::Arc;
+
+/// Why a row is unknown that an earlier process had in hand.
+const CRASHED: &str = "the process ended while a client had the message in hand";
+/// Why a row is unknown whose reply had not come when the drain ended.
+const STOPPED: &str = "the process stopped before the reply came";
+
+impl Engine {
+    /// What an earlier process had in hand is unknown, and the limits count it.
+    pub(super) async fn settle_left(&mut self) -> anyhow::Result<()> {
+        let left = self.queue.in_hand().await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(rows = left.len(), "rows that an earlier process had in hand are unknown now");
+        let now = self.clock.now();
+        for claimed in left {
+            let scopes = self.organizations.scopes_of_left(&claimed);
+            self.limits.lock().take(&scopes, 1, now.boot_ms);
+            self.doubt(Arc::new(claimed), &scopes, CRASHED, now);
+        }
+        self.commit(Vec::new()).await?;
+        Ok(())
+    }
+
+    /// Takes no new row, lets the running messages end, records them. What still waits for its reply becomes unknown.
+    pub(super) async fn drain(mut self) {
+        self.draining = true;
+        for (row, _) in std::mem::take(&mut self.handed) {
+            self.finish_unsent(row, "the process stops");
+        }
+        let grace = self.settings.borrow().process.drain_max;
+        let closing = self.organizations.close(grace);
+        let clock = self.clock.clone();
+        let until = clock.now().boot_ms + grace.as_millis() as i64;
+        let deadline = clock.sleep(grace);
+        tokio::pin!(deadline, closing);
+        let mut closed = false;
+        let mut waiting = true;
+        while waiting && (!self.hands.is_empty() || !self.recorded.is_empty()) {
+            if self.recorded.is_empty() {
+                tokio::select! {
+                    done = self.done.recv() => if let Some(done) = done { self.take_in(done) },
+                    () = &mut closing, if !closed => closed = true,
+                    () = &mut deadline => waiting = false,
+                }
+            }
+            self.gather();
+            if !self.recorded.is_empty() {
+                self.turn(Vec::new()).await;
+                waiting &= self.clock.now().boot_ms < until;
+            }
+        }
+        // What came back while the last turn was committed is in no doubt.
+        while let Ok(done) = self.done.try_recv() {
+            self.take_in(done);
+        }
+        let left = self.hands.take_all();
+        if left.is_empty() && self.recorded.is_empty() {
+            if !closed {
+                closing.await;
+            }
+            return;
+        }
+        tracing::warn!(rows = left.len(), "the drain has ended; what waits for its reply is unknown now");
+        let now = clock.now();
+        for hand in left {
+            self.doubt(hand.claimed, &hand.scopes, STOPPED, now);
+        }
+        if let Err(error) = self.commit(Vec::new()).await {
+            tracing::error!(%error, "the unknown rows are listed at the next start");
+        }
+    }
+
+    /// Notes that nobody will learn what became of a row.
+    fn doubt(&mut self, claimed: Arc<Claimed>, scopes: &Scopes, words: &str, now: Now) {
+        self.limits.lock().settle(scopes, 1, now.boot_ms);
+        let settings = self.organizations.get(claimed.delivery.org).map(|running| &*running.settings);
+        let result = settle::in_doubt(settings, words, now.wall_ms);
+        self.view.settled(&claimed, &result, now);
+        self.recorded.push(Recorded { claimed, result, at: now.wall_ms });
+    }
+}
