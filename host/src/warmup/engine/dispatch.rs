@@ -2,19 +2,22 @@
 //!
 //! Invariant: whatever happens to the message, exactly one `Done` comes back for its row.
 
-use crate::clock::{Clock, Now};
 use crate::config::settings::Organization;
 use crate::model::email::Email;
 use crate::model::message_id::Tokens;
 use crate::model::name::{EmailNumber, OrgId};
+use crate::warmup::engine::calls::Back;
+use crate::warmup::engine::returns::Done;
 use crate::warmup::render::{Recipient, RenderSettings, Template};
 use crate::warmup::store::{Claimed, Queue};
 use bytes::{Bytes, BytesMut};
 use postwarm_plugin_api::{Message, Outcome, Phase, SmtpClient};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// How long one call of a client may take; its own deadlines are shorter.
+const SEND_MAX: Duration = Duration::from_secs(3600);
 
 /// The most compiled emails kept.
 const TEMPLATES_MAX: usize = 64;
@@ -38,11 +41,9 @@ pub trait MakeSigner: Send + Sync + 'static {
 /// A row on its way.
 pub struct Job {
     pub claimed: Arc<Claimed>,
-    pub client: Arc<dyn SmtpClient>,
+    pub prepared: Arc<Prepared>,
     pub signer: Arc<dyn Sign>,
-    pub settings: Arc<Organization>,
-    /// How long the client may take.
-    pub deadline: Duration,
+    pub tokens: Arc<Tokens>,
     /// Milliseconds since 1970 UTC.
     pub now: i64,
 }
@@ -56,13 +57,6 @@ pub enum Unmade {
     /// Something else is wrong, that may be put right: the database, the keys, the task.
     #[error("{0}")]
     Now(String),
-}
-
-/// A row that came back.
-pub struct Done {
-    pub claimed: Arc<Claimed>,
-    pub outcome: Result<Outcome, Unmade>,
-    pub at: Now,
 }
 
 /// An email ready to be rendered, with what its messages share.
@@ -100,8 +94,8 @@ impl Templates {
     ///
     /// # Errors
     /// Why it cannot be sent: ever, or for now.
-    pub async fn get(&mut self, queue: &dyn Queue, job: &Job) -> Result<Arc<Prepared>, Unmade> {
-        let key = (job.claimed.delivery.org, job.claimed.delivery.email);
+    pub async fn get(&mut self, queue: &dyn Queue, row: &Claimed, settings: &Organization) -> Result<Arc<Prepared>, Unmade> {
+        let key = (row.delivery.org, row.delivery.email);
         self.uses += 1;
         if let Some(kept) = self.kept.get_mut(&key) {
             kept.used = self.uses;
@@ -112,7 +106,7 @@ impl Templates {
             Unmade::Now(format!("an email cannot be read: {error}"))
         })?;
         let (compiled, octets) = match content {
-            Some(email) => (prepare(&email, &job.settings), octets(&email)),
+            Some(email) => (prepare(&email, settings), octets(&email)),
             None => (Err(Unmade::Content("the email is gone".to_owned())), 0),
         };
         self.make_room(octets);
@@ -145,23 +139,21 @@ fn prepare(email: &Email, settings: &Organization) -> Compiled {
 }
 
 /// Answers for a row even where its task panics.
-struct Guard {
+struct Guard<'a> {
     claimed: Option<Arc<Claimed>>,
     handed_over: bool,
-    clock: Arc<dyn Clock>,
-    finished: mpsc::UnboundedSender<Done>,
+    back: &'a Back,
 }
 
-impl Guard {
+impl Guard<'_> {
     fn finish(&mut self, outcome: Result<Outcome, Unmade>) {
         if let Some(claimed) = self.claimed.take() {
-            // The engine may have stopped: then the row is found in `sending` at the next start.
-            let _ = self.finished.send(Done { claimed, outcome, at: self.clock.now() });
+            self.back.returns.push(Done { claimed, outcome, at: self.back.clock.now() });
         }
     }
 }
 
-impl Drop for Guard {
+impl Drop for Guard<'_> {
     fn drop(&mut self) {
         let words = "the task that sent it ended without an answer";
         self.finish(match self.handed_over {
@@ -171,34 +163,29 @@ impl Drop for Guard {
     }
 }
 
-pub fn spawn(job: Job, prepared: Arc<Prepared>, tokens: Arc<Tokens>, clock: Arc<dyn Clock>, finished: mpsc::UnboundedSender<Done>) {
-    tokio::spawn(async move {
-        let mut guard = Guard { claimed: Some(job.claimed.clone()), handed_over: false, clock, finished };
-        let made = match job.signer.is_slow() {
-            true => {
-                let (claimed, signer, now) = (job.claimed.clone(), job.signer.clone(), job.now);
-                let make = move || message(&claimed, &prepared, &*signer, &tokens, now);
-                tokio::task::spawn_blocking(make).await.unwrap_or_else(|e| Err(Unmade::Now(format!("the message was not made: {e}"))))
-            }
-            false => message(&job.claimed, &prepared, &*job.signer, &tokens, job.now),
-        };
-        match made {
-            Ok(message) => {
-                guard.handed_over = true;
-                let outcome = job.client.send(message, deadline(job.deadline)).await;
-                guard.finish(Ok(outcome));
-            }
-            Err(unmade) => guard.finish(Err(unmade)),
+/// Makes a message and hands it to its client.
+pub async fn send(job: Job, client: &Arc<dyn SmtpClient>, back: &Back) {
+    let mut guard = Guard { claimed: Some(job.claimed.clone()), handed_over: false, back };
+    let made = match job.signer.is_slow() {
+        true => {
+            let making = tokio::task::spawn_blocking(move || message(&job));
+            making.await.unwrap_or_else(|e| Err(Unmade::Now(format!("the message was not made: {e}"))))
         }
-    });
-}
-
-fn deadline(after: Duration) -> std::time::Instant {
-    std::time::Instant::now() + after
+        false => message(&job),
+    };
+    match made {
+        Ok(message) => {
+            guard.handed_over = true;
+            let outcome = client.send(message, Instant::now() + SEND_MAX).await;
+            guard.finish(Ok(outcome));
+        }
+        Err(unmade) => guard.finish(Err(unmade)),
+    }
 }
 
 /// Makes one recipient's message.
-fn message(claimed: &Claimed, prepared: &Prepared, signer: &dyn Sign, tokens: &Tokens, now: i64) -> Result<Message, Unmade> {
+fn message(job: &Job) -> Result<Message, Unmade> {
+    let Job { claimed, prepared, signer, tokens, now } = job;
     let link = prepared.links.public_url.as_ref().and_then(|_| prepared.links.unsubscribe_url(&tokens.unsubscribe(claimed.delivery)));
     let recipient = Recipient {
         name: &claimed.name,
@@ -206,8 +193,8 @@ fn message(claimed: &Claimed, prepared: &Prepared, signer: &dyn Sign, tokens: &T
         message_id: &claimed.message_id,
         unsubscribe_url: link.as_deref(),
     };
-    let rendered = prepared.template.render(&recipient, now).map_err(|e| Unmade::Content(e.to_string()))?;
-    let header = match signer.sign(&prepared.from_domain, &rendered.header, &rendered.body, now).map_err(Unmade::Now)? {
+    let rendered = prepared.template.render(&recipient, *now).map_err(|e| Unmade::Content(e.to_string()))?;
+    let header = match signer.sign(&prepared.from_domain, &rendered.header, &rendered.body, *now).map_err(Unmade::Now)? {
         Some(signature) => prepended(&signature, &rendered.header),
         None => rendered.header,
     };

@@ -151,7 +151,7 @@ impl LaneBook {
             return None;
         }
         view.goes(org, &provider, organization.client_name(index));
-        let room = if probe { 1 } else { organization.room(index).min(rows_max) };
+        let room = if probe { 1 } else { organization.room(index, now.boot_ms).min(rows_max) };
         if room == 0 {
             return None;
         }
@@ -170,7 +170,7 @@ impl LaneBook {
         let Around { organizations, limits, now, .. } = around;
         let organization = organizations.get_mut(lane.org)?;
         let still_probing = look.probe && matches!(organization.choose(now.boot_ms), Choice::Probe(index) if index == look.index);
-        let room = if look.probe { usize::from(still_probing) } else { organization.room(look.index) };
+        let room = if look.probe { usize::from(still_probing) } else { organization.room(look.index, now.boot_ms) };
         let claimable = limits.claimable(&look.scopes, part.min(room) as u64, now.boot_ms);
         let rows_max = claimable.n as usize;
         self.wake_after(claimable.blocked_by, *now);

@@ -7,6 +7,7 @@
 //! Invariant: at most `sending_rows_max` rows are in `sending`; nothing is dispatched that was not committed there, under
 //! the client that gets it; an outcome that could not be committed is kept and committed by a later turn.
 
+mod calls;
 mod dispatch;
 mod fair;
 mod feeder;
@@ -14,6 +15,8 @@ mod handover;
 mod hands;
 mod lanes;
 mod organizations;
+mod pace;
+mod returns;
 mod settle;
 mod stop;
 #[cfg(test)]
@@ -25,16 +28,18 @@ use crate::config::settings::{Organization, Settings, SmtpEntry};
 use crate::model::name::OrgId;
 use crate::warmup::limits::Shared;
 use crate::warmup::store::{BackfillPace, Claim, Claimed, Queue, Recorded, Settled, Store, StoreError, Turn};
-use dispatch::{Done, Templates};
+use calls::Back;
+use dispatch::Templates;
 use handover::Next;
 use hands::{ClientNumber, Hand, Hands};
 use lanes::{Around, Lane, LaneBook};
 use organizations::Organizations;
-use postwarm_plugin_api::{Cause, Outcome, SmtpClient};
+use postwarm_plugin_api::{Outcome, SmtpClient};
+use returns::{COMPANY, Done, Returns};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use dispatch::{MakeSigner, Sign};
@@ -45,8 +50,8 @@ pub use view::{Held, View};
 const COMMIT_RETRY: Duration = Duration::from_millis(200);
 /// The longest sleep: a lane that became due by other means is found by then.
 const SLEEP_MAX_MS: i64 = 1_000;
-/// How long one call of a client may take; its own deadlines are shorter.
-const SEND_MAX: Duration = Duration::from_secs(3600);
+/// How long outcomes wait for others to be committed with.
+const LINGER: Duration = Duration::from_millis(2);
 /// Outcomes of one turn.
 const OUTCOMES_PER_TURN_MAX: usize = 512;
 
@@ -84,8 +89,7 @@ pub struct Engine {
     limits: Shared,
     lanes: LaneBook,
     templates: Templates,
-    done: mpsc::UnboundedReceiver<Done>,
-    finished: mpsc::UnboundedSender<Done>,
+    returns: Arc<Returns>,
     /// Outcomes that wait for their commit.
     recorded: Vec<Recorded>,
     /// Rows in hand whose next client waits for the commit that notes it.
@@ -102,9 +106,10 @@ impl Engine {
     pub async fn start(parts: Parts) -> anyhow::Result<Engine> {
         let counted = parts.queue.usage().await?;
         parts.limits.lock().restore(counted, parts.clock.now());
-        let (finished, done) = mpsc::unbounded_channel();
+        let returns = Arc::<Returns>::default();
+        let back = Back { returns: returns.clone(), clock: parts.clock.clone() };
         let mut engine = Engine {
-            organizations: Organizations::new(parts.store, parts.make, parts.signers),
+            organizations: Organizations::new(parts.store, parts.make, parts.signers, back),
             limits: parts.limits,
             lanes: LaneBook::default(),
             templates: Templates::default(),
@@ -113,8 +118,7 @@ impl Engine {
             settings: parts.settings,
             wake: parts.wake,
             view: parts.view,
-            done,
-            finished,
+            returns,
             recorded: Vec::new(),
             handed: Vec::new(),
             draining: false,
@@ -138,6 +142,7 @@ impl Engine {
                 self.settings.mark_changed();
                 self.clock.sleep(COMMIT_RETRY).await;
             }
+            self.linger(&stop).await;
             self.refresh_lanes().await;
             let claims = self.plan();
             if claims.is_empty() && self.recorded.is_empty() && self.handed.is_empty() {
@@ -148,6 +153,19 @@ impl Engine {
             self.gather();
         }
         self.drain().await;
+    }
+
+    /// Lets a few outcomes wait for others, while others can come.
+    async fn linger(&mut self, stop: &CancellationToken) {
+        if self.recorded.is_empty() || self.recorded.len() >= COMPANY || self.hands.is_empty() {
+            return;
+        }
+        tokio::select! {
+            () = self.returns.company() => {}
+            () = self.clock.sleep(LINGER) => {}
+            () = stop.cancelled() => {}
+        }
+        self.gather();
     }
 
     async fn take_settings(&mut self) -> anyhow::Result<()> {
@@ -245,42 +263,30 @@ impl Engine {
     }
 
     async fn dispatch(&mut self, rows: Vec<(Arc<Claimed>, ClientNumber)>) {
+        let (tokens, now) = (self.organizations.tokens(), self.clock.now());
         for (row, client) in rows {
-            let Some(org) = self.organizations.get_mut(row.delivery.org) else {
-                self.finish_unsent(row, "the organization is gone");
+            let Some(org) = self.organizations.get(row.delivery.org) else {
+                self.organizations.back().unsent(row, "the organization is gone");
                 continue;
             };
-            let Some(client) = org.begin(client) else {
-                self.finish_unsent(row, "the client is gone");
+            let Some(calls) = org.calls(client) else {
+                self.organizations.back().unsent(row, "the client is gone");
                 continue;
             };
-            let job = dispatch::Job {
-                claimed: row.clone(),
-                client,
-                signer: org.signer.clone(),
-                settings: org.settings.clone(),
-                deadline: SEND_MAX,
-                now: self.clock.now().wall_ms,
-            };
-            let tokens = self.organizations.tokens();
-            match self.templates.get(&*self.queue, &job).await {
-                Ok(template) => dispatch::spawn(job, template, tokens, self.clock.clone(), self.finished.clone()),
-                Err(unmade) => {
-                    let _ = self.finished.send(Done { claimed: row, outcome: Err(unmade), at: self.clock.now() });
+            match self.templates.get(&*self.queue, &row, &org.settings).await {
+                Ok(prepared) => {
+                    let (signer, tokens) = (org.signer.clone(), tokens.clone());
+                    calls.push(dispatch::Job { claimed: row, prepared, signer, tokens, now: now.wall_ms });
                 }
+                Err(unmade) => self.returns.push(Done { claimed: row, outcome: Err(unmade), at: now }),
             }
         }
     }
 
-    fn finish_unsent(&self, claimed: Arc<Claimed>, words: &str) {
-        let outcome = Outcome::NotAttempted { cause: Cause::Stopping, detail: words.to_owned() };
-        let _ = self.finished.send(Done { claimed, outcome: Ok(outcome), at: self.clock.now() });
-    }
-
     /// Takes in what has come back.
     fn gather(&mut self) {
-        while self.recorded.len() < OUTCOMES_PER_TURN_MAX {
-            let Ok(done) = self.done.try_recv() else { return };
+        let room = OUTCOMES_PER_TURN_MAX.saturating_sub(self.recorded.len());
+        for done in self.returns.take(room) {
             self.take_in(done);
         }
     }
@@ -325,15 +331,12 @@ impl Engine {
     async fn wait(&mut self, stop: &CancellationToken) {
         let now = self.clock.now().boot_ms;
         let sleep = self.lanes.next_at().map_or(SLEEP_MAX_MS, |at| (at - now).clamp(1, SLEEP_MAX_MS));
-        let done = tokio::select! {
-            done = self.done.recv() => done,
-            () = self.wake.notified() => { self.lanes.look_again(); None }
-            _ = self.settings.changed() => { self.settings.mark_changed(); None }
-            () = self.clock.sleep(Duration::from_millis(sleep as u64)) => { self.lanes.look_again(); None }
-            () = stop.cancelled() => None,
-        };
-        if let Some(done) = done {
-            self.take_in(done);
+        tokio::select! {
+            () = self.returns.any() => {}
+            () = self.wake.notified() => self.lanes.look_again(),
+            _ = self.settings.changed() => self.settings.mark_changed(),
+            () = self.clock.sleep(Duration::from_millis(sleep as u64)) => self.lanes.look_again(),
+            () = stop.cancelled() => {}
         }
     }
 }

@@ -9,16 +9,19 @@ use crate::model::address::without_addresses;
 use crate::model::message_id::Tokens;
 use crate::model::name::{OrgId, OrgName};
 use crate::warmup::engine::MakeClient;
-use crate::warmup::engine::dispatch::{Done, MakeSigner, Sign, Unmade};
+use crate::warmup::engine::calls::{Back, Calls};
+use crate::warmup::engine::dispatch::{MakeSigner, Sign, Unmade};
 use crate::warmup::engine::handover;
 use crate::warmup::engine::hands::{ClientNumber, Declined, Hand, Scopes};
+use crate::warmup::engine::pace::Pace;
+use crate::warmup::engine::returns::Done;
 use crate::warmup::engine::settle;
 use crate::warmup::limits::{self, Limits, client_scope, org_scope, provider_scope, share_scope};
 use crate::warmup::metrics::client_failing;
 use crate::warmup::progress;
 use crate::warmup::route::{self, Choice, ClientHealth, Pause};
 use crate::warmup::store::{BackfillPace, Claimed, Store};
-use postwarm_plugin_api::{Fault, Outcome, SmtpClient};
+use postwarm_plugin_api::{Fault, Outcome};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +30,7 @@ pub struct Organizations {
     store: Arc<dyn Store>,
     make: Arc<dyn MakeClient>,
     signers: Arc<dyn MakeSigner>,
+    back: Back,
     running: BTreeMap<OrgId, Running>,
     clients_made: u64,
 }
@@ -55,9 +59,10 @@ struct Client {
     number: ClientNumber,
     name: Arc<str>,
     entry: SmtpEntry,
-    client: Arc<dyn SmtpClient>,
+    calls: Calls,
     health: ClientHealth,
-    /// Rows claimed for it or in its hands.
+    pace: Pace,
+    /// Rows claimed for it, those that wait for a call of it included.
     in_hand: usize,
     /// When it last answered for its server, or got its first row, by the boot clock.
     heard_at: i64,
@@ -67,12 +72,17 @@ struct Client {
 }
 
 impl Organizations {
-    pub fn new(store: Arc<dyn Store>, make: Arc<dyn MakeClient>, signers: Arc<dyn MakeSigner>) -> Organizations {
-        Organizations { store, make, signers, running: BTreeMap::new(), clients_made: 0 }
+    pub fn new(store: Arc<dyn Store>, make: Arc<dyn MakeClient>, signers: Arc<dyn MakeSigner>, back: Back) -> Organizations {
+        Organizations { store, make, signers, back, running: BTreeMap::new(), clients_made: 0 }
     }
 
     pub fn tokens(&self) -> Arc<Tokens> {
         self.store.tokens()
+    }
+
+    /// Where rows go back to.
+    pub fn back(&self) -> &Back {
+        &self.back
     }
 
     pub fn get(&self, org: OrgId) -> Option<&Running> {
@@ -137,8 +147,9 @@ impl Organizations {
                     number: self.next_number(),
                     name: entry.name.as_str().into(),
                     entry: entry.clone(),
-                    client,
+                    calls: Calls::new(client, self.back.clone()),
                     health: ClientHealth::default(),
+                    pace: Pace::default(),
                     in_hand: 0,
                     heard_at: 0,
                     pause: Pause::default(),
@@ -171,9 +182,11 @@ impl Organizations {
         ClientNumber(self.clients_made)
     }
 
-    /// Closes every client; resolves when all have said QUIT or `grace` has passed.
+    /// Gives back what no client has, and closes every client; resolves when all have said QUIT or `grace` has passed.
     pub fn close(&self, grace: Duration) -> impl Future<Output = ()> + use<> {
-        let clients: Vec<_> = self.running.values().flat_map(|r| r.clients.iter().map(|c| c.client.clone())).collect();
+        let all = || self.running.values().flat_map(|running| &running.clients);
+        all().for_each(|client| client.calls.withdraw("the process stops"));
+        let clients: Vec<_> = all().map(|client| client.calls.client().clone()).collect();
         async move {
             let closing = clients.iter().map(|c| c.close(grace));
             futures_util::future::join_all(closing).await;
@@ -182,10 +195,18 @@ impl Organizations {
 }
 
 impl Client {
+    /// It fails from now on; what waits for it goes elsewhere.
+    fn fails(&mut self, org: &OrgName, words: String) {
+        self.last_failure = words;
+        self.calls.withdraw("its client fails");
+        client_failing(org, &self.name, true);
+    }
+
     /// Lets a client that is no longer named end its messages and close.
     fn retire(self, org: &OrgName) {
         client_failing(org, &self.name, false);
-        tokio::spawn(async move { self.client.close(Duration::from_secs(600)).await });
+        self.calls.withdraw("the client is gone");
+        tokio::spawn(async move { self.calls.client().close(Duration::from_secs(600)).await });
     }
 }
 
@@ -224,8 +245,7 @@ impl Running {
         for client in self.clients.iter_mut().filter(|c| c.in_hand > 0 && !c.health.is_failing()) {
             if client.health.is_stalled(client.heard_at, boot_ms) {
                 client.health.stall(boot_ms);
-                client.last_failure = "its server is silent".to_owned();
-                client_failing(&self.settings.name, &client.name, true);
+                client.fails(&self.settings.name, "its server is silent".to_owned());
                 tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, rows = client.in_hand, "a client's server is silent; the next one takes over");
             }
         }
@@ -286,10 +306,10 @@ impl Running {
         *last
     }
 
-    /// How many more rows the client may have in hand.
-    pub fn room(&self, index: usize) -> usize {
+    /// How many more rows the client may have in hand: in its calls, and ahead of them.
+    pub fn room(&self, index: usize, boot_ms: i64) -> usize {
         let client = &self.clients[index];
-        client.client.in_flight_max().saturating_sub(client.in_hand)
+        (client.calls.client().in_flight_max() + client.pace.ahead(boot_ms)).saturating_sub(client.in_hand)
     }
 
     /// The limits that a message through this client to this provider belongs to.
@@ -332,9 +352,9 @@ impl Running {
         }
     }
 
-    /// The client for a row that was claimed for it.
-    pub fn begin(&self, number: ClientNumber) -> Option<Arc<dyn SmtpClient>> {
-        self.index(number).map(|index| self.clients[index].client.clone())
+    /// The calls of the client that a row was claimed for.
+    pub fn calls(&self, number: ClientNumber) -> Option<&Calls> {
+        self.index(number).map(|index| &self.clients[index].calls)
     }
 
     /// A row has come back: its client has room again, and its health is known better. What a client said that was replaced
@@ -353,6 +373,7 @@ impl Running {
         }
         self.observe(index, outcome, now);
         if matches!(outcome, Outcome::Deferred { .. } | Outcome::Rejected { .. } | Outcome::Accepted(_)) {
+            self.clients[index].pace.answered(now);
             self.clients[index].pause.observe(Fault::Account, outcome, now);
             let lane = (hand.claimed.client.clone(), hand.claimed.provider.clone());
             match outcome {
@@ -370,15 +391,13 @@ impl Running {
         match (before, client.health.is_failing(), outcome) {
             (false, true, Outcome::Unknown { detail, .. }) => {
                 let detail = without_addresses(detail).into_owned();
-                client.last_failure = "several messages in a row had no reply".to_owned();
-                client_failing(&self.settings.name, &client.name, true);
+                client.fails(&self.settings.name, "several messages in a row had no reply".to_owned());
                 tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, detail, "a client's messages get no reply; the next one takes over");
             }
             (false, true, Outcome::NotAttempted { cause, detail }) => {
                 // Servers repeat recipients in what they say, and this goes to the log and to `waits_for`.
                 let detail = without_addresses(detail).into_owned();
-                client.last_failure.clone_from(&detail);
-                client_failing(&self.settings.name, &client.name, true);
+                client.fails(&self.settings.name, detail.clone());
                 tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, ?cause, detail, "a client fails; the next one takes over");
             }
             (true, false, _) => {

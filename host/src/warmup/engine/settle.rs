@@ -6,7 +6,8 @@
 use crate::config::settings::{OnUnknown, Organization};
 use crate::model::delivery::Said;
 use crate::warmup::backoff::{self, Refusal};
-use crate::warmup::engine::dispatch::{Done, Unmade};
+use crate::warmup::engine::dispatch::Unmade;
+use crate::warmup::engine::returns::Done;
 use crate::warmup::store::Settled;
 use postwarm_plugin_api::{Cause, Fault, Outcome, Reply};
 use std::time::Duration;

@@ -36,7 +36,7 @@ impl Engine {
     pub(super) async fn drain(mut self) {
         self.draining = true;
         for (row, _) in std::mem::take(&mut self.handed) {
-            self.finish_unsent(row, "the process stops");
+            self.organizations.back().unsent(row, "the process stops");
         }
         let grace = self.settings.borrow().process.drain_max;
         let closing = self.organizations.close(grace);
@@ -49,7 +49,7 @@ impl Engine {
         while waiting && (!self.hands.is_empty() || !self.recorded.is_empty()) {
             if self.recorded.is_empty() {
                 tokio::select! {
-                    done = self.done.recv() => if let Some(done) = done { self.take_in(done) },
+                    () = self.returns.any() => {}
                     () = &mut closing, if !closed => closed = true,
                     () = &mut deadline => waiting = false,
                 }
@@ -61,7 +61,7 @@ impl Engine {
             }
         }
         // What came back while the last turn was committed is in no doubt.
-        while let Ok(done) = self.done.try_recv() {
+        for done in self.returns.take(usize::MAX) {
             self.take_in(done);
         }
         let left = self.hands.take_all();

@@ -333,8 +333,8 @@ impl Engine {
     /// Takes in `rows` answers.
     pub async fn answers(&mut self, rows: usize) {
         for _ in 0..rows {
-            let done = tokio::time::timeout(PATIENCE, self.done.recv()).await.expect("a message comes back").unwrap();
-            self.take_in(done);
+            tokio::time::timeout(PATIENCE, self.returns.any()).await.expect("a message comes back");
+            self.returns.take(1).into_iter().for_each(|done| self.take_in(done));
         }
     }
 }
