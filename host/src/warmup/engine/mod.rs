@@ -8,6 +8,7 @@
 //! the client that gets it; an outcome that could not be committed is kept and committed by a later turn.
 
 mod calls;
+mod client;
 mod dispatch;
 mod fair;
 mod feeder;

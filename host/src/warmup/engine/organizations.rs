@@ -4,22 +4,21 @@
 //! closed once its messages have ended.
 
 use crate::clock::Now;
-use crate::config::settings::{Organization, Providers, Settings, SmtpEntry};
-use crate::model::address::without_addresses;
+use crate::config::settings::{Organization, Providers, Settings};
 use crate::model::message_id::Tokens;
-use crate::model::name::{OrgId, OrgName};
+use crate::model::name::OrgId;
 use crate::warmup::engine::MakeClient;
 use crate::warmup::engine::calls::{Back, Calls};
+use crate::warmup::engine::client::Client;
 use crate::warmup::engine::dispatch::{MakeSigner, Sign, Unmade};
 use crate::warmup::engine::handover;
 use crate::warmup::engine::hands::{ClientNumber, Declined, Hand, Scopes};
-use crate::warmup::engine::pace::Pace;
 use crate::warmup::engine::returns::Done;
 use crate::warmup::engine::settle;
 use crate::warmup::limits::{self, Limits, client_scope, org_scope, provider_scope, share_scope};
 use crate::warmup::metrics::client_failing;
 use crate::warmup::progress;
-use crate::warmup::route::{self, Choice, ClientHealth, Pause};
+use crate::warmup::route::{self, Choice, Pause};
 use crate::warmup::store::{BackfillPace, Claimed, Store};
 use postwarm_plugin_api::{Fault, Outcome};
 use std::collections::{BTreeMap, HashMap};
@@ -53,22 +52,6 @@ pub struct Running {
 struct Held {
     until: i64,
     why: String,
-}
-
-struct Client {
-    number: ClientNumber,
-    name: Arc<str>,
-    entry: SmtpEntry,
-    calls: Calls,
-    health: ClientHealth,
-    pace: Pace,
-    /// Rows claimed for it, those that wait for a call of it included.
-    in_hand: usize,
-    /// When it last answered for its server, or got its first row, by the boot clock.
-    heard_at: i64,
-    /// A refusal that blames the account holds at every provider.
-    pause: Pause,
-    last_failure: String,
 }
 
 impl Organizations {
@@ -143,18 +126,7 @@ impl Organizations {
                 continue;
             }
             match self.make.make(&organization, entry) {
-                Ok(client) => clients.push(Client {
-                    number: self.next_number(),
-                    name: entry.name.as_str().into(),
-                    entry: entry.clone(),
-                    calls: Calls::new(client, self.back.clone()),
-                    health: ClientHealth::default(),
-                    pace: Pace::default(),
-                    in_hand: 0,
-                    heard_at: 0,
-                    pause: Pause::default(),
-                    last_failure: String::new(),
-                }),
+                Ok(client) => clients.push(Client::new(self.next_number(), entry, Calls::new(client, self.back.clone()))),
                 Err(problem) => {
                     tracing::error!(organization.name = %organization.name, client.name = entry.name, problem, "a client cannot be made");
                 }
@@ -194,22 +166,6 @@ impl Organizations {
     }
 }
 
-impl Client {
-    /// It fails from now on; what waits for it goes elsewhere.
-    fn fails(&mut self, org: &OrgName, words: String) {
-        self.last_failure = words;
-        self.calls.withdraw("its client fails");
-        client_failing(org, &self.name, true);
-    }
-
-    /// Lets a client that is no longer named end its messages and close.
-    fn retire(self, org: &OrgName) {
-        client_failing(org, &self.name, false);
-        self.calls.withdraw("the client is gone");
-        tokio::spawn(async move { self.calls.client().close(Duration::from_secs(600)).await });
-    }
-}
-
 impl Running {
     fn configure(&self, settings: &Settings, limits: &mut Limits, now: Now) {
         let name = &self.settings.name;
@@ -242,13 +198,8 @@ impl Running {
 
     /// Which client gets mail now, by its place.
     pub fn choose(&mut self, boot_ms: i64) -> Choice {
-        for client in self.clients.iter_mut().filter(|c| c.in_hand > 0 && !c.health.is_failing()) {
-            if client.health.is_stalled(client.heard_at, boot_ms) {
-                client.health.stall(boot_ms);
-                client.fails(&self.settings.name, "its server is silent".to_owned());
-                tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, rows = client.in_hand, "a client's server is silent; the next one takes over");
-            }
-        }
+        let org = &self.settings.name;
+        self.clients.iter_mut().for_each(|client| client.look_whether_silent(org, boot_ms));
         route::choose(self.clients.iter().map(|c| &c.health), boot_ms)
     }
 
@@ -308,8 +259,7 @@ impl Running {
 
     /// How many more rows the client may have in hand: in its calls, and ahead of them.
     pub fn room(&self, index: usize, boot_ms: i64) -> usize {
-        let client = &self.clients[index];
-        (client.calls.client().in_flight_max() + client.pace.ahead(boot_ms)).saturating_sub(client.in_hand)
+        self.clients[index].room(boot_ms)
     }
 
     /// The limits that a message through this client to this provider belongs to.
@@ -338,17 +288,12 @@ impl Running {
     }
 
     pub fn reserve(&mut self, index: usize, rows: usize, boot_ms: i64) {
-        let client = &mut self.clients[index];
-        if client.in_hand == 0 {
-            client.heard_at = boot_ms;
-        }
-        client.in_hand += rows;
+        self.clients[index].reserve(rows, boot_ms);
     }
 
     pub fn unreserve(&mut self, number: ClientNumber, rows: usize) {
         if let Some(index) = self.index(number) {
-            let client = &mut self.clients[index];
-            client.in_hand = client.in_hand.saturating_sub(rows);
+            self.clients[index].unreserve(rows);
         }
     }
 
@@ -368,43 +313,14 @@ impl Running {
             Err(Unmade::Content(_)) => return,
         };
         let Some(index) = self.index(hand.client) else { return };
-        if handover::declined(&done.outcome).is_none() {
-            self.clients[index].heard_at = now;
-        }
-        self.observe(index, outcome, now);
+        self.clients[index].observe(&self.settings.name, outcome, now);
         if matches!(outcome, Outcome::Deferred { .. } | Outcome::Rejected { .. } | Outcome::Accepted(_)) {
-            self.clients[index].pace.answered(now);
-            self.clients[index].pause.observe(Fault::Account, outcome, now);
             let lane = (hand.claimed.client.clone(), hand.claimed.provider.clone());
             match outcome {
                 // An acceptance changes a pause only where there is one.
                 Outcome::Accepted(_) if !self.pauses.contains_key(&lane) => {}
                 _ => self.pauses.entry(lane).or_default().observe(Fault::Domain, outcome, now),
             }
-        }
-    }
-
-    fn observe(&mut self, index: usize, outcome: &Outcome, now: i64) {
-        let client = &mut self.clients[index];
-        let before = client.health.is_failing();
-        client.health.observe(outcome, now);
-        match (before, client.health.is_failing(), outcome) {
-            (false, true, Outcome::Unknown { detail, .. }) => {
-                let detail = without_addresses(detail).into_owned();
-                client.fails(&self.settings.name, "several messages in a row had no reply".to_owned());
-                tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, detail, "a client's messages get no reply; the next one takes over");
-            }
-            (false, true, Outcome::NotAttempted { cause, detail }) => {
-                // Servers repeat recipients in what they say, and this goes to the log and to `waits_for`.
-                let detail = without_addresses(detail).into_owned();
-                client.fails(&self.settings.name, detail.clone());
-                tracing::warn!(organization.name = %self.settings.name, client.name = %client.name, ?cause, detail, "a client fails; the next one takes over");
-            }
-            (true, false, _) => {
-                client_failing(&self.settings.name, &client.name, false);
-                tracing::info!(organization.name = %self.settings.name, client.name = %client.name, "a client works again");
-            }
-            _ => {}
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The engine over the real store, with a client that the test speaks for.
 
+mod ahead;
 mod carries;
 mod fixture;
 mod flaky;
