@@ -4,9 +4,11 @@
 //! write.
 
 use crate::db::DbError;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// The page cache of a writer in KiB. The whole process has 128 MB at a million recipients.
 const WRITER_CACHE_KIB: i64 = 6 * 1024;
@@ -14,6 +16,9 @@ const WRITER_CACHE_KIB: i64 = 6 * 1024;
 const READER_CACHE_KIB: i64 = 2 * 1024;
 /// Prepared statements that a connection keeps.
 const STATEMENTS_MAX: usize = 128;
+
+/// How long a connection waits for another one's lock.
+const BUSY_MAX: Duration = Duration::from_secs(10);
 
 /// What a commit survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +34,7 @@ pub enum Durability {
 pub fn open_writer(path: &Path, durability: Durability) -> Result<Connection, DbError> {
     let create = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
     let db = Connection::open_with_flags(path, create | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    db.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    db.busy_timeout(std::time::Duration::from_secs(10))?;
+    prepare(&db)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     let synchronous = match durability {
         Durability::PowerLoss => "FULL",
@@ -47,10 +51,17 @@ pub fn open_writer(path: &Path, durability: Durability) -> Result<Connection, Db
 /// Opens a database that exists for reading.
 pub fn open_reader(path: &Path) -> Result<Connection, DbError> {
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    db.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    db.busy_timeout(std::time::Duration::from_secs(10))?;
+    prepare(&db)?;
     db.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     Ok(db)
+}
+
+fn prepare(db: &Connection) -> Result<(), DbError> {
+    db.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    db.busy_timeout(BUSY_MAX)?;
+    // A plan never depends on a bound value: else each new LIMIT compiles its statement anew.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 /// Brings the schema up to date: step N of `steps` leads from version N to N + 1. Each step is one commit.

@@ -126,7 +126,7 @@ const UNKNOWN: &str = "
     SELECT d.org, d.email, d.user, d.attempts, d.source, m.name AS domain, p.name AS provider, c.name AS client
     FROM deliveries d INDEXED BY deliveries_state CROSS JOIN users u ON u.org = d.org AND u.number = d.user
     JOIN domains m ON m.id = u.domain JOIN names p ON p.id = d.provider LEFT JOIN names c ON c.id = d.client
-    WHERE d.org = ?1 AND d.email = ?2 AND d.state = 6 AND d.state IN (1, 4, 5, 6) AND d.user > ?3
+    WHERE d.org = ?1 AND d.email = ?2 AND d.state = 6 AND (d.state = 1 OR d.state > 3) AND d.user > ?3
       AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)
     ORDER BY d.user LIMIT ?4";
 

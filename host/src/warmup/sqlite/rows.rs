@@ -180,7 +180,7 @@ const IN_HAND: &str = "SELECT user, 2 FROM sending WHERE org = ?1 AND email = ?2
 /// The list repeats the condition of the index, without which SQLite does not take it.
 const IN_STATE: &str = "
     SELECT d.user, d.state FROM deliveries d INDEXED BY deliveries_state
-    WHERE d.org = ?1 AND d.email = ?2 AND d.user > ?3 AND d.state = ?4 AND d.state IN (1, 4, 5, 6)
+    WHERE d.org = ?1 AND d.email = ?2 AND d.user > ?3 AND d.state = ?4 AND (d.state = 1 OR d.state > 3)
       AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)
     ORDER BY d.user";
 
