@@ -290,6 +290,10 @@ impl Queue for SqliteStore {
         self.write(move |connection, context| fan_out::set_providers(connection, context, &found, settings, checked_at)).await
     }
 
+    async fn set_undecided(&self, domains: Vec<String>, settings: i64, checked_at: i64) -> Result<()> {
+        self.write(move |connection, _| fan_out::set_undecided(connection, &domains, settings, checked_at)).await
+    }
+
     async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Result<()> {
         self.write(move |connection, context| fan_out::fan_out(connection, context, org, email, rows, now)).await
     }
