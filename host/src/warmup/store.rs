@@ -195,7 +195,7 @@ pub struct Turn {
     pub handed: Vec<Arc<Claimed>>,
     pub claims: Vec<Claim>,
     pub usage: Arc<Vec<Usage>>,
-    /// The pace of back-fill by organization, for the outcomes of this turn.
+    /// The pace of back-fill by organization: a row that it does not let go yet is not claimed, and is due when it does.
     pub paces: Arc<HashMap<OrgId, BackfillPace>>,
     /// Milliseconds since 1970 UTC.
     pub now: i64,

@@ -272,7 +272,7 @@ impl Queue for SqliteStore {
             outcomes::record(connection, context, &turn)?;
             outcomes::write_usage(connection, &turn.usage)?;
             claims::hand_over(connection, context, &turn.handed)?;
-            claims::claim(connection, context, &turn.claims, turn.now)
+            claims::claim(connection, context, &turn)
         })
         .await
     }
