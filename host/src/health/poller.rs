@@ -35,8 +35,9 @@ const POLL_GRACE: Duration = Duration::from_secs(2);
 const BACKOFF_MAX: Duration = Duration::from_secs(600);
 /// The part of a wait by which it varies, up and down.
 const JITTER: f64 = 0.1;
-/// How long a worker waits until the ledger has applied its own record: far longer than that takes while the log works.
-const APPLY_MAX: Duration = Duration::from_secs(60);
+/// How long a worker waits until the ledger has applied its own record. Far longer than that takes while the log works, even
+/// where the projector is behind a large broadcast.
+const APPLY_MAX: Duration = Duration::from_secs(300);
 /// The longest cursor in octets: with the reports it must fit a record.
 const CURSOR_OCTETS_MAX: usize = 256 * 1024;
 
