@@ -1,5 +1,8 @@
 //! Rules of the sources that no compiler checks. `docs/ARCHITECTURE.md` holds the import table that is read here.
 
+mod functions;
+
+use functions::{Function, functions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -37,6 +40,8 @@ const JSON_ALLOWED: [&str; 8] = [
     "host/src/registry/note.rs",
     "host/src/app/catalogue.rs",
 ];
+/// The modules of which `docs/ARCHITECTURE.md` has every file in a table; who adds one says there what it decides or does.
+const MODULES_BY_FILE: [&str; 2] = ["warmup", "health"];
 /// The only file that names status codes, apart from tests.
 const STATUS_CODES: &str = "host/src/http/error.rs";
 /// What clippy refuses for us, in every crate; the rules that take more than reading lines.
@@ -109,6 +114,15 @@ fn import_table() -> BTreeMap<String, BTreeSet<String>> {
     .collect()
 }
 
+/// The files that the tables below "Inside `module/`" name, as often as they do, relative to the repository.
+fn files_of_tables(module: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("docs/ARCHITECTURE.md");
+    let (_, rest) = text.split_once(&format!("### Inside `{module}/`")).expect("the heading of the module's tables");
+    let rows = rest.lines().take_while(|line| !line.starts_with('#')).filter(|line| line.starts_with('|'));
+    let names = rows.flat_map(|row| row.split('`').skip(1).step_by(2)).filter(|name| name.ends_with(".rs"));
+    names.map(|name| format!("host/src/{module}/{name}")).collect()
+}
+
 fn report(problems: &[String]) {
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
@@ -168,6 +182,24 @@ fn the_import_table_has_no_cycle_and_names_only_its_own_rows() {
         left.values_mut().for_each(|imports| imports.retain(|name| !free.contains(name)));
     }
     assert!(left.is_empty(), "a cycle among {left:?}");
+}
+
+#[test]
+fn every_file_of_the_two_services_stands_once_in_a_table_of_the_architecture() {
+    let mut problems = Vec::new();
+    for module in MODULES_BY_FILE {
+        let named = files_of_tables(module);
+        let files: BTreeSet<String> = sources(&format!("host/src/{module}")).into_iter().map(|source| source.path).collect();
+        for path in files.iter().filter(|path| !is_test(path) && **path != format!("host/src/{module}/mod.rs")) {
+            match named.iter().filter(|name| *name == path).count() {
+                0 => problems.push(format!("{path}: stands in no table of docs/ARCHITECTURE.md, \"Inside `{module}/`\"")),
+                1 => {}
+                times => problems.push(format!("{path}: stands {times} times in the tables of docs/ARCHITECTURE.md")),
+            }
+        }
+        problems.extend(named.iter().filter(|name| !files.contains(*name)).map(|name| format!("docs/ARCHITECTURE.md: there is no {name}")));
+    }
+    report(&problems);
 }
 
 #[test]
@@ -296,61 +328,6 @@ fn every_crate_has_the_lints_of_the_workspace() {
         }
     }
     report(&problems);
-}
-
-/// A function of a file in the form that rustfmt gives it.
-struct Function<'a> {
-    number: usize,
-    name: &'a str,
-    lines: usize,
-    /// Their names; `self` is none.
-    parameters: Vec<String>,
-}
-
-fn functions(text: &str) -> Vec<Function<'_>> {
-    let lines: Vec<&str> = text.lines().collect();
-    let mut found = Vec::new();
-    for (index, line) in lines.iter().enumerate() {
-        let Some((before, after)) = line.split_once("fn ") else { continue };
-        let qualifier =
-            |word: &str| word.starts_with("pub") || word.ends_with(')') || ["const", "async", "unsafe", "extern", "\"C\""].contains(&word);
-        let name = after.split(|c| !is_word(c)).next().unwrap_or_default();
-        if name.is_empty() || !before.split_whitespace().all(qualifier) {
-            continue;
-        }
-        let indent = &line[..line.len() - line.trim_start().len()];
-        let ends = |line: &&str| line.strip_prefix(indent).is_some_and(|l| l.starts_with('}') || l.starts_with(')') && l.ends_with(';'));
-        let in_one_line = line.ends_with([';', '}']);
-        let lines_behind = if in_one_line { 0 } else { lines[index + 1..].iter().position(ends).map_or(0, |at| at + 1) };
-        let whole = lines[index..=index + lines_behind].join("\n");
-        let signature = whole.split_once(name).map_or("", |(_, rest)| rest);
-        found.push(Function { number: index + 1, name, lines: lines_behind + 1, parameters: parameters(signature) });
-    }
-    found
-}
-
-/// The names of the parameters in a signature behind the function's name.
-fn parameters(signature: &str) -> Vec<String> {
-    let (mut depth, mut behind_generics, mut names, mut name) = (0, false, Vec::new(), String::new());
-    let mut last = ' ';
-    for c in signature.chars() {
-        behind_generics |= c == '(' && depth == 0;
-        match c {
-            '(' | '<' | '[' | '{' => depth += 1,
-            '>' if last == '-' || last == '=' => {}
-            ')' | '>' | ']' | '}' => depth -= 1,
-            ',' if behind_generics && depth == 1 => names.push(std::mem::take(&mut name)),
-            _ if behind_generics && depth > 0 => name.push(c),
-            _ => {}
-        }
-        last = c;
-        if behind_generics && depth == 0 {
-            break;
-        }
-    }
-    names.push(name);
-    let names = names.into_iter().filter_map(|text| Some(text.split(':').next()?.split_whitespace().last()?.to_owned()));
-    names.filter(|name| !name.ends_with("self")).collect()
 }
 
 /// Where a word stands in shipped code outside of the allowed files.

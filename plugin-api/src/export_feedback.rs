@@ -1,6 +1,8 @@
 //! The table of feedback loops over an ordinary `impl FeedbackFactory`.
 //!
-//! Invariant: the host's functions of a poll are called only until its completion has been called.
+//! Invariant: the host's functions of a poll are first called before its completion. A cancelled poll may complete while a
+//! thread is still within `watch_page`, or about to call it; the host answers that call with nothing, as it knows polls by
+//! numbers that it never uses again.
 
 use crate::abi;
 use crate::abi_convert::{capability_bits, lend_report, read, read_watched};

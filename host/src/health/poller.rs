@@ -1,7 +1,7 @@
 //! The pollers: one worker a feedback loop asks it what is new and publishes that with the new cursor.
 //!
-//! Invariant: facts and cursor are one record of the log, and a worker goes on only when the ledger has applied it. What
-//! is not news makes no record. A poll starts from the ledger's cursor, so that after a replay it is the log's last. A
+//! Invariant: facts and cursor are one record of the log, and a worker goes on only when the ledger has applied it; where
+//! that takes too long the poll has failed, and the next one asks the same again. What is not news makes no record. A poll starts from the ledger's cursor, so that after a replay it is the log's last. A
 //! loop that fails, panics or hangs stops nobody else.
 
 use crate::bus::{EventLog, LogError, wire};
@@ -35,6 +35,9 @@ const POLL_GRACE: Duration = Duration::from_secs(2);
 const BACKOFF_MAX: Duration = Duration::from_secs(600);
 /// The part of a wait by which it varies, up and down.
 const JITTER: f64 = 0.1;
+/// How long a worker waits until the ledger has applied its own record. Far longer than that takes while the log works, even
+/// where the projector is behind a large broadcast.
+const APPLY_MAX: Duration = Duration::from_secs(300);
 /// The longest cursor in octets: with the reports it must fit a record.
 const CURSOR_OCTETS_MAX: usize = 256 * 1024;
 
@@ -79,6 +82,11 @@ enum PollFailure {
     Watch,
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error(
+        "its record did not come back from the event log within {APPLY_MAX:?}; see what `/readyz` says of the projector, and \
+         whether the topic of `health-facts` was emptied or made anew"
+    )]
+    NotApplied,
 }
 
 /// Whether the loop has more to say.
@@ -232,13 +240,27 @@ async fn poll_once(shared: &Shared, running: &Arc<RunningLoop>, charge: &watch::
     let event = FactsReported { org: org.clone(), feedback: name.clone(), sequence, cursor, reports, at: began };
     shared.log.publish(vec![wire::encode(&Event::Facts(event))]).await?;
     metrics::counter!("postwarm_poll_reports_total", &labels(running)).increment(count);
-    let mut applied = shared.applied.clone();
-    while shared.ledger.loop_state(org, name).await?.sequence < sequence {
-        if applied.changed().await.is_err() {
-            break;
-        }
-    }
+    until_applied(shared, running, sequence).await?;
     Ok(rest)
+}
+
+/// Waits until the ledger has applied the loop's record of that sequence, or the service ends.
+async fn until_applied(shared: &Shared, running: &RunningLoop, sequence: i64) -> Result<(), PollFailure> {
+    let (org, name) = (&running.handle.org, &running.handle.name);
+    let mut applied = shared.applied.clone();
+    let came_back = async {
+        while shared.ledger.loop_state(org, name).await?.sequence < sequence {
+            if applied.changed().await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        biased;
+        came_back = came_back => came_back,
+        () = shared.clock.sleep(APPLY_MAX) => Err(PollFailure::NotApplied),
+    }
 }
 
 /// What a poll found.

@@ -31,11 +31,11 @@ pub struct SqliteLedger {
 }
 
 impl SqliteLedger {
-    /// Opens the file and makes it where it is missing.
+    /// Opens the file and makes it where it is missing. One of a later schema is refused.
     pub fn open(path: &Path) -> Result<SqliteLedger> {
         // The log has what a power loss takes, and the positions go back with it.
         let mut db = open_writer(path, Durability::Crash)?;
-        migrate(&mut db, MIGRATIONS)?;
+        migrate(&mut db, MIGRATIONS).map_err(remedy)?;
         let writer = Writer::start("health-writer", db, names::Names::default()).map_err(|e| DbError::Unavailable(e.to_string()))?;
         Ok(SqliteLedger { writer, readers: Readers::new(path, READERS_MAX) })
     }
@@ -43,6 +43,17 @@ impl SqliteLedger {
     /// What writes to it, for `/readyz`.
     pub fn writer(&self) -> Arc<dyn Writable> {
         Arc::new(self.writer.clone())
+    }
+}
+
+/// What else helps with a ledger of another program than running that one.
+fn remedy(error: DbError) -> DbError {
+    match error {
+        DbError::Newer { found, known } => DbError::Unavailable(format!(
+            "health.db has schema version {found}, and this program knows version {known}: run the program that made it, or \
+             delete health.db and start again; it holds nothing of its own and is replayed from the event log"
+        )),
+        other => other,
     }
 }
 

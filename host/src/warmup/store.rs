@@ -171,6 +171,9 @@ pub trait Queue: Outbox {
     async fn fan_out_next(&self, last: OrgId, rows: usize, believed: Believed) -> Result<Option<FanOut>>;
     /// Notes the mailbox providers of domains, `(domain, provider)`, found with the settings of that fingerprint.
     async fn set_providers(&self, found: Vec<(String, String)>, settings: i64, checked_at: i64) -> Result<()>;
+    /// Notes that nobody could tell the mailbox providers of domains: what was known before stays, and is believed as if it
+    /// had been found like that.
+    async fn set_undecided(&self, domains: Vec<String>, settings: i64, checked_at: i64) -> Result<()>;
     /// Turns the next `rows` users of the email into delivery rows.
     async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Result<()>;
     /// The domains of the first `rows` back-fills that are due whose provider is not `believed`.
@@ -192,7 +195,7 @@ pub struct Turn {
     pub handed: Vec<Arc<Claimed>>,
     pub claims: Vec<Claim>,
     pub usage: Arc<Vec<Usage>>,
-    /// The pace of back-fill by organization, for the outcomes of this turn.
+    /// The pace of back-fill by organization: a row that it does not let go yet is not claimed, and is due when it does.
     pub paces: Arc<HashMap<OrgId, BackfillPace>>,
     /// Milliseconds since 1970 UTC.
     pub now: i64,

@@ -3,6 +3,7 @@
 //! Invariant: holds at most `connections_max` tasks, started only as the queue is deep.
 //! Invariant: jobs of a server that does not greet come back once; the connecting goes on, and the next job waits for it
 //! as long as RFC 5321 allows, so that a server that is only slow gets its mail.
+//! Invariant: no task is spawned, and none ends, while the lock is held: a runtime that shuts down drops a task within `spawn`.
 //! Invariant: a queued job always has somebody who will answer it: a task, a task to be, or its caller's deadline.
 
 use crate::classify::Rules;
@@ -17,6 +18,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
@@ -94,8 +96,9 @@ impl Pool {
         job.id = id;
         state.queue.push_back(job);
         let wake = state.idle > 0;
-        self.start_task(&mut state);
+        let task = self.next_task(&mut state);
         drop(state);
+        self.start(task);
         if wake {
             self.work.notify_one();
         }
@@ -187,20 +190,29 @@ impl Pool {
         }
     }
 
-    fn start_task(self: &Arc<Pool>, state: &mut State) {
+    /// A task for what is queued, where one more is wanted; its place is taken, and [`Pool::start`] starts it.
+    fn next_task(self: &Arc<Pool>, state: &mut State) -> Option<(Seat, Handle)> {
         let held = state.open > 0 && state.hold_until.is_some_and(|until| Instant::now() < until);
         if state.closing || held || state.queue.len() <= state.waiting || state.tasks.len() >= self.connections_max {
-            return;
+            return None;
         }
-        // Without a runtime, as while one shuts down, nobody could serve; the jobs keep their callers' deadlines.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        // Without a runtime nobody could serve; the jobs keep their callers' deadlines.
+        let runtime = Handle::try_current().ok()?;
         state.id_last += 1;
         state.waiting += 1;
-        let seat = Seat { pool: Arc::clone(self), id: state.id_last, stage: Stage::Connecting };
+        let seat = Seat { pool: Arc::clone(self), id: state.id_last, stage: Stage::Spawned };
         state.tasks.insert(seat.id, None);
+        Some((seat, runtime))
+    }
+
+    fn start(&self, task: Option<(Seat, Handle)>) {
+        let Some((seat, runtime)) = task else { return };
         let id = seat.id;
         let handle = runtime.spawn(seat.run()).abort_handle();
-        state.tasks.insert(id, Some(handle));
+        // It may have ended by now.
+        if let Some(place) = self.state().tasks.get_mut(&id) {
+            *place = Some(handle);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -246,6 +258,8 @@ impl Drop for IdleMark<'_> {
 
 #[derive(PartialEq, Eq, Clone, Copy)]
 enum Stage {
+    /// Nothing of it has run.
+    Spawned,
     Connecting,
     Open,
 }
@@ -259,6 +273,7 @@ struct Seat {
 
 impl Seat {
     async fn run(mut self) {
+        self.stage = Stage::Connecting;
         let pool = Arc::clone(&self.pool);
         let (began, greeted) = (Instant::now(), AtomicBool::default());
         let opening = async {
@@ -331,12 +346,14 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut state = self.pool.state();
         match self.stage {
-            Stage::Connecting => state.waiting -= 1,
+            Stage::Spawned | Stage::Connecting => state.waiting -= 1,
             Stage::Open => state.open -= 1,
         }
         state.tasks.remove(&self.id);
-        self.pool.start_task(&mut state);
+        // A runtime that shuts down drops a task that it never ran, and would do the same to the next one.
+        let next = if self.stage == Stage::Spawned { None } else { self.pool.next_task(&mut state) };
         drop(state);
+        self.pool.start(next);
         self.pool.ended.notify_waiters();
     }
 }

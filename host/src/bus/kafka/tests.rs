@@ -1,6 +1,7 @@
 use super::*;
 use crate::bus::contract;
 use crate::clock::SystemClock;
+use postwarm_plugin_testkit::skip::skip;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use std::collections::BTreeSet;
@@ -12,17 +13,11 @@ fn settings(brokers: &str, unique: &str) -> Kafka {
 
 /// The broker that POSTWARM_TEST_KAFKA names; without one the test is skipped, which is said and counted.
 fn real_broker(test: &str) -> Option<String> {
-    use std::io::Write;
-    if let Ok(brokers) = std::env::var("POSTWARM_TEST_KAFKA") {
-        return Some(brokers);
+    let brokers = std::env::var("POSTWARM_TEST_KAFKA").ok();
+    if brokers.is_none() {
+        skip(test, "POSTWARM_TEST_KAFKA=host:port is not set");
     }
-    let line = format!("skipped: {test} because POSTWARM_TEST_KAFKA=host:port is not set\n");
-    eprint!("{line}");
-    if let Ok(path) = std::env::var("POSTWARM_SKIP_LOG") {
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-        file.write_all(line.as_bytes()).unwrap();
-    }
-    None
+    brokers
 }
 
 /// A broker within this process, with the topics of `settings`; it knows no AdminClient.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::bus::embedded::EmbeddedLog;
+use crate::bus::{Consumer, Position, Topic};
 use crate::clock::ManualClock;
 use crate::config::settings::FeedbackEntry;
 use crate::health::charge::{LoopStatus, Origin};
@@ -285,4 +286,55 @@ fn waits_double_with_each_failure_up_to_ten_minutes_and_vary_by_a_tenth() {
     assert_eq!([secs(0, 0.0), secs(0, 0.5), secs(0, 1.0)], [27.0, 30.0, 33.0]);
     assert_eq!([1, 2, 4, 5, 100].map(|failures| secs(failures, 0.5)), [60.0, 120.0, 480.0, 600.0, 600.0]);
     assert_eq!(wait_after(Duration::from_secs(3600), 3, 0.5), Duration::from_secs(3600));
+}
+
+/// A log that takes records of facts and gives none back, as when their topic was made anew.
+struct Forgets {
+    published: Mutex<usize>,
+}
+
+#[async_trait::async_trait]
+impl EventLog for Forgets {
+    async fn publish(&self, records: Vec<crate::bus::Record>) -> Result<(), LogError> {
+        *self.published.lock().unwrap() += records.len();
+        Ok(())
+    }
+
+    async fn consume(&self, _: &[Topic], _: &[Position]) -> Result<Box<dyn Consumer>, LogError> {
+        Err(LogError::Unavailable("it only takes".into()))
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_does_not_come_back_is_a_failure_that_shows_and_is_tried_again() {
+    let bench = Bench::with_mail().await;
+    let log = Arc::new(Forgets { published: Mutex::default() });
+    let feedback = Scripted::new([Ok((vec![], "one")), Ok((vec![], "one"))]);
+    let (ledger, clock) = (bench.ledger.clone(), bench.clock.clone());
+    let pollers = Pollers::new(Shared { ledger, log: log.clone(), clock, applied: bench.projector.applied(), seed: 1 });
+    pollers.set(vec![handle("loop", &["*"], feedback.clone())]);
+    let status = || pollers.charge().all()[0].status();
+    let shown = async |polls: usize| {
+        let before = status().next_check_at;
+        while *log.published.lock().unwrap() < polls {
+            tokio::task::yield_now().await;
+        }
+        // It waits for its record, or is about to.
+        while status().next_check_at == before {
+            bench.clock.advance(Duration::from_secs(1));
+            tokio::task::yield_now().await;
+        }
+    };
+    for polls in 1..=2 {
+        tokio::time::timeout(Duration::from_secs(20), shown(polls)).await.expect("the wait is bounded");
+        let (error, checked_at) = (status().last_error.expect("it failed"), status().checked_at);
+        assert!(error.contains("health-facts") && error.contains("300s"), "{error}");
+        assert_eq!(checked_at, None);
+        bench.clock.advance(INTERVAL * 5);
+    }
+    while feedback.cursors().len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(feedback.cursors(), ["", "", ""], "from where the ledger stands");
+    pollers.stop().await;
 }

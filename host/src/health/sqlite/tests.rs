@@ -98,3 +98,14 @@ async fn a_failed_batch_leaves_nothing_and_the_next_one_works() {
     ledger.apply(vec![changed(1, 1, 1, State::Sent)], Vec::new()).await.unwrap();
     assert_eq!(ledger.domains(&org(), "", 10).await.unwrap(), [("d1.example".to_owned(), "p1".to_owned())]);
 }
+
+#[test]
+fn a_ledger_of_another_version_is_refused_with_what_helps() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("health.db");
+    drop(SqliteLedger::open(&path).unwrap());
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 9).unwrap();
+    let refused = SqliteLedger::open(&path).err().expect("it is newer").to_string();
+    assert!(refused.contains("version 9") && refused.contains("delete health.db"), "{refused}");
+    assert!(refused.contains("replayed"), "{refused}");
+}

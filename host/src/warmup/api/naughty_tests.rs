@@ -5,19 +5,14 @@ use crate::warmup::api::testing::api;
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
+use postwarm_plugin_testkit::corpora::naughty_strings;
 use serde_json::{Value, json};
-use std::path::PathBuf;
 
 /// What ends a header line or hides text, and the reference strings; where these are absent, that is said aloud.
-fn strings() -> Vec<String> {
+fn strings(test: &str) -> Vec<String> {
     let ends = ["\r", "\n", "\0", "\r\n", "\u{7f}", "\u{85}", "\u{2028}", "\u{202e}", "\u{1b}[31m"];
     let mut all: Vec<String> = ends.iter().map(|end| format!("a{end}Bcc: x@y.example")).collect();
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
-    let shared = std::env::var_os("POSTWARM_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-    match std::fs::read_to_string(shared.join("corpora/text/naughty-strings.json")) {
-        Ok(text) => all.extend(serde_json::from_str::<Vec<String>>(&text).expect("a list of strings")),
-        Err(_) => println!("skipped: 515 naughty strings because corpora/text/naughty-strings.json is not in POSTWARM_SHARED"),
-    }
+    all.extend(naughty_strings(test).unwrap_or_default());
     all
 }
 
@@ -32,10 +27,10 @@ fn check(answer: &Answer, field: &str, given: &str) {
     assert!(!pointers.is_empty() && pointers.iter().all(|p| p.starts_with(field)), "{field}: {given:?}: {}", answer.body);
 }
 
-async fn each(router: &Router, path: &str, field: &str, body: impl Fn(&str) -> Value) {
-    for given in strings() {
-        let answer = post(router, "acme", path, &body(&given)).await;
-        check(&answer, field, &given);
+async fn each(router: &Router, strings: &[String], path: &str, field: &str, body: impl Fn(&str) -> Value) {
+    for given in strings {
+        let answer = post(router, "acme", path, &body(given)).await;
+        check(&answer, field, given);
         let ends_a_line = given.contains(['\r', '\n', '\0']);
         assert!(!(answer.status.is_success() && ends_a_line && !["/body", "/html"].contains(&field)), "{field}: {given:?}");
     }
@@ -44,28 +39,30 @@ async fn each(router: &Router, path: &str, field: &str, body: impl Fn(&str) -> V
 #[tokio::test]
 async fn register_takes_or_refuses_each_string_by_its_field() {
     let (router, _, _) = api();
-    each(&router, "/register", "/name", |text| json!({"name": text, "email_id": "a@b.example"})).await;
-    each(&router, "/register", "/email_id", |text| json!({"name": "A", "email_id": text})).await;
-    each(&router, "/register", "/email_id", |text| json!({"name": "A", "email_id": format!("{text}@b.example")})).await;
-    each(&router, "/register", "/email_id", |text| json!({"name": "A", "email_id": format!("a@{text}")})).await;
+    let strings = strings("register_takes_or_refuses_each_string_by_its_field");
+    each(&router, &strings, "/register", "/name", |text| json!({"name": text, "email_id": "a@b.example"})).await;
+    each(&router, &strings, "/register", "/email_id", |text| json!({"name": "A", "email_id": text})).await;
+    each(&router, &strings, "/register", "/email_id", |text| json!({"name": "A", "email_id": format!("{text}@b.example")})).await;
+    each(&router, &strings, "/register", "/email_id", |text| json!({"name": "A", "email_id": format!("a@{text}")})).await;
 }
 
 #[tokio::test]
 async fn send_takes_or_refuses_each_string_by_its_field() {
     let (router, store, _) = api();
+    let strings = strings("send_takes_or_refuses_each_string_by_its_field");
     let with = |field: &str, text: &str| {
         let mut body = json!({"from": "a@acme.example", "subject": "S", "body": "B"});
         body[field] = json!(text);
         body
     };
     for field in ["from", "subject", "body", "html", "reply_to"] {
-        each(&router, "/send", &format!("/{field}"), |text| with(field, text)).await;
+        each(&router, &strings, "/send", &format!("/{field}"), |text| with(field, text)).await;
     }
-    each(&router, "/send", "/from", |text| with("from", &format!("{text} <a@acme.example>"))).await;
-    each(&router, "/send", "/reply_to", |text| with("reply_to", &format!("\"{text}\" <a@acme.example>"))).await;
+    each(&router, &strings, "/send", "/from", |text| with("from", &format!("{text} <a@acme.example>"))).await;
+    each(&router, &strings, "/send", "/reply_to", |text| with("reply_to", &format!("\"{text}\" <a@acme.example>"))).await;
     let header = |name: &str, value: &str| json!({"from": "a@acme.example", "subject": "S", "body": "B", "headers": {name: value}});
-    each(&router, "/send", "/headers", |text| header(text, "x")).await;
-    each(&router, "/send", "/headers/X-A", |text| header("X-A", text)).await;
+    each(&router, &strings, "/send", "/headers", |text| header(text, "x")).await;
+    each(&router, &strings, "/send", "/headers/X-A", |text| header("X-A", text)).await;
     for email in store.accepted(1) {
         let bound = [Some(&email.subject), email.from.name.as_ref()].into_iter().flatten().chain(email.headers.iter().map(|(_, v)| v));
         assert!(bound.into_iter().all(|text| !text.contains(['\r', '\n', '\0'])), "{email:?}");
@@ -75,17 +72,19 @@ async fn send_takes_or_refuses_each_string_by_its_field() {
 #[tokio::test]
 async fn resolve_takes_or_refuses_each_string_by_its_field() {
     let (router, _, _) = api();
+    let strings = strings("resolve_takes_or_refuses_each_string_by_its_field");
     post(&router, "acme", "/send", &json!({"from": "a@acme.example", "subject": "S", "body": "B"})).await;
     let path = "/emails/1/deliveries/resolve";
-    each(&router, path, "/recipients", |text| json!({"recipients": [text], "action": "drop"})).await;
-    each(&router, path, "/recipients", |text| json!({"recipients": text, "action": "drop"})).await;
-    each(&router, path, "/action", |text| json!({"recipients": "all", "action": text})).await;
+    each(&router, &strings, path, "/recipients", |text| json!({"recipients": [text], "action": "drop"})).await;
+    each(&router, &strings, path, "/recipients", |text| json!({"recipients": text, "action": "drop"})).await;
+    each(&router, &strings, path, "/action", |text| json!({"recipients": "all", "action": text})).await;
 }
 
 #[tokio::test]
 async fn no_string_in_a_path_a_query_a_header_or_an_import_is_a_fault_of_ours() {
     let (router, _, _) = api();
-    for given in strings() {
+    let strings = strings("no_string_in_a_path_a_query_a_header_or_an_import_is_a_fault_of_ours");
+    for given in &strings {
         let escaped: String = given.bytes().map(|b| format!("%{b:02X}")).collect();
         for path in ["/users/", "/emails/", "/unsubscribe/", "/users?cursor=", "/users?limit=", "/emails?", "/emails/1/deliveries?state="] {
             let answer = call(&router, "acme", "GET", &format!("{path}{escaped}")).await;

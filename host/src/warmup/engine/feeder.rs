@@ -1,6 +1,7 @@
 //! The feeder: turns audiences and back-fills into rows that are due.
 //!
-//! Invariant: a lookup that fails never stops it: the domain is `other` until it is looked up again.
+//! Invariant: a lookup that fails never stops it, and changes no provider that is known: a new domain is `other` until it is
+//! looked up again.
 
 use crate::clock::Clock;
 use crate::model::name::OrgId;
@@ -39,7 +40,7 @@ pub trait ProviderLookup: Send + Sync + 'static {
 pub struct Looked {
     /// The provider's name, or `other`.
     pub provider: String,
-    /// False where the lookup failed: `other` counts for now, and it is looked up again soon.
+    /// False where the lookup failed: what was known before counts, and it is looked up again soon.
     pub decided: bool,
 }
 
@@ -116,8 +117,59 @@ impl Feeder {
         };
         let found: Vec<_> = futures_util::stream::iter(domains).map(one).buffer_unordered(LOOKUPS).collect().await;
         let (decided, undecided): (Vec<_>, Vec<_>) = found.into_iter().partition(|(decided, _)| *decided);
-        let names = |found: Vec<(bool, (String, String))>| found.into_iter().map(|(_, pair)| pair).collect();
-        self.queue.set_providers(names(decided), settings, now.wall_ms).await?;
-        self.queue.set_providers(names(undecided), settings, now.wall_ms - BELIEVED_MS + UNDECIDED_MS).await
+        let decided = decided.into_iter().map(|(_, pair)| pair).collect();
+        self.queue.set_providers(decided, settings, now.wall_ms).await?;
+        let undecided = undecided.into_iter().map(|(_, (domain, _))| domain).collect();
+        self.queue.set_undecided(undecided, settings, now.wall_ms - BELIEVED_MS + UNDECIDED_MS).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::model::address::Address;
+    use crate::model::email::{Mailbox, NewEmail};
+    use crate::model::name::{EmailNumber, OrgName};
+    use crate::model::user::NewUser;
+    use crate::warmup::sqlite::SqliteStore;
+    use crate::warmup::store::Store;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// DNS that knows one provider until it fails.
+    #[derive(Default)]
+    struct Dns {
+        fails: AtomicBool,
+    }
+
+    #[async_trait::async_trait]
+    impl ProviderLookup for Dns {
+        async fn provider(&self, _: &str, _: i64) -> Looked {
+            let decided = !self.fails.load(Ordering::Relaxed);
+            Looked { provider: if decided { "big" } else { "other" }.to_owned(), decided }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_known_to_receive_for_a_domain_still_does_while_dns_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&folder.path().join("warmup.db")).unwrap());
+        let clock = Arc::new(ManualClock::at(1_764_000_000_000));
+        let dns = Arc::new(Dns::default());
+        let org = store.organization(&OrgName::parse("acme").unwrap()).await.unwrap();
+        let user = NewUser { name: "N".into(), address: Address::parse("a@x.example").unwrap() };
+        store.register(org, user, clock.now().wall_ms).await.unwrap();
+        let (queue, lookup) = (store.clone(), dns.clone());
+        let feeder = Feeder { queue, clock: clock.clone(), lookup, wake: Arc::default(), engine: Arc::default() };
+        for (email, fails) in [(1, false), (2, true)] {
+            dns.fails.store(fails, Ordering::Relaxed);
+            let from = Mailbox { name: None, address: Address::parse("n@acme.example").unwrap() };
+            let new = NewEmail { from, reply_to: None, subject: "S".into(), body: "B".into(), html: None, headers: Vec::new() };
+            store.accept(org, new, None, clock.now().wall_ms).await.unwrap();
+            assert_eq!(feeder.step(&mut OrgId(0)).await.unwrap(), None);
+            let waiting = store.waiting(org, EmailNumber(email)).await.unwrap();
+            assert_eq!(waiting.iter().map(|lane| lane.provider.as_str()).collect::<Vec<_>>(), ["big"], "DNS fails: {fails}");
+            clock.advance(Duration::from_millis(BELIEVED_MS as u64 + 1));
+        }
     }
 }

@@ -3,6 +3,7 @@ use crate::model::address::Address;
 use crate::model::email::NewEmail;
 use crate::model::name::EmailNumber;
 use mail_parser::{HeaderForm, Message, MessageParser};
+use postwarm_plugin_testkit::corpora::naughty_strings;
 use proptest::prelude::*;
 
 const URL: &str = "https://mail.acme.example/unsubscribe/TOKEN";
@@ -80,16 +81,6 @@ fn field_names(message: &str) -> Vec<String> {
 /// A text as it looks when its line ends do not matter, nor whether the last line has one.
 fn lines(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n").trim_end_matches('\n').to_owned()
-}
-
-fn naughty() -> Option<Vec<String>> {
-    let shared = std::env::var("POSTWARM_SHARED").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared").to_owned());
-    let path = format!("{shared}/corpora/text/naughty-strings.json");
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        println!("skipped: the naughty strings, because {path} is not there (POSTWARM_SHARED names its folder)");
-        return None;
-    };
-    Some(serde_json::from_str(&text).expect("a list of strings"))
 }
 
 #[test]
@@ -219,7 +210,7 @@ fn smuggled_ends_of_data_and_boundaries_stay_text() {
 
 #[test]
 fn every_naughty_string_comes_back_as_it_was_in_every_field_or_is_refused_by_name() {
-    let Some(strings) = naughty() else { return };
+    let Some(strings) = naughty_strings("every_naughty_string_comes_back_as_it_was_in_every_field_or_is_refused_by_name") else { return };
     let mut sent = 0;
     for text in &strings {
         let mut email = new_email(text, text);

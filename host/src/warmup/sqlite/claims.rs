@@ -4,10 +4,10 @@ use crate::db::DbError;
 use crate::model::address::Address;
 use crate::model::delivery::{Source, State};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
-use crate::warmup::sqlite::outcomes::Deltas;
+use crate::warmup::sqlite::outcomes::{Deltas, pace};
 use crate::warmup::sqlite::rows::{Context, address, state};
 use crate::warmup::sqlite::{backfill, emails, fan_out};
-use crate::warmup::store::{BackfillPace, Claim, Claimed, LaneKey, Lanes};
+use crate::warmup::store::{BackfillPace, Claim, Claimed, LaneKey, Lanes, Turn};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,21 +23,21 @@ fn queues(source: Source) -> &'static [i64] {
     }
 }
 
-pub fn claim(connection: &Connection, context: &mut Context, claims: &[Claim], now: i64) -> Result<Vec<Claimed>, DbError> {
+pub fn claim(connection: &Connection, context: &mut Context, turn: &Turn) -> Result<Vec<Claimed>, DbError> {
     let mut claimed = Vec::new();
-    for claim in claims {
+    for claim in &turn.claims {
         let mut wanted = claim.rows_max;
         for &queue in queues(claim.lane.source) {
             if wanted > 0 {
                 let before = claimed.len();
-                from_queue(connection, context, claim, (queue, wanted, now), &mut claimed)?;
+                from_queue(connection, context, (turn, claim), (queue, wanted), &mut claimed)?;
                 wanted -= claimed.len() - before;
             }
         }
     }
     let begun: BTreeSet<(OrgId, i64)> = claimed.iter().map(|c| (c.delivery.org, c.delivery.email.0)).collect();
     for (org, email) in begun {
-        emails::start(connection, context, org, email, now)?;
+        emails::start(connection, context, org, email, turn.now)?;
     }
     Ok(claimed)
 }
@@ -80,10 +80,11 @@ const DUE: &str = "
 fn from_queue(
     connection: &Connection,
     context: &mut Context,
-    claim: &Claim,
-    (queue, wanted, now): (i64, usize, i64),
+    (turn, claim): (&Turn, &Claim),
+    (queue, wanted): (i64, usize),
     claimed: &mut Vec<Claimed>,
 ) -> Result<(), DbError> {
+    let now = turn.now;
     let provider = context.name_id(connection, &claim.lane.provider)?;
     let due = due(connection, claim.lane.org, provider, (queue, wanted, now))?;
     if due.is_empty() {
@@ -98,6 +99,9 @@ fn from_queue(
         if row.suppressed {
             suppress(connection, context, delivery, &row, now)?;
             deltas.moved((claim.lane.org, row.email), &provider, row.was, State::Suppressed);
+            continue;
+        }
+        if row.source == Source::Backfill && backfill::holds_back(connection, delivery, pace(turn, claim.lane.org), now)? {
             continue;
         }
         connection.prepare_cached("INSERT INTO sending (org, email, user, client, since) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute([

@@ -6,6 +6,7 @@
 //! Invariant: a row waits at most as long as it was told to, whatever the clock shows.
 
 use crate::db::DbError;
+use crate::warmup::sqlite::backfill;
 use crate::warmup::sqlite::claims::QUEUES;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -23,7 +24,8 @@ pub fn see(connection: &Connection, now: i64) -> Result<(), DbError> {
     Ok(())
 }
 
-/// The clock was set back by so much and shows `now`: moves what waits. Costs a step a row that waits for a time.
+/// The clock was set back by so much and shows `now`: moves what waits. Costs a step a row that waits for a time, and
+/// one a newcomer whose archive is under way.
 pub fn set_back(connection: &Connection, by: i64, now: i64) -> Result<(), DbError> {
     let mut lane = connection.prepare_cached(
         "SELECT org, provider FROM deliveries INDEXED BY deliveries_due WHERE queue IS NOT NULL AND (org, provider) > (?1, ?2)
@@ -41,6 +43,7 @@ pub fn set_back(connection: &Connection, by: i64, now: i64) -> Result<(), DbErro
         }
     }
     connection.execute("UPDATE backfills SET next_at = next_at - ?1 WHERE next_at > ?2", [by, now])?;
+    backfill::set_back(connection, by, now)?;
     connection.execute("UPDATE idempotency SET created_at = ?1 WHERE created_at > ?1", [now])?;
     connection.execute("UPDATE meta SET value = ?1 WHERE key = 'clock'", params![now])?;
     Ok(())

@@ -57,6 +57,17 @@ pub fn set_providers(
     Ok(())
 }
 
+/// Notes that nobody could tell who receives for domains. Who is known to receive still does; a domain that was never found
+/// is `other`, as it was made.
+pub fn set_undecided(connection: &Connection, domains: &[String], settings: i64, checked_at: i64) -> Result<(), DbError> {
+    for domain in domains {
+        connection
+            .prepare_cached("UPDATE domains SET checked_at = ?2, settings = ?3 WHERE name = ?1")?
+            .execute(params![domain, checked_at, settings])?;
+    }
+    Ok(())
+}
+
 pub fn fan_out(
     connection: &Connection,
     context: &mut Context,

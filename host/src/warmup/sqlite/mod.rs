@@ -272,7 +272,7 @@ impl Queue for SqliteStore {
             outcomes::record(connection, context, &turn)?;
             outcomes::write_usage(connection, &turn.usage)?;
             claims::hand_over(connection, context, &turn.handed)?;
-            claims::claim(connection, context, &turn.claims, turn.now)
+            claims::claim(connection, context, &turn)
         })
         .await
     }
@@ -288,6 +288,10 @@ impl Queue for SqliteStore {
 
     async fn set_providers(&self, found: Vec<(String, String)>, settings: i64, checked_at: i64) -> Result<()> {
         self.write(move |connection, context| fan_out::set_providers(connection, context, &found, settings, checked_at)).await
+    }
+
+    async fn set_undecided(&self, domains: Vec<String>, settings: i64, checked_at: i64) -> Result<()> {
+        self.write(move |connection, _| fan_out::set_undecided(connection, &domains, settings, checked_at)).await
     }
 
     async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Result<()> {

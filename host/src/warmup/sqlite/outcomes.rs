@@ -68,13 +68,17 @@ impl Deltas {
 pub fn record(connection: &Connection, context: &mut Context, turn: &Turn) -> Result<(), DbError> {
     let mut deltas = Deltas::default();
     for recorded in turn.outcomes.iter() {
-        let pace = turn.paces.get(&recorded.claimed.delivery.org).copied().unwrap_or(PACE);
+        let pace = pace(turn, recorded.claimed.delivery.org);
         one(connection, context, recorded, pace, &mut deltas)?;
     }
     if !turn.outcomes.is_empty() {
         clock::see(connection, turn.now)?;
     }
     deltas.write(connection, context, turn.now)
+}
+
+pub fn pace(turn: &Turn, org: OrgId) -> BackfillPace {
+    turn.paces.get(&org).copied().unwrap_or(PACE)
 }
 
 fn one(
@@ -101,9 +105,10 @@ fn one(
     update(connection, context, claimed, state, said, next_at, at)?;
     deltas.moved((key.org, key.email.0), &claimed.provider, claimed.was, state);
     if claimed.source == Source::Backfill {
-        match state.is_final() {
-            true => backfill::finished(connection, key, pace, at)?,
-            false => backfill::held(connection, key, pace, at)?,
+        match state {
+            State::Unknown => backfill::in_doubt(connection, key, pace, at)?,
+            state if state.is_final() => backfill::finished(connection, key, pace, at)?,
+            _ => backfill::held(connection, key, pace, at)?,
         }
     }
     outbox::add(context, wire::encode(&Event::Recipient(changed(claimed, state, said, at))));

@@ -33,6 +33,13 @@ macro_rules! store_contract {
             nor_does_one_that_was_set_back_between_two_starts
             an_idempotency_key_is_kept_a_day_from_when_the_clock_was_set_back
         }
+        $crate::warmup::store_contract::suite::store_contract! { $open, lanes:
+            a_lookup_that_fails_leaves_the_provider_that_is_known
+            a_retry_of_the_archive_waits_for_the_pace
+            no_two_of_an_archive_are_on_their_way_to_a_recipient_at_a_time
+            what_may_have_arrived_counts_for_the_pace_and_what_was_dropped_does_not
+            the_pace_ends_in_time_after_the_clock_was_set_back
+        }
     };
     ($open:expr, main: $($case:ident)+) => {
         $(
@@ -47,6 +54,14 @@ macro_rules! store_contract {
             #[tokio::test]
             async fn $case() {
                 $crate::warmup::store_contract::order::$case($open).await;
+            }
+        )+
+    };
+    ($open:expr, lanes: $($case:ident)+) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                $crate::warmup::store_contract::lanes::$case($open).await;
             }
         )+
     };

@@ -179,3 +179,26 @@ async fn verify_says_what_is_wrong_and_sends_no_mail() {
     assert!(bad.verify(far()).await.unwrap_err().contains("without TLS"));
     assert_eq!(sink.journal().count(|entry| matches!(entry.fact, Fact::Mail(_))), 0);
 }
+
+#[tokio::test]
+async fn a_runtime_that_shuts_down_while_mail_is_queued_ends_and_another_one_may_follow() {
+    let gate = Gate::closed();
+    let sink = Sink::start(Script::default().on(Step::Mail, Action::Hold(gate.clone()))).await;
+    let client = client(&sink, 1);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    for _ in 0..9 {
+        let client = Arc::clone(&client);
+        runtime.spawn(async move { client.send(message("a@y.example"), far()).await });
+    }
+    while client.queued() == 0 || sink.journal().connections() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (ended, end) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        drop(runtime);
+        let _ = ended.send(());
+    });
+    tokio::time::timeout(Duration::from_secs(10), end).await.expect("no worker waits for itself").unwrap();
+    gate.open();
+    assert_eq!(words(&client.send(message("b@y.example"), far()).await), "Accepted");
+}

@@ -131,6 +131,10 @@ impl Queue for Flaky {
         self.store.set_providers(found, settings, checked_at).await
     }
 
+    async fn set_undecided(&self, domains: Vec<String>, settings: i64, checked_at: i64) -> Stored<()> {
+        self.store.set_undecided(domains, settings, checked_at).await
+    }
+
     async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Stored<()> {
         self.store.fan_out(org, email, rows, now).await
     }
