@@ -124,8 +124,8 @@ typedef void (*pw_done)(void *ctx, const pw_result *result);
 #define PW_CAUSE_CONNECT 1u
 #define PW_CAUSE_TLS 2u
 #define PW_CAUSE_AUTHENTICATE 3u
-#define PW_CAUSE_SESSION 4u
-#define PW_CAUSE_DISCONNECTED 5u
+#define PW_CAUSE_SESSION 4u /* the server turned the session away, or ended it before it had answered any message */
+#define PW_CAUSE_DISCONNECTED 5u /* the connection broke before the end of data left */
 #define PW_CAUSE_STOPPING 6u
 #define PW_CAUSE_INTERNAL 7u
 #define PW_CAUSE_UNSUPPORTED 8u /* this message needs what the server does not offer, such as SMTPUTF8; others go on */

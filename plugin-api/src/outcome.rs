@@ -18,7 +18,7 @@ pub enum Outcome {
     Deferred { reply: Reply, fault: Fault, retry_after: Option<Duration> },
     /// Refused for good: a 5yz reply.
     Rejected { reply: Reply, fault: Fault },
-    /// No byte of the content left: the message is certainly unsent, and its slot may be used again.
+    /// The end of data did not leave: the message is certainly unsent, and its slot may be used again.
     NotAttempted { cause: Cause, detail: String },
     /// The end of data was on its way and its reply was not read. Nobody may send it again by himself.
     Unknown { phase: Phase, detail: String },
@@ -35,9 +35,10 @@ pub enum Cause {
     Tls,
     /// The server did not accept the credentials, or none may be sent.
     Authenticate,
-    /// The server turned the session away: greeting or EHLO of 4yz or 5yz, 421 at any time, a reply that is no SMTP.
+    /// The server turned the session away: greeting or EHLO of 4yz or 5yz, 421 at any time, a reply that is no SMTP or none in
+    /// time, an end before it has answered any message.
     Session,
-    /// The connection broke before this message's content; another message was on it.
+    /// The connection broke before the end of this message's content; others had been answered on it, or it held a part of this one.
     Disconnected,
     /// The client is being closed.
     Stopping,

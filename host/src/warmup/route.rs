@@ -6,7 +6,7 @@
 //!
 //! Invariant: pure functions over (state, outcome, now by the boot clock); no randomness, no I/O.
 
-use postwarm_plugin_api::{Fault, Outcome};
+use postwarm_plugin_api::{Cause, Fault, Outcome};
 use std::time::Duration;
 
 /// The first wait for a probe; it doubles up to [`PROBE_MS_MAX`].
@@ -16,6 +16,9 @@ pub const PROBE_MS_MAX: i64 = 60_000;
 pub const PROBE_LOST_MS: i64 = 15 * 60_000;
 /// So many messages in a row without a reply make a client fail.
 pub const UNKNOWNS_MAX: u32 = 3;
+/// So many messages in a row whose connection broke before their content make a client fail: more than a server that starts anew
+/// costs a client of few connections.
+pub const BREAKS_MAX: u32 = 10;
 /// A client that has mail in hand and answers nothing for so long gets no new mail. Servers take seconds, seldom minutes.
 pub const STALL_MS: i64 = 60_000;
 /// The first pause of a lane; it doubles up to [`PAUSE_MS_MAX`].
@@ -30,6 +33,8 @@ pub struct ClientHealth {
     failing: Option<Failing>,
     /// Messages in a row whose reply never came.
     unknowns: u32,
+    /// Messages in a row whose connection broke before their content.
+    breaks: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,20 +48,26 @@ struct Failing {
 
 impl ClientHealth {
     /// Takes note of an outcome. "Not attempted" that blames the client makes it fail, and so do [`UNKNOWNS_MAX`] messages in a row
-    /// without a reply; any reply to a message means that it works. Failures of messages that were out already do not lengthen the wait.
+    /// without a reply and [`BREAKS_MAX`] whose connection broke; any reply to a message means that it works. Failures of messages that were out already do not lengthen the wait.
     pub fn observe(&mut self, outcome: &Outcome, now: i64) {
         self.unknowns = match outcome {
             Outcome::Unknown { .. } => self.unknowns.saturating_add(1),
             Outcome::NotAttempted { .. } => self.unknowns,
             _ => 0,
         };
+        self.breaks = match outcome {
+            Outcome::NotAttempted { cause: Cause::Disconnected, .. } => self.breaks.saturating_add(1),
+            Outcome::NotAttempted { .. } | Outcome::Unknown { .. } => self.breaks,
+            _ => 0,
+        };
         match (outcome, &mut self.failing) {
             (Outcome::Unknown { .. }, None) if self.unknowns >= UNKNOWNS_MAX => self.stall(now),
             (Outcome::Accepted(_) | Outcome::Deferred { .. } | Outcome::Rejected { .. }, _) => self.failing = None,
-            (Outcome::NotAttempted { cause, .. }, None) if cause.blames_client() => {
+            (Outcome::NotAttempted { cause, .. }, None) if cause.blames_client() || self.breaks >= BREAKS_MAX => {
                 self.failing = Some(Failing { probes: 0, probe_at: now + PROBE_MS_MIN, probing_until: None });
             }
-            (Outcome::NotAttempted { cause, .. }, Some(failing)) if failing.probing_until.is_some() && !cause.blames_client() => {
+            // The probe has told nothing.
+            (Outcome::NotAttempted { cause: Cause::Stopping | Cause::Unsupported, .. }, Some(failing)) => {
                 failing.probing_until = None;
             }
             (Outcome::NotAttempted { .. } | Outcome::Unknown { .. }, Some(failing)) if failing.probing_until.is_some() => {
@@ -168,7 +179,7 @@ fn doubled(first: i64, times: u32, most: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postwarm_plugin_api::{Cause, Phase, Reply};
+    use postwarm_plugin_api::{Phase, Reply};
 
     fn reply(code: u16) -> Reply {
         Reply { code, enhanced: None, text: String::new() }

@@ -369,9 +369,14 @@ impl<'a> Connection<'a> {
         let Broken { mut cause, detail } = broken;
         // Not its words: they may repeat a recipient.
         tracing::debug!(?cause, "smtp connection ended");
+        let had_content = self.content.is_some();
         if let Some(job) = self.content.take() {
             job.resolve_broken(Cause::Disconnected, detail.clone());
             cause = Cause::Disconnected;
+        }
+        // A server that greets and then closes before it has served anybody turns sessions away.
+        if cause == Cause::Disconnected && !self.served && !had_content {
+            cause = Cause::Session;
         }
         let behind = self.ready.take().or(self.envelope.take().map(|(job, _)| job));
         if let Some(job) = behind {

@@ -77,8 +77,8 @@ impl Client {
 
     /// Learns from what became of a message.
     pub fn observe(&mut self, org: &OrgName, outcome: &Outcome, boot_ms: i64) {
-        // What a client cannot carry says nothing of its server.
-        if !matches!(outcome, Outcome::NotAttempted { cause: Cause::Unsupported, .. }) {
+        // What a client cannot carry, or has not begun, says nothing of its server.
+        if !matches!(outcome, Outcome::NotAttempted { cause: Cause::Unsupported | Cause::Stopping, .. }) {
             self.heard_at = boot_ms;
         }
         if matches!(outcome, Outcome::Deferred { .. } | Outcome::Rejected { .. } | Outcome::Accepted(_)) {

@@ -22,6 +22,7 @@ mod settle;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod untried;
 mod view;
 
 use crate::clock::Clock;
@@ -43,11 +44,13 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use untried::Untried;
+
 pub use dispatch::{MakeSigner, Sign};
 pub use feeder::{Feeder, Looked, ProviderLookup};
 pub use view::{Held, View};
 
-/// How long the engine waits before it tries a failed commit again.
+/// How long the engine waits before it tries again what the database refused.
 const COMMIT_RETRY: Duration = Duration::from_millis(200);
 /// The longest sleep: a lane that became due by other means is found by then.
 const SLEEP_MAX_MS: i64 = 1_000;
@@ -97,6 +100,7 @@ pub struct Engine {
     handed: Vec<(Arc<Claimed>, ClientNumber)>,
     draining: bool,
     hands: Hands,
+    untried: Untried,
     sending_rows_max: usize,
     paces: Arc<HashMap<OrgId, BackfillPace>>,
     random: fastrand::Rng,
@@ -124,6 +128,7 @@ impl Engine {
             handed: Vec::new(),
             draining: false,
             hands: Hands::default(),
+            untried: Untried::default(),
             sending_rows_max: 0,
             paces: Arc::default(),
             random: fastrand::Rng::with_seed(parts.seed),
@@ -189,7 +194,10 @@ impl Engine {
         }
         match self.queue.lanes(now.wall_ms).await {
             Ok(found) => self.lanes.replace(found, now),
-            Err(error) => tracing::error!(%error, "the queue could not be read"),
+            Err(error) => {
+                tracing::error!(%error, "the queue could not be read; it is tried again");
+                self.clock.sleep(COMMIT_RETRY).await;
+            }
         }
     }
 
@@ -298,6 +306,7 @@ impl Engine {
             Ok(Outcome::NotAttempted { .. }) | Err(_) => self.limits.lock().give_back(&hand.scopes, 1, done.at.boot_ms),
             Ok(_) => self.limits.lock().settle(&hand.scopes, 1, done.at.boot_ms),
         }
+        let counts = self.untried.came_back(done.claimed.delivery, &done.outcome);
         let settled = match self.organizations.get_mut(done.claimed.delivery.org) {
             Some(org) => {
                 org.ended(&hand, &done);
@@ -314,7 +323,11 @@ impl Engine {
                             Next::Settled(settled) => settled,
                         }
                     }
-                    None => settle::settle(&done, &org.settings, self.random.f64()),
+                    None if counts => settle::attempted(&done, &org.settings, self.random.f64()),
+                    None => {
+                        let other_client = org.works(done.at.boot_ms);
+                        settle::settle(&done, &org.settings, self.random.f64(), other_client)
+                    }
                 }
             }
             None => settle::without_organization(&done),

@@ -203,6 +203,11 @@ impl Running {
         route::choose(self.clients.iter().map(|c| &c.health), boot_ms)
     }
 
+    /// Tells whether some client gets more than probes now.
+    pub fn works(&self, boot_ms: i64) -> bool {
+        matches!(route::choose(self.clients.iter().map(|c| &c.health), boot_ms), Choice::Use(_))
+    }
+
     /// Which client gets a message now that these cannot carry, by its place; `None` where all the organization's clients are
     /// among them.
     pub fn choose_other(&self, declined: &[Declined], boot_ms: i64) -> Option<Choice> {

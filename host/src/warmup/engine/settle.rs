@@ -8,16 +8,21 @@ use crate::model::delivery::Said;
 use crate::warmup::backoff::{self, Refusal};
 use crate::warmup::engine::dispatch::Unmade;
 use crate::warmup::engine::returns::Done;
+use crate::warmup::engine::untried::TIMES_MAX;
 use crate::warmup::store::Settled;
 use postwarm_plugin_api::{Cause, Fault, Outcome, Reply};
 use std::time::Duration;
 
 /// How long a message waits that could not be made though nothing is wrong with it, in milliseconds.
 pub const UNMADE_WAIT_MS: i64 = 5_000;
-/// How long a message waits whose connection broke, or was closed, before it was its turn, in milliseconds.
+/// How long a message waits whose connection broke, or was closed, before its content, in milliseconds.
 const UNTRIED_WAIT_MS: i64 = 500;
+/// How long a message waits whose session failed and that has no other client, in milliseconds: longer than the first probe, so
+/// that this one is of another message, which the first may have kept back.
+const BEHIND_WAIT_MS: i64 = 5_000;
 
-pub fn settle(done: &Done, organization: &Organization, jitter_unit: f64) -> Settled {
+/// `other_client`: another one works, and gets the message next.
+pub fn settle(done: &Done, organization: &Organization, jitter_unit: f64, other_client: bool) -> Settled {
     let now = done.at.wall_ms;
     let outcome = match &done.outcome {
         Ok(outcome) => outcome,
@@ -27,11 +32,14 @@ pub fn settle(done: &Done, organization: &Organization, jitter_unit: f64) -> Set
     match outcome {
         Outcome::Accepted(reply) => Settled::Sent(said(Some(reply), None, None)),
         Outcome::Rejected { reply, fault: fault @ (Fault::Account | Fault::Domain) } => {
-            again(done, organization, jitter_unit, (reply, *fault, None))
+            again(done, organization, jitter_unit, (said(Some(reply), Some(*fault), None), None))
         }
         Outcome::Rejected { reply, fault } => Settled::Failed(said(Some(reply), Some(*fault), None)),
-        Outcome::Deferred { reply, fault, retry_after } => again(done, organization, jitter_unit, (reply, *fault, *retry_after)),
+        Outcome::Deferred { reply, fault, retry_after } => {
+            again(done, organization, jitter_unit, (said(Some(reply), Some(*fault), None), *retry_after))
+        }
         Outcome::NotAttempted { cause: Cause::Disconnected | Cause::Stopping, .. } => Settled::Returned { next_at: now + UNTRIED_WAIT_MS },
+        Outcome::NotAttempted { cause: Cause::Session, .. } if !other_client => Settled::Returned { next_at: now + BEHIND_WAIT_MS },
         Outcome::NotAttempted { .. } => Settled::Returned { next_at: now },
         Outcome::Unknown { detail, .. } => in_doubt(Some(organization), detail, now),
     }
@@ -53,19 +61,25 @@ pub fn without_organization(done: &Done) -> Settled {
     }
 }
 
-fn again(
-    done: &Done,
-    organization: &Organization,
-    jitter_unit: f64,
-    (reply, fault, retry_after): (&Reply, Fault, Option<Duration>),
-) -> Settled {
+/// A message that broke, or met, too many sessions counts as refused for now, though no server said so.
+pub fn attempted(done: &Done, organization: &Organization, jitter_unit: f64) -> Settled {
+    let detail = match &done.outcome {
+        Ok(Outcome::NotAttempted { detail, .. }) => detail.as_str(),
+        _ => "",
+    };
+    let detail = format!("{TIMES_MAX} sessions in a row ended before the message was sent; the last: {detail}");
+    again(done, organization, jitter_unit, (said(None, Some(Fault::Network), Some(detail)), None))
+}
+
+fn again(done: &Done, organization: &Organization, jitter_unit: f64, (said, retry_after): (Said, Option<Duration>)) -> Settled {
     let claimed = &done.claimed;
     let refusal = Refusal { attempt: claimed.attempt, retry_after, queued_at: claimed.queued_at };
     match backoff::next_at(&organization.retry, refusal, done.at.wall_ms, jitter_unit) {
-        Some(next_at) => Settled::Deferred { said: said(Some(reply), Some(fault), None), next_at },
+        Some(next_at) => Settled::Deferred { said, next_at },
         None => {
-            let after = humantime::format_duration(organization.retry.give_up_after);
-            Settled::Failed(said(Some(reply), Some(fault), Some(format!("given up {after} after it was queued"))))
+            let given_up = format!("given up {} after it was queued", humantime::format_duration(organization.retry.give_up_after));
+            let detail = said.detail.map_or(given_up.clone(), |detail| format!("{given_up}; {detail}"));
+            Settled::Failed(Said { detail: Some(detail), ..said })
         }
     }
 }

@@ -100,8 +100,8 @@ async fn every_fault_in_every_phase_has_its_outcome() {
           4yz: Deferred Network
           5yz: Rejected Recipient
           421: NotAttempted Session
-          close: NotAttempted Disconnected
-          half: NotAttempted Disconnected
+          close: NotAttempted Session
+          half: NotAttempted Session
           stall: NotAttempted Session
           garbage: NotAttempted Session
           999: NotAttempted Session
@@ -110,8 +110,8 @@ async fn every_fault_in_every_phase_has_its_outcome() {
           4yz: Deferred Network
           5yz: Rejected Recipient
           421: NotAttempted Session
-          close: NotAttempted Disconnected
-          half: NotAttempted Disconnected
+          close: NotAttempted Session
+          half: NotAttempted Session
           stall: NotAttempted Session
           garbage: NotAttempted Session
           999: NotAttempted Session
@@ -120,8 +120,8 @@ async fn every_fault_in_every_phase_has_its_outcome() {
           4yz: Deferred Network
           5yz: Rejected Recipient
           421: NotAttempted Session
-          close: NotAttempted Disconnected
-          half: NotAttempted Disconnected
+          close: NotAttempted Session
+          half: NotAttempted Session
           stall: NotAttempted Session
           garbage: NotAttempted Session
           999: NotAttempted Session
