@@ -232,7 +232,7 @@ fn per_ms(window: &Window) -> i64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn no_receiver_counts_more_than_the_maximum_in_any_window(
         shape in prop::collection::vec((1_u64..20, prop::sample::select(vec![7_u64, 200, 1_000, 1_500, 9_000, 40_000])), 1..4),
