@@ -3,7 +3,8 @@
 //! A slot is taken at claim and comes free one window after its outcome is recorded, so a message counts from before it can have
 //! arrived until a whole window after it can have arrived last. Only a message that was certainly not attempted gives its slot
 //! back at once. The price is a rate of W/(W + latency). Elapsed time is the boot clock; across a reboot the wall clock is
-//! believed. What is out when the process ends counts from the next start. Scopes are `org/acme`, `provider/acme/gmail`, `client/acme/relay`, `share/relay-1`.
+//! believed. What is out when the process ends counts from the next start. Scopes are `org/acme`, `provider/acme/gmail`,
+//! `client/acme/relay`, `share/relay-1`.
 //!
 //! Invariant: pure; no clock, no I/O. No restart, stall or jump of the wall clock within one boot lets any rolling window hold
 //! more than its maximum, whatever is restored, used and configured in which order, and taken out and put back.

@@ -91,6 +91,7 @@ impl Gate {
     /// Replaces the windows and keeps the counts: those that go are lifted, and one of a new length takes over what the next
     /// longer one has counted, else what the longest has. New windows of up to a second start spent.
     pub fn configure(&mut self, windows: &[Window], now: Now, scope: &str, boot_id: &str) {
+        self.changed = true;
         let before = std::mem::take(&mut self.windows);
         for window in strictest(windows) {
             let next = match before.iter().find(|b| b.window.per == window.per) {
@@ -110,6 +111,7 @@ impl Gate {
     /// Adds what an earlier process stored: by the boot clock within one boot, else by the wall clock, where a bucket of the
     /// future counts as now. What it had out, at most `in_doubt_max`, counts as recorded now.
     pub fn restore(&mut self, stored: &[Usage], in_doubt_max: u64, now: Now, boot_id: &str) {
+        self.changed = true;
         let (mut earlier, mut out) = (Vec::<Rolling>::new(), 0_u64);
         for row in stored {
             let per = Duration::from_millis(u64::try_from(row.per_ms).unwrap_or(1).max(1));
@@ -143,7 +145,6 @@ impl Gate {
 
     /// Forgets lifted windows that nothing lies within or may come to.
     fn drop_aged_out(&mut self, now: Now, scope: &str, boot_id: &str) {
-        self.changed = true;
         if self.in_flight > 0 {
             return;
         }
