@@ -3,7 +3,7 @@
 
 use crate::harness::{Postwarm, Site, until};
 use postwarm_plugin_testkit::sink::Sink;
-use postwarm_plugin_testkit::sink::script::Script;
+use postwarm_plugin_testkit::sink::script::{Action, Gate, Script, Step};
 use serde_json::Value;
 
 const DEMO: &str = "[[smtp]]\nname = \"sandbox\"\nplugin = \"sandbox\"\n";
@@ -121,6 +121,50 @@ async fn mail_of_an_organization_that_is_broken_at_the_start_waits_and_goes_out_
     when(&postwarm, &postwarm.warmup, "configuration", (200, "ok")).await;
     postwarm.counts_when(email, |counts| counts["sent"] == 1).await;
     assert_eq!(sink.journal().accepted(), ["somebody@x.example"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limits_of_an_organization_that_is_broken_at_the_start_after_a_kill_have_counted_what_it_sent() {
+    let gate = Gate::closed();
+    let sink = Sink::start(Script::default().on(Step::EndOfData, Action::Hold(gate.clone()))).await;
+    let smtp = format!("plugin = \"smtp\"\nsettings = {{ host = \"127.0.0.1\", port = {}, tls = \"none\" }}\n", sink.addr.port());
+    let acme = format!(
+        "from_domains = [\"acme.example\"]\ndevelopment = true\nlimits = {{ per_day = 4 }}\n[[smtp]]\nname = \"relay\"\nshare = \"account\"\n{smtp}"
+    );
+    let site = Site::with_organization(DEMO);
+    site.append("[shares.account]\nlimits = { per_day = 5 }\n[organizations]\ndefault = \"acme\"");
+    site.organization("acme", &acme);
+    let postwarm = site.serve();
+    postwarm.import(9, "x.example").await;
+    let email = postwarm.send("Hello").await;
+    postwarm.counts_when(email, |counts| counts["sending"] == 4).await;
+    (0..3).for_each(|_| gate.release_one());
+    postwarm.counts_when(email, |counts| counts["sent"] == 3 && counts["sending"] == 1).await;
+    postwarm.kill();
+
+    site.organization("acme", &acme.replace("from_domains", "from_domain"));
+    let postwarm = site.serve();
+    assert_eq!(ready(&postwarm, &postwarm.warmup, "configuration").await.1, "degraded");
+    let waits = async |cap: &str| {
+        when(&postwarm, &postwarm.warmup, "configuration", (200, "ok")).await;
+        until(cap, async || {
+            let (_, body) = postwarm.get(&format!("/emails/{email}")).await;
+            let words = body["waits_for"].as_str().unwrap_or_default();
+            (words.contains(cap).then(|| body["counts"].clone()), body.clone())
+        })
+        .await
+    };
+    site.organization("acme", &acme);
+    let counts = waits("daily cap 4 reached").await;
+    assert_eq!((&counts["sent"], &counts["unknown"], &counts["sending"]), (&3.into(), &1.into(), &0.into()), "{counts}");
+    // Without its own limit it has one more of the account's five.
+    site.organization("acme", &acme.replace("limits = { per_day = 4 }\n", ""));
+    postwarm.counts_when(email, |counts| counts["sending"] == 1 && counts["queued"] == 4).await;
+    site.organization("acme", &acme.replace("per_day = 4", "per_day = 7"));
+    let counts = waits("daily cap 5 reached").await;
+    assert_eq!((&counts["queued"], &counts["sending"]), (&4.into(), &1.into()), "{counts}");
+    gate.open();
+    postwarm.counts_when(email, |counts| counts["sent"] == 4 && counts["queued"] == 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -139,7 +139,7 @@ CREATE INDEX idempotency_age ON idempotency (created_at);
 CREATE TABLE usage (
     scope          TEXT NOT NULL,
     per_ms         INTEGER NOT NULL,
-    bucket_ms      INTEGER NOT NULL,
+    bucket_ms      INTEGER NOT NULL,    -- the greatest number: what was out when the row was written
     boot_id        TEXT NOT NULL,
     bucket_wall_ms INTEGER NOT NULL,
     count          INTEGER NOT NULL,

@@ -3,10 +3,11 @@
 //! A slot is taken at claim and comes free one window after its outcome is recorded, so a message counts from before it can have
 //! arrived until a whole window after it can have arrived last. Only a message that was certainly not attempted gives its slot
 //! back at once. The price is a rate of W/(W + latency). Elapsed time is the boot clock; across a reboot the wall clock is
-//! believed. Scopes are `org/acme`, `provider/acme/gmail`, `client/acme/relay`, `share/relay-1`.
+//! believed. What is out when the process ends counts from the next start. Scopes are `org/acme`, `provider/acme/gmail`,
+//! `client/acme/relay`, `share/relay-1`.
 //!
 //! Invariant: pure; no clock, no I/O. No restart, stall or jump of the wall clock within one boot lets any rolling window hold
-//! more than its maximum.
+//! more than its maximum, whatever is restored, used and configured in which order, and taken out and put back.
 
 mod allowance;
 mod gate;
@@ -24,15 +25,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use allowance::Allowance;
 
-/// The gates of all scopes. A scope without a gate is open, and what it has out is counted all the same.
+/// The gates of all scopes. A scope that is not configured is open, and what it has out is counted all the same.
 #[derive(Debug)]
 pub struct Limits {
     boot_id: String,
     gates: HashMap<String, Gate>,
-    /// Stored rows of scopes that are not configured, kept for when they are.
-    unclaimed: HashMap<String, Vec<Usage>>,
-    /// Rows that the store deletes at the next write.
-    dropped: Vec<Usage>,
     /// Rows that were given for a commit that is not known to have succeeded.
     unwritten: Arc<Vec<Usage>>,
 }
@@ -82,12 +79,8 @@ impl Scopes {
     pub fn of(organization: &Organization, client: &str, provider: &str) -> Scopes {
         let entry = organization.smtp.iter().find(|entry| entry.name == client);
         let share = entry.and_then(|entry| entry.share.as_deref()).map(share_scope);
-        Scopes { share, ..Scopes::without_settings(&organization.name, client, provider) }
-    }
-
-    /// The same where the organization's settings are gone, and with them what it shared.
-    pub fn without_settings(org: &OrgName, client: &str, provider: &str) -> Scopes {
-        Scopes { org: org_scope(org), provider: provider_scope(org, provider), client: client_scope(org, client), share: None }
+        let org = &organization.name;
+        Scopes { org: org_scope(org), provider: provider_scope(org, provider), client: client_scope(org, client), share }
     }
 
     /// All of them.
@@ -124,49 +117,30 @@ pub fn share_scope(share: &str) -> String {
 impl Limits {
     /// No gates. `boot_id` names the boot that every later `boot_ms` counts from.
     pub fn new(boot_id: impl Into<String>) -> Limits {
-        Limits { boot_id: boot_id.into(), gates: HashMap::new(), unclaimed: HashMap::new(), dropped: Vec::new(), unwritten: Arc::default() }
+        Limits { boot_id: boot_id.into(), gates: HashMap::new(), unwritten: Arc::default() }
     }
 
-    /// Sets the windows of a scope: what it has counted stays. An organization's file that goes away and comes back finds its
-    /// counts again, so gates are never removed.
+    /// Sets the windows of a scope: what it has counted stays, of windows that go as well. Gates are never removed, so that an
+    /// organization's file that goes away and comes back finds its counts again.
     pub fn configure(&mut self, scope: &str, windows: &[Window], now: Now) {
-        let boot_id = &self.boot_id;
-        match self.gates.get_mut(scope) {
-            Some(gate) => gate.replace_windows(windows, now, scope, boot_id),
-            None => {
-                let mut gate = Gate::new(windows, now.boot_ms);
-                if let Some(stored) = self.unclaimed.remove(scope) {
-                    gate.restore(&stored, windows, now, boot_id);
-                }
-                self.gates.insert(scope.to_owned(), gate);
-            }
-        }
+        let gate = self.gates.entry(scope.to_owned()).or_default();
+        gate.configure(windows, now, scope, &self.boot_id);
     }
 
-    /// Lifts the maximum of every scope that starts with this; what they have counted stays, for when they are configured again.
-    pub fn lift(&mut self, prefix: &str) {
-        self.gates.iter_mut().filter(|(scope, _)| scope.starts_with(prefix)).for_each(|(_, gate)| gate.lift());
+    /// The scopes that start with this and have been used or configured.
+    pub fn scopes(&self, prefix: &str) -> Vec<String> {
+        self.gates.keys().filter(|scope| scope.starts_with(prefix)).cloned().collect()
     }
 
-    /// Takes back what an earlier process stored. Call it once, before anything is taken; before or after `configure`.
-    pub fn restore(&mut self, stored: Vec<Usage>, now: Now) {
+    /// Takes back what an earlier process stored, which had at most `in_doubt_max` messages in hand when it ended: these count as
+    /// recorded now, under every scope that they were taken from. Call it once.
+    pub fn restore(&mut self, stored: Vec<Usage>, in_doubt_max: u64, now: Now) {
         let mut by_scope: HashMap<String, Vec<Usage>> = HashMap::new();
         for row in stored {
             by_scope.entry(row.scope.clone()).or_default().push(row);
         }
         for (scope, rows) in by_scope {
-            let (kept, old): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| self.matters(row, now));
-            self.dropped.extend(old.into_iter().map(|row| Usage { count: 0, ..row }));
-            match self.gates.get_mut(&scope) {
-                _ if kept.is_empty() => {}
-                Some(gate) => {
-                    let windows = gate.windows();
-                    gate.restore(&kept, &windows, now, &self.boot_id);
-                }
-                None => {
-                    self.unclaimed.insert(scope, kept);
-                }
-            }
+            self.gates.entry(scope).or_default().restore(&rows, in_doubt_max, now, &self.boot_id);
         }
     }
 
@@ -215,24 +189,24 @@ impl Limits {
     }
 
     /// Takes `n` slots of every scope, at claim.
-    pub fn take(&mut self, scopes: &[impl AsRef<str>], n: u64, now_boot_ms: i64) {
-        self.each(scopes, now_boot_ms, |gate| gate.take(n));
+    pub fn take(&mut self, scopes: &[impl AsRef<str>], n: u64) {
+        self.each(scopes, |gate| gate.take(n));
     }
 
     /// Records the outcomes of `n` taken slots. A refusal is an outcome too.
     pub fn settle(&mut self, scopes: &[impl AsRef<str>], n: u64, now_boot_ms: i64) {
-        self.each(scopes, now_boot_ms, |gate| gate.settle(now_boot_ms, n));
+        self.each(scopes, |gate| gate.settle(now_boot_ms, n));
     }
 
     /// Gives back `n` taken slots whose messages were certainly not attempted.
-    pub fn give_back(&mut self, scopes: &[impl AsRef<str>], n: u64, now_boot_ms: i64) {
-        self.each(scopes, now_boot_ms, |gate| gate.give_back(n));
+    pub fn give_back(&mut self, scopes: &[impl AsRef<str>], n: u64) {
+        self.each(scopes, |gate| gate.give_back(n));
     }
 
     /// The rows that changed since [`Limits::written`], for the commit that records the outcomes: those to delete (count 0)
     /// come first. Windows of up to a second are not stored.
     pub fn dirty(&mut self, now: Now) -> Arc<Vec<Usage>> {
-        let mut rows = std::mem::take(&mut self.dropped);
+        let mut rows = Vec::new();
         for (scope, gate) in &mut self.gates {
             rows.extend(gate.dirty(scope, now, &self.boot_id));
         }
@@ -251,22 +225,13 @@ impl Limits {
         self.unwritten = Arc::default();
     }
 
-    fn each(&mut self, scopes: &[impl AsRef<str>], now_boot_ms: i64, act: impl Fn(&mut Gate)) {
+    fn each(&mut self, scopes: &[impl AsRef<str>], act: impl Fn(&mut Gate)) {
         for scope in scopes {
             match self.gates.get_mut(scope.as_ref()) {
                 Some(gate) => act(gate),
-                None => act(self.gates.entry(scope.as_ref().to_owned()).or_insert_with(|| Gate::new(&[], now_boot_ms))),
+                None => act(self.gates.entry(scope.as_ref().to_owned()).or_default()),
             }
         }
-    }
-
-    /// Tells whether a stored row still lies within its window.
-    fn matters(&self, row: &Usage, now: Now) -> bool {
-        let age = match row.boot_id == self.boot_id {
-            true => now.boot_ms.saturating_sub(row.bucket_ms),
-            false => now.wall_ms.saturating_sub(row.bucket_wall_ms),
-        };
-        row.count > 0 && row.per_ms > 0 && age < row.per_ms.saturating_add((row.per_ms / rolling::BUCKETS).max(1))
     }
 }
 

@@ -304,6 +304,9 @@ pub struct BackfillStep {
     pub next_at: Option<i64>,
 }
 
+/// The `bucket_ms` of what was out, and so in no bucket yet, when the row was written.
+pub const STILL_OUT: i64 = i64::MAX;
+
 /// A part of a rolling window of one limit: `count` slots came free-to-age in the bucket that starts at `bucket_ms`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {

@@ -57,7 +57,7 @@ pub fn next(mut hand: Hand, why: &str, running: &mut Running, limits: &mut Limit
     if claimable.n == 0 || running.room(index, now.boot_ms) == 0 {
         return wait(&hand, running, claimable.blocked_by.and_then(|by| by.next_at_boot_ms), now);
     }
-    limits.take(&scopes, 1, now.boot_ms);
+    limits.take(&scopes, 1);
     if probe {
         running.begin_probe(index, now.boot_ms);
     }

@@ -177,7 +177,7 @@ impl LaneBook {
         if rows_max == 0 {
             return None;
         }
-        limits.take(&look.scopes, rows_max as u64, now.boot_ms);
+        limits.take(&look.scopes, rows_max as u64);
         if look.probe {
             organization.begin_probe(look.index, now.boot_ms);
         }
@@ -193,14 +193,14 @@ impl LaneBook {
     }
 
     /// Gives back what was taken for rows that were not there, and forgets lanes that are empty.
-    pub fn claimed(&mut self, planned: &[Lane], organizations: &mut Organizations, limits: &mut Limits, now: Now) {
+    pub fn claimed(&mut self, planned: &[Lane], organizations: &mut Organizations, limits: &mut Limits) {
         for lane in planned {
             let claim = &lane.claim;
             let missing = claim.rows_max.saturating_sub(lane.got);
             if missing == 0 {
                 continue;
             }
-            limits.give_back(&lane.scopes, missing as u64, now.boot_ms);
+            limits.give_back(&lane.scopes, missing as u64);
             if let Some(organization) = organizations.get_mut(claim.lane.org) {
                 organization.unreserve(lane.client, missing);
                 if lane.probe && lane.got == 0 {

@@ -109,8 +109,6 @@ pub struct Engine {
 impl Engine {
     /// Recovers what an earlier process left and takes the settings.
     pub async fn start(parts: Parts) -> anyhow::Result<Engine> {
-        let counted = parts.queue.usage().await?;
-        parts.limits.lock().restore(counted, parts.clock.now());
         let returns = Arc::<Returns>::default();
         let back = Back { returns: returns.clone(), clock: parts.clock.clone() };
         let mut engine = Engine {
@@ -214,12 +212,12 @@ impl Engine {
             Ok(claimed) => {
                 let mut rows = std::mem::take(&mut self.handed);
                 rows.extend(self.take_in_hand(&mut planned, claimed));
-                self.lanes.claimed(&planned, &mut self.organizations, &mut self.limits.lock(), self.clock.now());
+                self.lanes.claimed(&planned, &mut self.organizations, &mut self.limits.lock());
                 self.dispatch(rows).await;
             }
             Err(error) => {
                 tracing::error!(%error, "a turn could not be committed; nothing was sent, and it is tried again");
-                self.lanes.claimed(&planned, &mut self.organizations, &mut self.limits.lock(), self.clock.now());
+                self.lanes.claimed(&planned, &mut self.organizations, &mut self.limits.lock());
                 self.lanes.look_again();
                 self.clock.sleep(COMMIT_RETRY).await;
             }
@@ -303,7 +301,7 @@ impl Engine {
     fn take_in(&mut self, done: Done) {
         let Some(hand) = self.hands.remove(done.claimed.delivery) else { return };
         match &done.outcome {
-            Ok(Outcome::NotAttempted { .. }) | Err(_) => self.limits.lock().give_back(&hand.scopes, 1, done.at.boot_ms),
+            Ok(Outcome::NotAttempted { .. }) | Err(_) => self.limits.lock().give_back(&hand.scopes, 1),
             Ok(_) => self.limits.lock().settle(&hand.scopes, 1, done.at.boot_ms),
         }
         let counts = self.untried.came_back(done.claimed.delivery, &done.outcome);

@@ -19,9 +19,9 @@ use crate::warmup::limits::{self, Limits, client_scope, org_scope, provider_scop
 use crate::warmup::metrics::client_failing;
 use crate::warmup::progress;
 use crate::warmup::route::{self, Choice, Pause};
-use crate::warmup::store::{BackfillPace, Claimed, Store};
+use crate::warmup::store::{BackfillPace, Store};
 use postwarm_plugin_api::{Fault, Outcome};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,15 +74,6 @@ impl Organizations {
 
     pub fn get_mut(&mut self, org: OrgId) -> Option<&mut Running> {
         self.running.get_mut(&org)
-    }
-
-    /// The limits that a row belongs to that an earlier process claimed.
-    pub fn scopes_of_left(&self, claimed: &Claimed) -> Scopes {
-        let (client, provider) = (&claimed.client, &claimed.provider);
-        match self.get(claimed.delivery.org) {
-            Some(running) => limits::Scopes::of(&running.settings, client, provider).into_names(),
-            None => limits::Scopes::without_settings(&claimed.org_name, client, provider).into_names(),
-        }
     }
 
     pub fn paces(&self) -> HashMap<OrgId, BackfillPace> {
@@ -170,13 +161,13 @@ impl Running {
     fn configure(&self, settings: &Settings, limits: &mut Limits, now: Now) {
         let name = &self.settings.name;
         limits.configure(&org_scope(name), &self.settings.limits, now);
-        // A provider that nobody limits any more is free, though what it counted is kept.
-        limits.lift(&provider_scope(name, ""));
-        for provider in settings.providers.mailbox.keys() {
+        // One that nobody limits any more is free, and counts on.
+        let providers = provider_scope(name, "");
+        let known = limits.scopes(&providers);
+        let used = known.iter().map(|scope| &scope[providers.len()..]);
+        let named = settings.providers.mailbox.keys().chain(self.settings.provider_limits.keys()).map(String::as_str);
+        for provider in used.chain(named).collect::<BTreeSet<_>>() {
             limits.configure(&provider_scope(name, provider), self.provider_windows(provider), now);
-        }
-        for (provider, windows) in &self.settings.provider_limits {
-            limits.configure(&provider_scope(name, provider), windows, now);
         }
         for client in &self.clients {
             limits.configure(&client_scope(name, &client.name), &client.entry.limits, now);

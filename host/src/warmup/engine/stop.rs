@@ -4,7 +4,6 @@
 //! may have had it.
 
 use crate::clock::Now;
-use crate::warmup::engine::hands::Scopes;
 use crate::warmup::engine::{Engine, settle};
 use crate::warmup::store::{Claimed, Recorded};
 use std::sync::Arc;
@@ -15,18 +14,17 @@ const CRASHED: &str = "the process ended while a client had the message in hand"
 const STOPPED: &str = "the process stopped before the reply came";
 
 impl Engine {
-    /// What an earlier process had in hand is unknown, and the limits count it.
+    /// Takes back what an earlier process counted. What it had in hand is unknown; that counts too, wherever it was taken from.
     pub(super) async fn settle_left(&mut self) -> anyhow::Result<()> {
-        let left = self.queue.in_hand().await?;
+        let (counted, left) = (self.queue.usage().await?, self.queue.in_hand().await?);
+        let now = self.clock.now();
+        self.limits.lock().restore(counted, left.len() as u64, now);
         if left.is_empty() {
             return Ok(());
         }
         tracing::warn!(rows = left.len(), "rows that an earlier process had in hand are unknown now");
-        let now = self.clock.now();
         for claimed in left {
-            let scopes = self.organizations.scopes_of_left(&claimed);
-            self.limits.lock().take(&scopes, 1, now.boot_ms);
-            self.doubt(Arc::new(claimed), &scopes, CRASHED, now);
+            self.doubt(Arc::new(claimed), CRASHED, now);
         }
         self.commit(Vec::new()).await?;
         Ok(())
@@ -74,7 +72,8 @@ impl Engine {
         tracing::warn!(rows = left.len(), "the drain has ended; what waits for its reply is unknown now");
         let now = clock.now();
         for hand in left {
-            self.doubt(hand.claimed, &hand.scopes, STOPPED, now);
+            self.limits.lock().settle(&hand.scopes, 1, now.boot_ms);
+            self.doubt(hand.claimed, STOPPED, now);
         }
         if let Err(error) = self.commit(Vec::new()).await {
             tracing::error!(%error, "the unknown rows are listed at the next start");
@@ -82,8 +81,7 @@ impl Engine {
     }
 
     /// Notes that nobody will learn what became of a row.
-    fn doubt(&mut self, claimed: Arc<Claimed>, scopes: &Scopes, words: &str, now: Now) {
-        self.limits.lock().settle(scopes, 1, now.boot_ms);
+    fn doubt(&mut self, claimed: Arc<Claimed>, words: &str, now: Now) {
         let settings = self.organizations.get(claimed.delivery.org).map(|running| &*running.settings);
         let result = settle::in_doubt(settings, words, now.wall_ms);
         self.view.settled(&claimed, &result, now);

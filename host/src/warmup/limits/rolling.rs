@@ -6,12 +6,16 @@
 use super::allowance::Allowance;
 use crate::config::settings::Window;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// A window is counted in about this many buckets: it is under-used by less than one part in this.
-pub const BUCKETS: i64 = 128;
+const BUCKETS: i64 = 128;
 
 /// Windows up to this long are not stored: after a restart they start spent.
-pub const SPENT_PER_MS_MAX: i64 = 1_000;
+const SPENT_PER_MS_MAX: i64 = 1_000;
+
+/// The maximum of a window that lets any number through; nobody can configure it.
+const LIFTED: u64 = u64::MAX;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bucket {
@@ -36,6 +40,20 @@ pub(super) struct Rolling {
 impl Rolling {
     pub fn new(window: Window) -> Rolling {
         Rolling { window, buckets: VecDeque::new(), sum: 0, expired: Vec::new() }
+    }
+
+    /// A window that only counts.
+    pub fn unlimited(per: Duration) -> Rolling {
+        Rolling::new(Window { messages: LIFTED, per })
+    }
+
+    /// Lets any number through from now on, and counts on.
+    pub fn lifted(self) -> Rolling {
+        Rolling { window: Window { messages: LIFTED, ..self.window }, ..self }
+    }
+
+    pub fn is_lifted(&self) -> bool {
+        self.window.messages == LIFTED
     }
 
     /// The same counts under another maximum.
@@ -138,10 +156,14 @@ impl Rolling {
         Allowance { per_ms: self.per_ms(), slots }
     }
 
-    /// Takes over what another window counted, as far as it lies within this one. Never earlier than it was recorded.
-    pub fn derive(&mut self, other: &Rolling, now: i64) {
-        for bucket in &other.buckets {
-            let last = bucket.start_ms.saturating_add(other.width_ms() - 1).min(now);
+    /// Takes over what the next longer of these stored windows has counted within this one's length, else what the longest has. Never
+    /// earlier than it was recorded.
+    pub fn derive_from(&mut self, others: &[Rolling], now: i64) {
+        let stored = || others.iter().filter(|other| other.is_stored());
+        let longer = stored().filter(|other| other.window.per > self.window.per).min_by_key(|other| other.window.per);
+        let Some(known) = longer.or_else(|| stored().max_by_key(|other| other.window.per)) else { return };
+        for bucket in &known.buckets {
+            let last = bucket.start_ms.saturating_add(known.width_ms() - 1).min(now);
             self.record(last, bucket.count);
         }
         self.expire(now);

@@ -106,7 +106,7 @@ fn says(configured: &[(&str, u64, u64)], counted: &[(&str, u64)]) -> Option<Stri
         limits.configure(scope, &[Window { messages: *messages, per: Duration::from_secs(*secs) }], NOW);
     }
     for (scope, n) in counted {
-        limits.take(&[scope], *n, NOW.boot_ms);
+        limits.take(&[scope], *n);
         limits.settle(&[scope], *n, NOW.boot_ms);
     }
     let lane = |provider: &str| WaitingLane { provider: provider.into(), queued: 10, deferred: 0, ahead: 10 };
@@ -166,7 +166,7 @@ fn the_limit_that_frees_last_is_named_and_lanes_that_wait_for_others_follow() {
 fn what_is_out_says_that_it_waits_for_a_reply() {
     let mut limits = Limits::new("boot");
     limits.configure("org/acme", &[Window { messages: 2, per: Duration::from_secs(60) }], NOW);
-    limits.take(&["org/acme"], 2, NOW.boot_ms);
+    limits.take(&["org/acme"], 2);
     let scopes = Scopes::of(&organization(), "relay", "gmail");
     let reason = reason(None, &scopes, &mut limits, NOW).expect("it waits");
     assert_eq!(reason.words, "organization `acme`, per-minute cap 2 reached, next when a reply has come");

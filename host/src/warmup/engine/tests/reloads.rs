@@ -98,3 +98,118 @@ async fn a_client_that_was_changed_is_not_taken_for_the_one_before_it() {
     engine.answers(out).await;
     assert!(engine.plan().iter().all(|lane| lane.claim.rows_max > 1), "the new one has not failed");
 }
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Every kind of scope that has a cap of four a day, by what sets it.
+fn capped_by(kind: &str) -> Arc<Settings> {
+    let day = vec![Window { messages: 4, per: DAY }];
+    edit(&settings(1, |_| {}), |process, organization| {
+        process.shares.insert("relay".into(), vec![Window { messages: if kind == "share" { 4 } else { 1_000 }, per: DAY }]);
+        organization.smtp[0].share = Some("relay".into());
+        match kind {
+            "organization" => organization.limits = day,
+            "provider" => drop(organization.provider_limits.insert("mail".into(), day)),
+            "client" => organization.smtp[0].limits = day,
+            _ => {}
+        }
+    })
+}
+
+/// The same while the file of acme is broken: another organization uses the account.
+fn broken(settings: &Arc<Settings>) -> Arc<Settings> {
+    let name = OrgName::parse("other").unwrap();
+    let mut with_other = (**settings).clone();
+    let mut organization = (**with_other.organizations.values().next().unwrap()).clone();
+    (organization.limits, organization.smtp[0].limits) = (Vec::new(), Vec::new());
+    organization.provider_limits.clear();
+    organization.name = name.clone();
+    with_other.organizations = [(name, Arc::new(organization))].into();
+    Arc::new(with_other)
+}
+
+#[tokio::test]
+async fn an_organization_that_is_broken_at_the_start_has_used_what_it_had_in_hand_and_what_was_counted() {
+    for kind in ["organization", "provider", "client", "share"] {
+        for sent in [3, 0] {
+            let whole = capped_by(kind);
+            let world = World::new(whole.clone());
+            let email = world.broadcast("acme", 12, "mail.example").await;
+            let others = world.broadcast("other", 9, "mail.other").await;
+            let mut engine = world.engine().await;
+            world.script.answers((0..sent).map(|_| accepted()));
+            engine.once().await;
+            engine.answers(sent).await;
+            engine.turn(Vec::new()).await;
+            assert_eq!(world.counts("acme", email).await.sending, 4 - sent as i64, "{kind}");
+            drop(engine);
+            world.settings.send_replace(broken(&whole));
+            // It starts twice: what the first start counted is stored.
+            drop(world.engine().await);
+            let mut engine = world.engine().await;
+            assert_eq!(world.counts("acme", email).await.unknown, 4 - sent as i64, "{kind}");
+            engine.once().await;
+            let others = world.counts("other", others).await.sending;
+            assert_eq!(others, if kind == "share" { 0 } else { 9 }, "{kind}: the account has sent four already");
+            world.settings.send_replace(whole);
+            engine.take_settings().await.unwrap();
+            engine.once().await;
+            assert_eq!(world.counts("acme", email).await.sending, 0, "{kind}: four of four went out, {sent} with a reply");
+            world.clock.advance(DAY + Duration::from_secs(1_400));
+            engine.once().await;
+            assert_eq!(world.counts("acme", email).await.sending, 4, "{kind}: a day later");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_limit_that_is_taken_out_and_put_back_has_counted_all_the_while() {
+    for kind in ["organization", "provider", "client"] {
+        let limited = capped_by(kind);
+        let world = World::new(limited.clone());
+        let email = world.broadcast("acme", 7, "mail.example").await;
+        let mut engine = world.engine().await;
+        engine.once().await;
+        world.script.release(accepted);
+        engine.answers(4).await;
+        let bare = edit(&limited, |_, o| {
+            o.limits.clear();
+            o.provider_limits.clear();
+            o.smtp[0].limits = vec![Window { messages: 1_000, per: PER_SECOND * 60 }];
+        });
+        world.settings.send_replace(bare.clone());
+        engine.take_settings().await.unwrap();
+        engine.once().await;
+        assert_eq!(world.counts("acme", email).await.sending, 3, "{kind}: nothing limits it");
+        world.script.release(accepted);
+        engine.answers(3).await;
+        // Through a start as well, and one without the limit.
+        engine.turn(Vec::new()).await;
+        drop(engine);
+        let mut engine = world.engine().await;
+        world.settings.send_replace(limited);
+        engine.take_settings().await.unwrap();
+        let email = world.broadcast("acme", 7, "mail.example").await;
+        engine.once().await;
+        assert_eq!(world.counts("acme", email).await.sending, 0, "{kind}: seven of four were sent today");
+    }
+}
+
+#[tokio::test]
+async fn slots_that_were_taken_for_rows_that_were_not_there_are_free_after_a_stop() {
+    let limited = capped_by("client");
+    let world = World::new(limited);
+    let email = world.broadcast("acme", 1, "mail.example").await;
+    let mut engine = world.engine().await;
+    engine.once().await;
+    world.script.release(accepted);
+    engine.answers(1).await;
+    // The turn that records the outcome plans three slots more, and finds nothing.
+    engine.once().await;
+    assert_eq!(world.counts("acme", email).await.sent, 1);
+    drop(engine);
+    let mut engine = world.engine().await;
+    let email = world.broadcast("acme", 8, "mail.example").await;
+    engine.once().await;
+    assert_eq!(world.counts("acme", email).await.sending, 3);
+}
