@@ -43,7 +43,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/warmup/0001_main.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../../../migrations/warmup/0001_main.sql"), include_str!("../../../migrations/warmup/0002_state_index.sql")];
 
 /// How many connections read at a time for the API, and as many for what sends: neither waits for the other.
 const READERS: usize = 2;
