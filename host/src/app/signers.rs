@@ -23,9 +23,6 @@ impl MakeSigner for DkimSigners {
         let resolved = |secret: &_| resolve(secret, &*self.0).map(|s| s.expose().to_owned()).map_err(|e| e.to_string());
         match Signer::new(&organization.dkim, resolved) {
             Ok(signer) => {
-                for warning in signer.warnings() {
-                    tracing::warn!(organization.name = %organization.name, warning, "a DKIM key");
-                }
                 let slow = organization.dkim.iter().any(|d| d.algorithm == DkimAlgorithm::RsaSha256);
                 Arc::new(Dkim { signer, slow })
             }

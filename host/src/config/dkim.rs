@@ -9,39 +9,35 @@ use mail_auth::common::crypto::{DkimKey, Ed25519Key, RsaKey, Sha256};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// RSA keys below this are refused (RFC 8301 3.2).
-pub const RSA_BITS_MIN: usize = 1024;
-/// RSA keys below this are warned of.
-pub const RSA_BITS_ADVISED: usize = 2048;
+/// RSA keys below this are refused: RFC 8301 3.2 advises against them, and aws-lc-rs signs with none.
+pub const RSA_BITS_MIN: usize = 2048;
 
 /// An Ed25519 private key as PKCS#8 (RFC 8410): this, then the 32 octets of its seed.
 pub const ED25519_PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
-
-/// A key that signs.
-pub struct PrivateKey {
-    pub key: DkimKey,
-    /// The size of an RSA key.
-    pub bits: Option<usize>,
-}
 
 /// What is wrong with a key; the text goes on after its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     #[error("is no {expected}")]
     No { expected: &'static str },
-    #[error("has {bits} bits; use {RSA_BITS_ADVISED}")]
+    #[error("has {bits} bits; use {RSA_BITS_MIN} or more")]
     Short { bits: usize },
+    #[error("is encrypted; name one without a passphrase (openssl pkey -in KEY -out PLAIN)")]
+    Encrypted,
 }
 
 /// Reads a key from the text of its secret.
-pub fn parse(algorithm: DkimAlgorithm, secret: &str) -> Result<PrivateKey, KeyError> {
+pub fn parse(algorithm: DkimAlgorithm, secret: &str) -> Result<DkimKey, KeyError> {
+    if secret.contains("ENCRYPTED") {
+        return Err(KeyError::Encrypted);
+    }
     match algorithm {
         DkimAlgorithm::RsaSha256 => rsa(secret),
         DkimAlgorithm::Ed25519Sha256 => ed25519(secret),
     }
 }
 
-fn rsa(pem: &str) -> Result<PrivateKey, KeyError> {
+fn rsa(pem: &str) -> Result<DkimKey, KeyError> {
     let wrong = KeyError::No { expected: "RSA key in PEM (PKCS#1 or PKCS#8)" };
     let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| wrong)?;
     let bits = rsa_bits(&der).ok_or(wrong)?;
@@ -49,10 +45,10 @@ fn rsa(pem: &str) -> Result<PrivateKey, KeyError> {
         return Err(KeyError::Short { bits });
     }
     let key = RsaKey::<Sha256>::from_key_der(der).map_err(|_| wrong)?;
-    Ok(PrivateKey { key: DkimKey::Rsa(key), bits: Some(bits) })
+    Ok(DkimKey::Rsa(key))
 }
 
-fn ed25519(secret: &str) -> Result<PrivateKey, KeyError> {
+fn ed25519(secret: &str) -> Result<DkimKey, KeyError> {
     let wrong = KeyError::No { expected: "Ed25519 key (PEM with PKCS#8, or 32 octets in base64)" };
     let der = match secret.contains("-----BEGIN") {
         true => PrivatePkcs8KeyDer::from_pem_slice(secret.as_bytes()).map_err(|_| wrong)?.secret_pkcs8_der().to_vec(),
@@ -63,7 +59,7 @@ fn ed25519(secret: &str) -> Result<PrivateKey, KeyError> {
     };
     // OpenSSL writes PKCS#8 without the public key, which aws-lc-rs computes.
     let key = Ed25519Key::from_pkcs8_maybe_unchecked_der(&der).map_err(|_| wrong)?;
-    Ok(PrivateKey { key: DkimKey::Ed25519(key), bits: None })
+    Ok(DkimKey::Ed25519(key))
 }
 
 /// The size of an RSA key: the modulus is the second number of a PKCS#1 key, which PKCS#8 wraps in its last field.

@@ -3,7 +3,7 @@
 //! Invariant: keys stay inside a `Signer`, and none is ever printed. The signature covers the whole body; the fields that
 //! receivers trust are signed once more than they stand, so that nobody can add another.
 
-use crate::config::dkim::{self, KeyError, PrivateKey, RSA_BITS_ADVISED};
+use crate::config::dkim::{self, KeyError};
 use crate::config::settings::{Dkim, SecretRef};
 use mail_auth::common::crypto::DkimKey;
 use mail_auth::common::headers::HeaderWriter;
@@ -28,7 +28,6 @@ const SIGNED: [&str; 12] = [
 /// The keys of one organization.
 pub struct Signer {
     keys: Vec<Key>,
-    warnings: Vec<String>,
 }
 
 struct Key {
@@ -56,23 +55,16 @@ pub struct SignError {
 impl Signer {
     /// Reads the keys of all entries. `resolve` reads a secret and says in words why it cannot.
     pub fn new(entries: &[Dkim], resolve: impl Fn(&SecretRef) -> Result<String, String>) -> Result<Signer, SignerError> {
-        let mut signer = Signer { keys: Vec::with_capacity(entries.len()), warnings: Vec::new() };
+        let mut signer = Signer { keys: Vec::with_capacity(entries.len()) };
         for entry in entries {
             let domain = &entry.domain;
             let secret = resolve(&entry.key).map_err(|reason| SignerError::Secret { domain: domain.clone(), reason })?;
-            let PrivateKey { key, bits } =
-                dkim::parse(entry.algorithm, &secret).map_err(|problem| SignerError::Key { domain: domain.clone(), problem })?;
-            signer.warnings.extend(bits.and_then(|bits| warning(domain, bits)));
+            let key = dkim::parse(entry.algorithm, &secret).map_err(|problem| SignerError::Key { domain: domain.clone(), problem })?;
             let signed = SIGNED.iter().flat_map(|name| [*name; 2]);
             let built = DkimSigner::from_key(key).domain(domain.clone()).selector(entry.selector.clone()).headers(signed);
             signer.keys.push(Key { domain: domain.clone(), signer: built });
         }
         Ok(signer)
-    }
-
-    /// What an operator should know about the keys.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
     }
 
     /// Signs a message; answers the header lines to put before it, or `None` where no key covers the domain of From. The time of
@@ -96,10 +88,6 @@ impl Signer {
         // The first of equals wins, as the file is read from the top.
         self.keys.iter().filter(covers).rev().max_by_key(|key| key.domain.len())
     }
-}
-
-fn warning(domain: &str, bits: usize) -> Option<String> {
-    (bits < RSA_BITS_ADVISED).then(|| format!("dkim key of `{domain}` has {bits} bits; use {RSA_BITS_ADVISED}"))
 }
 
 #[cfg(test)]
@@ -187,7 +175,6 @@ mod tests {
     async fn an_rsa_signature_verifies_and_no_field_can_be_added() {
         let (secret, public) = rsa_key();
         let signer = signer(DkimAlgorithm::RsaSha256, &secret).expect("a key");
-        assert_eq!(signer.warnings(), [""; 0]);
         check(&signer, &format!("v=DKIM1; k=rsa; p={}", STANDARD.encode(public))).await;
     }
 
@@ -224,11 +211,12 @@ mod tests {
     #[test]
     fn short_rsa_keys_and_what_is_no_key_are_refused_in_words() {
         let error = |secret: &str| signer(DkimAlgorithm::RsaSha256, secret).err().map(|e| e.to_string()).unwrap_or_default();
-        assert_eq!(error(&hollow_rsa(512)), "dkim key of `acme.example` has 512 bits; use 2048");
+        for bits in [512, 1024, 2040] {
+            assert_eq!(error(&hollow_rsa(bits)), format!("dkim key of `acme.example` has {bits} bits; use 2048 or more"));
+        }
+        assert!(error(&pem("ENCRYPTED PRIVATE KEY", b"x")).contains("is encrypted; name one without a passphrase"));
         assert_eq!(error("secret"), "dkim key of `acme.example` is no RSA key in PEM (PKCS#1 or PKCS#8)");
-        assert!(signer(DkimAlgorithm::RsaSha256, &hollow_rsa(1024)).is_err(), "it is hollow");
-        assert_eq!(warning("acme.example", 1024).as_deref(), Some("dkim key of `acme.example` has 1024 bits; use 2048"));
-        assert_eq!(warning("acme.example", 2048), None);
+        assert!(signer(DkimAlgorithm::RsaSha256, &hollow_rsa(2048)).is_err(), "it is hollow");
         let seed = signer(DkimAlgorithm::Ed25519Sha256, "c2hvcnQ=").err().expect("refused");
         assert!(!seed.to_string().contains("c2hvcnQ"), "{seed}");
         let missing = Signer::new(&[entry("a.example", DkimAlgorithm::RsaSha256)], |_| Err("KEY is not set".to_owned()));

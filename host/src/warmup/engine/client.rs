@@ -17,6 +17,9 @@ use std::time::Duration;
 /// How long a client that is no longer named has for what it has in hand.
 const RETIRE_MAX: Duration = Duration::from_secs(600);
 
+/// How often it is told of one client that it fails, in milliseconds; metrics tell each time.
+const TELL_AGAIN_MS: i64 = 60_000;
+
 /// A client that an organization names, with what is known of it.
 pub struct Client {
     pub number: ClientNumber,
@@ -32,6 +35,18 @@ pub struct Client {
     in_hand: usize,
     /// When it last answered for its server, or got its first row, by the boot clock.
     heard_at: i64,
+    told: Told,
+}
+
+/// What the log was told of a client that may fail and work by turns.
+#[derive(Default)]
+struct Told {
+    /// When it was last told that it fails, by the boot clock.
+    at: Option<i64>,
+    /// It was told that it fails, and not yet that it works again.
+    failing: bool,
+    /// Failures kept back since.
+    suppressed: u64,
 }
 
 impl Client {
@@ -47,6 +62,7 @@ impl Client {
             pace: Pace::default(),
             in_hand: 0,
             heard_at: 0,
+            told: Told::default(),
         }
     }
 
@@ -70,8 +86,7 @@ impl Client {
     pub fn look_whether_silent(&mut self, org: &OrgName, boot_ms: i64) {
         if self.in_hand > 0 && !self.health.is_failing() && self.health.is_stalled(self.heard_at, boot_ms) {
             self.health.stall(boot_ms);
-            tracing::warn!(organization.name = %org, client.name = %self.name, rows = self.in_hand, "a client's server is silent; the next one takes over");
-            self.fails(org, "its server is silent".to_owned());
+            self.fails(org, "its server is silent".to_owned(), boot_ms);
         }
     }
 
@@ -88,29 +103,41 @@ impl Client {
         let before = self.health.is_failing();
         self.health.observe(outcome, boot_ms);
         match (before, self.health.is_failing(), outcome) {
-            (false, true, Outcome::Unknown { detail, .. }) => {
-                let detail = without_addresses(detail).into_owned();
-                tracing::warn!(organization.name = %org, client.name = %self.name, detail, "a client's messages get no reply; the next one takes over");
-                self.fails(org, "several messages in a row had no reply".to_owned());
-            }
-            (false, true, Outcome::NotAttempted { cause, detail }) => {
+            (false, true, Outcome::NotAttempted { cause, detail }) if cause.blames_client() => {
                 // Servers repeat recipients in what they say, and this goes to the log and to `waits_for`.
-                let detail = without_addresses(detail).into_owned();
-                tracing::warn!(organization.name = %org, client.name = %self.name, ?cause, detail, "a client fails; the next one takes over");
-                self.fails(org, detail);
+                self.fails(org, without_addresses(detail).into_owned(), boot_ms);
             }
-            (true, false, _) => {
-                client_failing(org, &self.name, false);
-                tracing::info!(organization.name = %org, client.name = %self.name, "a client works again");
+            (false, true, Outcome::NotAttempted { detail, .. }) => {
+                let words = format!("several connections in a row broke; the last: {}", without_addresses(detail));
+                self.fails(org, words, boot_ms);
             }
+            (false, true, Outcome::Unknown { detail, .. }) => {
+                let words = format!("several messages in a row had no reply; the last: {}", without_addresses(detail));
+                self.fails(org, words, boot_ms);
+            }
+            (true, false, _) => self.works_again(org),
             _ => {}
         }
     }
 
-    fn fails(&mut self, org: &OrgName, words: String) {
-        self.last_failure = words;
+    fn fails(&mut self, org: &OrgName, why: String, boot_ms: i64) {
         client_failing(org, &self.name, true);
         self.calls.withdraw("its client fails");
+        if self.told.at.is_none_or(|at| boot_ms - at >= TELL_AGAIN_MS) {
+            let suppressed = self.told.suppressed;
+            tracing::warn!(organization.name = %org, client.name = %self.name, why, suppressed, "a client fails; the next one takes over");
+            self.told = Told { at: Some(boot_ms), failing: true, suppressed: 0 };
+        } else {
+            self.told.suppressed += 1;
+        }
+        self.last_failure = why;
+    }
+
+    fn works_again(&mut self, org: &OrgName) {
+        client_failing(org, &self.name, false);
+        if std::mem::take(&mut self.told.failing) {
+            tracing::info!(organization.name = %org, client.name = %self.name, "a client works again");
+        }
     }
 
     /// Lets a client that is no longer named end its messages and close.
