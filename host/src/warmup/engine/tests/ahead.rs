@@ -5,7 +5,6 @@ use crate::model::delivery::Counts;
 use crate::model::name::EmailNumber;
 use crate::warmup::engine::Engine;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 const CALLS: usize = 2;
 /// All of the 16 rows that may be in hand, but the reserve.
@@ -75,12 +74,6 @@ async fn what_waits_for_a_client_that_fails_goes_to_the_next() {
 async fn a_stop_gives_back_what_waits_for_a_call() {
     let world = two_calls(1);
     let (engine, email) = fast(&world).await;
-    let stop = CancellationToken::new();
-    stop.cancel();
-    let ended = engine.run(stop);
-    tokio::pin!(ended);
-    assert!(futures_util::poll!(&mut ended).is_pending());
-    world.clock.advance(Duration::from_secs(6));
-    ended.await;
+    world.stop_slowly(engine).await;
     assert_eq!(world.counts("acme", email).await, Counts { queued: 138, unknown: CALLS as i64, sent: 60, ..Counts::default() });
 }

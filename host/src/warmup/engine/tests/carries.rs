@@ -147,13 +147,7 @@ async fn a_message_is_recorded_as_the_next_clients_before_that_client_has_it() {
     let in_hand = async || world.queue.in_hand().await.unwrap().remove(0).client.to_string();
     assert_eq!(in_hand().await, "client0");
     world.queue.turns_fail.store(true, Ordering::SeqCst);
-    {
-        let turn = engine.turn(Vec::new());
-        tokio::pin!(turn);
-        assert!(futures_util::poll!(&mut turn).is_pending());
-        world.clock.advance(Duration::from_secs(1));
-        turn.await;
-    }
+    world.failing_turn(&mut engine).await;
     assert_eq!(world.script.release(accepted), 0, "nothing was handed over that was not committed");
     world.queue.turns_fail.store(false, Ordering::SeqCst);
     engine.once().await;

@@ -21,6 +21,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 /// When the tests' clock starts.
 pub const START: i64 = 1_764_000_000_000;
@@ -292,6 +293,28 @@ impl World {
             seed: 1,
         };
         Engine::start(parts).await.unwrap()
+    }
+
+    /// Stops an engine whose messages are in flight, and lets its drain expire.
+    pub async fn stop_slowly(&self, engine: Engine) {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let ended = engine.run(stop);
+        tokio::pin!(ended);
+        // The drain waits for answers and for its deadline now.
+        assert!(futures_util::poll!(&mut ended).is_pending());
+        self.clock.advance(Duration::from_secs(6));
+        ended.await;
+    }
+
+    /// A turn whose commit fails.
+    pub async fn failing_turn(&self, engine: &mut Engine) {
+        let turn = engine.turn(Vec::new());
+        tokio::pin!(turn);
+        // It waits by the clock before it tries again.
+        assert!(futures_util::poll!(&mut turn).is_pending());
+        self.clock.advance(Duration::from_secs(1));
+        turn.await;
     }
 
     pub async fn counts(&self, name: &str, email: EmailNumber) -> Counts {

@@ -8,24 +8,11 @@ use crate::model::name::EmailNumber;
 use crate::warmup::store::Queue;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn capped(messages: u64) -> impl FnOnce(&mut crate::config::settings::Organization) {
     move |o| o.smtp[0].limits = vec![Window { messages, per: HOUR }]
-}
-
-/// Stops an engine whose messages are in flight, and lets its drain expire.
-async fn stop_slowly(world: &World, engine: crate::warmup::engine::Engine) {
-    let stop = CancellationToken::new();
-    stop.cancel();
-    let ended = engine.run(stop);
-    tokio::pin!(ended);
-    // The drain waits for answers and for its deadline now.
-    assert!(futures_util::poll!(&mut ended).is_pending());
-    world.clock.advance(Duration::from_secs(6));
-    ended.await;
 }
 
 #[tokio::test]
@@ -35,7 +22,7 @@ async fn a_drain_that_expires_leaves_what_was_in_flight_unknown_and_counted() {
     let mut engine = world.engine().await;
     engine.once().await;
     assert_eq!(world.counts("acme", email).await, Counts { queued: 5, sending: 4, ..Counts::default() });
-    stop_slowly(&world, engine).await;
+    world.stop_slowly(engine).await;
     assert_eq!(world.counts("acme", email).await, Counts { queued: 5, unknown: 4, ..Counts::default() });
     assert_eq!(world.queue.in_hand().await.unwrap(), []);
     let mut next = world.engine().await;
@@ -49,7 +36,7 @@ async fn a_drain_that_expires_resends_where_the_organization_wants_that() {
     let email = world.broadcast("acme", 2, "mail.example").await;
     let mut engine = world.engine().await;
     engine.once().await;
-    stop_slowly(&world, engine).await;
+    world.stop_slowly(engine).await;
     assert_eq!(world.counts("acme", email).await, Counts { unknown: 2, ..Counts::default() });
     world.clock.advance(Duration::from_secs(1));
     let mut next = world.engine().await;
@@ -110,14 +97,7 @@ async fn outcomes_and_their_counts_wait_together_for_a_commit_that_succeeds() {
     engine.once().await;
     engine.answers(4).await;
     world.queue.turns_fail.store(true, Ordering::SeqCst);
-    {
-        let turn = engine.turn(Vec::new());
-        tokio::pin!(turn);
-        // It waits by the clock before it tries again.
-        assert!(futures_util::poll!(&mut turn).is_pending());
-        world.clock.advance(Duration::from_secs(1));
-        turn.await;
-    }
+    world.failing_turn(&mut engine).await;
     assert_eq!(world.counts("acme", email).await.sending, 4, "nothing was recorded");
     world.queue.turns_fail.store(false, Ordering::SeqCst);
     engine.turn(Vec::new()).await;
