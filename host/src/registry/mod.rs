@@ -292,6 +292,11 @@ impl Registry {
         })
     }
 
+    /// The sha256, in hex, of the content that an external plugin has now.
+    pub fn content(&self, kind: Kind, id: &str) -> Option<String> {
+        self.provider(kind, id).map(|verified| verified.sha256.clone())
+    }
+
     /// The ids that an organization may name, sorted.
     pub fn ids(&self, kind: Kind) -> Vec<String> {
         let built_in = self.builtins.iter().map(describe_builtin).filter(|builtin| builtin.kind == kind);
