@@ -4,6 +4,7 @@ mod ahead;
 mod carries;
 mod fixture;
 mod flaky;
+mod making;
 mod parts;
 mod reloads;
 mod stops;
