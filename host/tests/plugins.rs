@@ -294,6 +294,37 @@ async fn plugins_that_are_replaced_by_files_that_do_not_load_go_on_and_survive_a
     works(&postwarm).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_is_replaced_by_one_whose_constructor_blocks_is_what_it_was_after_a_restart() {
+    let sink = Sink::start(Script::default()).await;
+    let site = Site::new();
+    move_into_place(&site, "c.so", &c_example());
+    listed_as(&site, "c.so", "available").await;
+    edit(&site, "relay", &client("relay", "example-c", &sink));
+    let postwarm = site.serve();
+    postwarm.import(5, "x.example").await;
+    broadcast(&postwarm, 5, "relay").await;
+    let source = "#include <unistd.h>\n#include \"postwarm_plugin.h\"\nPW_PLUGIN_NOTE(PW_KIND_SMTP, \"example-c\", \"9\");\n\
+                  __attribute__((constructor)) static void constructor(void) { for (;;) pause(); }\n\
+                  PW_EXPORT const pw_entry *postwarm_plugin_entry_v0(void) { return 0; }\n";
+    move_into_place(&site, "c.so", &compile(source, &[]));
+    // Behind it the system loads nothing and new threads wait, so that this process cannot be asked any more; the next
+    // must not try it first.
+    until("the record that it blocks", async || {
+        let files = std::fs::read_dir(site.data().join("plugins")).unwrap().map(|file| file.unwrap().file_name());
+        let files: Vec<String> = files.map(|name| name.into_string().unwrap()).collect();
+        (files.iter().any(|name| name.ends_with(".blocks")).then_some(()), json!(files))
+    })
+    .await;
+    postwarm.kill();
+
+    let words = |detail: &str| detail.starts_with("c.so: ") && detail.contains("its constructors block") && detail.contains("is used on");
+    let postwarm = site.serve();
+    ready_says(&postwarm, words).await;
+    broadcast(&postwarm, 5, "relay").await;
+    assert_eq!(sink.journal().accepted().len(), 10);
+}
+
 #[tokio::test]
 async fn a_check_asks_a_dropped_plugin_about_its_settings_and_leaves_nothing_behind() {
     let sink = Sink::start(Script::default()).await;

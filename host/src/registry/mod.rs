@@ -13,6 +13,7 @@ mod external_feedback;
 mod external_smtp;
 mod files;
 mod lane;
+mod loading;
 mod note;
 mod ops;
 #[cfg(test)]
@@ -23,7 +24,7 @@ use dropped::{Dropped, SETTLE};
 use external::Loaded;
 use external_feedback::ExternalFeedbackFactory;
 use external_smtp::ExternalSmtpFactory;
-use files::{Fingerprint, NotTaken, Verified, directory_problem, last_good, remember, take};
+use files::{Fingerprint, NotTaken, Verified, directory_problem, take};
 // Named so that the linker keeps what registers in it.
 use postwarm_plugin_api::{Builtin, Descriptor, FeedbackFactory, Kind, SmtpFactory};
 use postwarm_plugin_builtin as _;
@@ -84,6 +85,8 @@ pub struct Registry {
     files: Mutex<BTreeMap<String, Dropped>>,
     /// By sha256: a content is loaded once, and what failed is not tried again.
     loaded: Mutex<HashMap<String, Arc<Loading>>>,
+    /// The plugin whose constructors never returned: they hold the lock under which the system loads libraries.
+    blocked: OnceLock<String>,
     /// Held by the one scan that runs.
     scanning: Mutex<()>,
 }
@@ -96,7 +99,15 @@ impl Registry {
     pub fn new(plugins_dir: PathBuf, private_dir: PathBuf) -> Registry {
         let mut builtins: Vec<Builtin> = postwarm_plugin_api::inventory::iter::<Builtin>.into_iter().copied().collect();
         builtins.sort_by_key(|builtin| describe_builtin(builtin).id);
-        Registry { plugins_dir, private_dir, builtins, files: Mutex::default(), loaded: Mutex::default(), scanning: Mutex::default() }
+        Registry {
+            plugins_dir,
+            private_dir,
+            builtins,
+            files: Mutex::default(),
+            loaded: Mutex::default(),
+            blocked: OnceLock::new(),
+            scanning: Mutex::default(),
+        }
     }
 
     /// The first scan: takes at once what lay unchanged in the directory before, by the file system's own clock, so that
@@ -196,43 +207,6 @@ impl Registry {
         let goes_on = if before.is_some() || file.current.is_some() { ", and its content from before stays in use" } else { "" };
         tracing::warn!(plugin.file = name, "plugin rejected{goes_on}: {words}");
         file.reject(words, before, seen);
-    }
-
-    /// Why this content did not load, where that was tried.
-    fn why_not_loaded(&self, sha256: &str) -> Option<String> {
-        lock(&self.loaded).get(sha256)?.get()?.as_ref().err().cloned()
-    }
-
-    /// What was last loaded from a file of this name, by this process or one before, if it is another content than
-    /// `failed` and no other file has its id now.
-    fn loaded_before(&self, name: &str, failed: &str) -> Option<Arc<Verified>> {
-        let here = lock(&self.files).get(name).and_then(|file| file.loaded_but(failed));
-        let before = here.or_else(|| last_good(name, &self.private_dir).filter(|verified| verified.sha256 != failed).map(Arc::new))?;
-        self.conflict(name, &before).is_none().then_some(before)
-    }
-
-    /// Uses what was loaded before in place of a content that does not load.
-    fn fall_back(&self, failed: &str, words: &str) {
-        let name = lock(&self.files).iter().find(|(_, file)| file.is_current(failed)).map(|(name, _)| name.clone());
-        let Some(name) = name else { return };
-        if let Some(before) = self.loaded_before(&name, failed) {
-            tracing::warn!(plugin.file = name, plugin.sha256 = before.sha256, "what was loaded from this file before is used on");
-            self.note(&name, |file| file.fall_back(failed, before, words));
-        }
-    }
-
-    /// Keeps in mind which content was loaded, for when the file turns bad, and for a start that finds it so.
-    fn remember(&self, verified: &Arc<Verified>) {
-        for (name, file) in lock(&self.files).iter_mut() {
-            let is_known = file.loaded.as_ref().is_some_and(|loaded| loaded.sha256 == verified.sha256);
-            if file.is_current(&verified.sha256) && !is_known {
-                // Without it the plugin works all the same, and it is not worth a try at each use.
-                file.loaded = Some(verified.clone());
-                if let Err(error) = remember(name, &verified.sha256, &self.private_dir) {
-                    tracing::warn!(plugin.file = name, %error, "a start that finds this file broken will have nothing to fall back to");
-                }
-            }
-        }
     }
 
     /// Says who already has an id of `verified`.
@@ -352,34 +326,6 @@ impl Registry {
         let files = lock(&self.files);
         let mut current = files.values().filter_map(|file| file.current.as_ref());
         current.find(|verified| verified.notes.iter().any(|note| note.kind == kind && note.id == id)).cloned()
-    }
-
-    /// The library that provides `id`, loaded. Where its content does not load, what was loaded from that file before.
-    fn load(&self, kind: Kind, id: &str) -> Result<Arc<Loaded>, String> {
-        let verified = self.provider(kind, id).ok_or_else(|| no_plugin(id))?;
-        self.load_content(id, &verified).or_else(|words| {
-            self.fall_back(&verified.sha256, &words);
-            let before = self.provider(kind, id).filter(|before| before.sha256 != verified.sha256).ok_or(words)?;
-            self.load_content(id, &before)
-        })
-    }
-
-    fn load_content(&self, id: &str, verified: &Arc<Verified>) -> Result<Arc<Loaded>, String> {
-        // The map is not held while a library loads, so that a slow one delays nobody else.
-        let place = lock(&self.loaded).entry(verified.sha256.clone()).or_default().clone();
-        let load = || {
-            let fresh = Loaded::load(&verified.path, &verified.notes).map(Arc::new);
-            match &fresh {
-                Ok(_) => tracing::info!(plugin.id = id, plugin.sha256 = verified.sha256, "plugin loaded"),
-                Err(words) => tracing::error!(plugin.id = id, plugin.sha256 = verified.sha256, "plugin not loaded: {words}"),
-            }
-            fresh
-        };
-        let loaded = place.get_or_init(load).clone();
-        if loaded.is_ok() {
-            self.remember(verified);
-        }
-        loaded
     }
 }
 
