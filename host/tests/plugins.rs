@@ -14,25 +14,28 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Compiles C beside the one header that it may need, and with nothing else in reach.
 fn c_library(source: &Path, defines: &[&str]) -> Vec<u8> {
+    let flags: Vec<String> = defines.iter().map(|define| format!("-D{define}")).collect();
+    compile(&std::fs::read_to_string(source).unwrap(), &[flags, vec!["-Wl,-z,defs".into()]].concat())
+}
+
+/// A plugin that passes every check of its file, and has a symbol that nobody defines.
+fn does_not_load(kind: &str, id: &str) -> Vec<u8> {
+    let source = format!(
+        "#include \"postwarm_plugin.h\"\nPW_PLUGIN_NOTE({kind}, \"{id}\", \"9\");\nvoid there_is_no_such_function(void);\n\
+         PW_EXPORT const pw_entry *postwarm_plugin_entry_v0(void) {{ there_is_no_such_function(); return 0; }}\n"
+    );
+    compile(&source, &[])
+}
+
+/// Compiles C beside the one header that it may need, and with nothing else in reach.
+fn compile(source: &str, flags: &[String]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(root().join("plugin-api/include/postwarm_plugin.h"), folder.path().join("postwarm_plugin.h")).unwrap();
-    std::fs::copy(source, folder.path().join("plugin.c")).unwrap();
+    std::fs::write(folder.path().join("plugin.c"), source).unwrap();
     let mut compiler = Command::new(std::env::var("CC").unwrap_or_else(|_| "cc".into()));
-    compiler.args([
-        "-std=gnu11",
-        "-shared",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-Wl,-z,defs",
-        "-I.",
-        "-o",
-        "plugin.so",
-        "plugin.c",
-        "-pthread",
-    ]);
-    compiler.args(defines.iter().map(|define| format!("-D{define}")));
+    compiler.args(["-std=gnu11", "-shared", "-fPIC", "-fvisibility=hidden", "-I.", "-o", "plugin.so", "plugin.c", "-pthread"]);
+    compiler.args(flags);
     let built = compiler.current_dir(folder.path()).output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     std::fs::read(folder.path().join("plugin.so")).unwrap()
@@ -237,6 +240,89 @@ async fn a_plugin_that_is_replaced_by_a_broken_file_goes_on_degraded_and_survive
     assert_eq!(sink.journal().accepted().len(), 15);
     move_into_place(&site, "c.so", &whole);
     ready_says(&postwarm, str::is_empty).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plugins_that_are_replaced_by_files_that_do_not_load_go_on_and_survive_a_restart() {
+    let sink = Sink::start(Script::default()).await;
+    let site = Site::new();
+    let facts = site.folder.path().join("facts.csv");
+    std::fs::write(&facts, "message_id,kind,at\n").unwrap();
+    let whole = [("c.so", c_example()), ("csv.so", rust_example("postwarm-plugin-example-csv-loop"))];
+    for (file, octets) in &whole {
+        move_into_place(&site, file, octets);
+        listed_as(&site, file, "available").await;
+    }
+    let feedback = format!(
+        "[[feedback]]\nplugin = \"example-csv\"\ndomains = [\"*\"]\ninterval = \"1s\"\nsettings = {{ path = \"{}\" }}\n",
+        facts.display()
+    );
+    edit(&site, "relay", &(client("relay", "example-c", &sink) + &feedback));
+    // What the loop reports of a new broadcast is in the figures.
+    let works = async |postwarm: &Postwarm| {
+        let email = broadcast(postwarm, 3, "relay").await;
+        let (_, rows) = postwarm.get(&format!("/emails/{email}/deliveries")).await;
+        let line = format!("{},read,\n", rows[0]["message_id"].as_str().unwrap());
+        std::fs::OpenOptions::new().append(true).open(&facts).unwrap().write_all(line.as_bytes()).unwrap();
+        postwarm.stats_when(email, |stats| stats["read"] == 1).await;
+    };
+    let postwarm = site.serve();
+    postwarm.import(3, "x.example").await;
+    works(&postwarm).await;
+
+    move_into_place(&site, "c.so", &does_not_load("PW_KIND_SMTP", "example-c"));
+    move_into_place(&site, "csv.so", &does_not_load("PW_KIND_FEEDBACK", "example-csv"));
+    let words = |detail: &str| {
+        let said = |line: &str| line.contains("there_is_no_such_function") && line.contains("is used on");
+        ["c.so: ", "csv.so: "].iter().all(|file| detail.lines().any(|line| line.starts_with(file) && said(line)))
+    };
+    ready_says(&postwarm, words).await;
+    let health = postwarm.client.get(format!("{}/readyz?verbose", postwarm.health)).send().await.unwrap();
+    let health: Value = health.json().await.unwrap();
+    let plugins = health["checks"].as_array().unwrap().iter().find(|check| check["name"] == "plugins").unwrap();
+    assert!(words(plugins["detail"].as_str().unwrap()), "{health}");
+    works(&postwarm).await;
+    assert_eq!(postwarm.terminate(), Some(0));
+
+    let postwarm = site.serve();
+    ready_says(&postwarm, words).await;
+    works(&postwarm).await;
+    for (file, octets) in &whole {
+        move_into_place(&site, file, octets);
+    }
+    ready_says(&postwarm, str::is_empty).await;
+    works(&postwarm).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_is_replaced_by_one_whose_constructor_blocks_is_what_it_was_after_a_restart() {
+    let sink = Sink::start(Script::default()).await;
+    let site = Site::new();
+    move_into_place(&site, "c.so", &c_example());
+    listed_as(&site, "c.so", "available").await;
+    edit(&site, "relay", &client("relay", "example-c", &sink));
+    let postwarm = site.serve();
+    postwarm.import(5, "x.example").await;
+    broadcast(&postwarm, 5, "relay").await;
+    let source = "#include <unistd.h>\n#include \"postwarm_plugin.h\"\nPW_PLUGIN_NOTE(PW_KIND_SMTP, \"example-c\", \"9\");\n\
+                  __attribute__((constructor)) static void constructor(void) { for (;;) pause(); }\n\
+                  PW_EXPORT const pw_entry *postwarm_plugin_entry_v0(void) { return 0; }\n";
+    move_into_place(&site, "c.so", &compile(source, &[]));
+    // Behind it the system loads nothing and new threads wait, so that this process cannot be asked any more; the next
+    // must not try it first.
+    until("the record that it blocks", async || {
+        let files = std::fs::read_dir(site.data().join("plugins")).unwrap().map(|file| file.unwrap().file_name());
+        let files: Vec<String> = files.map(|name| name.into_string().unwrap()).collect();
+        (files.iter().any(|name| name.ends_with(".blocks")).then_some(()), json!(files))
+    })
+    .await;
+    postwarm.kill();
+
+    let words = |detail: &str| detail.starts_with("c.so: ") && detail.contains("its constructors block") && detail.contains("is used on");
+    let postwarm = site.serve();
+    ready_says(&postwarm, words).await;
+    broadcast(&postwarm, 5, "relay").await;
+    assert_eq!(sink.journal().accepted().len(), 10);
 }
 
 #[tokio::test]

@@ -21,8 +21,10 @@ pub struct Plugins {
 }
 
 impl Plugins {
-    /// What a feedback loop would be made from now. Reads files of secrets.
+    /// What a feedback loop would be made from now. Loads its plugin, for only then it is known which content is used, and
+    /// reads files of secrets.
     pub fn origin(&self, entry: &FeedbackEntry) -> Result<Origin, String> {
+        self.registry.resolve_feedback(&entry.plugin)?;
         let plugin =
             self.registry.list().into_iter().find(|p| p.kind == Some(Kind::FeedbackLoop) && p.id.as_deref() == Some(&*entry.plugin));
         Ok(Origin { secrets: resolve_secrets(&entry.secrets, &*self.env).map_err(secrets)?, sha256: plugin.and_then(|p| p.sha256) })

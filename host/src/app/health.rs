@@ -100,7 +100,8 @@ fn start(Opened { listener, address, ledger }: Opened, shared: &Arc<Shared>) -> 
 }
 
 /// The loops that the organizations name. What runs and did not change is not made again; one that cannot be made is
-/// shown in the log and stops no other. Reads files and may run code of plugins: blocks.
+/// shown in the log and stops no other, and goes on as it ran where its entry is the same. Reads files and may run code of
+/// plugins: blocks.
 fn loops(plugins: &Plugins, settings: &Settings, running: &Charge) -> Vec<LoopHandle> {
     let one = |org: &OrgName, entry: &FeedbackEntry| {
         let origin = plugins.origin(entry)?;
@@ -116,7 +117,11 @@ fn loops(plugins: &Plugins, settings: &Settings, running: &Charge) -> Vec<LoopHa
             match one(&organization.name, entry) {
                 Ok(handle) => handles.push(handle),
                 Err(problem) => {
-                    tracing::error!(organization.name = %organization.name, feedback.name = entry.name, problem, "a feedback loop cannot be made");
+                    let ran = running.named(&organization.name, &entry.name).filter(|l| l.handle.entry == *entry);
+                    let goes_on = if ran.is_some() { "; it goes on as it ran" } else { "" };
+                    let organization = &organization.name;
+                    tracing::error!(organization.name = %organization, feedback.name = entry.name, problem, "a feedback loop cannot be made{goes_on}");
+                    handles.extend(ran.map(|l| l.handle.clone()));
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! database or binds a port.
 
 mod catalogue;
+mod checked;
 mod health;
 mod metrics;
 mod readiness;
@@ -33,6 +34,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use catalogue::{Plugins, RegistryCatalogue};
+use checked::Checked;
 use supervise::Supervisor;
 
 /// How often the plugins directory is looked at.
@@ -92,7 +94,12 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
     let asked_to_stop = signals::listen()?;
     postwarm_plugin_builtin::self_check().map_err(StartError::Configuration)?;
     let registry = registry(&options.config, &options.data, options.serving, &env);
-    let catalogue = Arc::new(RegistryCatalogue { registry: registry.clone(), data: options.data.clone() });
+    let content = {
+        let registry = registry.clone();
+        Box::new(move |kind, id: &str| registry.content(kind, id))
+    };
+    let catalogue = Checked::new(RegistryCatalogue { registry: registry.clone(), data: options.data.clone() }, content);
+    let catalogue = Arc::new(catalogue);
     let live = Live::start(&options.config, options.serving, env.clone(), catalogue).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         StartError::Configuration(lines.join("\n"))

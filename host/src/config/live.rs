@@ -1,8 +1,9 @@
 //! The configuration that runs, and how edits are taken up.
 //!
 //! Invariant: what runs is whole at all times. A broken file of an organization keeps what ran for that organization, at a
-//! start nothing; a broken `postwarm.toml` or `providers.toml` keeps everything, and no other file waits for it. A file that
-//! a secret comes from is watched like the TOML that names it.
+//! start nothing, and no other organization waits for it; a broken `postwarm.toml` or `providers.toml` keeps everything, and
+//! the edits of all organizations wait for it, because what they say is checked against both. Keys do not wait. A file that a
+//! secret comes from is watched like the TOML that names it.
 
 use crate::config::catalogue::Catalogue;
 use crate::config::files::Files;

@@ -32,14 +32,36 @@ pub(super) struct Table<T> {
     pub descriptor: Descriptor,
 }
 
+/// Why a library was not loaded.
+#[derive(Debug)]
+pub(super) enum NotLoaded {
+    /// Its constructors did not return within [`LOAD_PATIENCE`].
+    Blocked,
+    /// In words.
+    Failed(String),
+}
+
+impl NotLoaded {
+    /// Says it in words; `record` is the file that keeps what blocked from being tried again.
+    pub(super) fn words(self, record: &Path) -> String {
+        match self {
+            NotLoaded::Failed(words) => words,
+            NotLoaded::Blocked => format!(
+                "it did not finish loading within {} s: its constructors block; to have it tried again, remove {} and restart",
+                LOAD_PATIENCE.as_secs(),
+                record.display()
+            ),
+        }
+    }
+}
+
 impl Loaded {
     /// Loads the private copy at `path`, whose notes are `notes`. Blocks for [`LOAD_PATIENCE`] at most.
-    pub(super) fn load(path: &Path, notes: &[Note]) -> Result<Loaded, String> {
-        let lane = Lane::start(&notes[0].id)?;
+    pub(super) fn load(path: &Path, notes: &[Note]) -> Result<Loaded, NotLoaded> {
+        let lane = Lane::start(&notes[0].id).map_err(NotLoaded::Failed)?;
         let (path, notes) = (path.to_owned(), notes.to_vec());
         let opened = lane.ask(LOAD_PATIENCE, move || open(&path, &notes));
-        let (smtp, feedback) =
-            opened.ok_or_else(|| format!("it did not finish loading within {} s: its constructors block", LOAD_PATIENCE.as_secs()))??;
+        let (smtp, feedback) = opened.ok_or(NotLoaded::Blocked)?.map_err(NotLoaded::Failed)?;
         Ok(Loaded { lane, smtp, feedback })
     }
 }

@@ -104,12 +104,34 @@ pub(super) fn last_good(name: &str, private: &Path) -> Option<Verified> {
 
 /// Records what was loaded from a file of this name.
 pub(super) fn remember(name: &str, sha256: &str, private: &Path) -> io::Result<()> {
+    write_record(&record(name, private), sha256, private)
+}
+
+/// Records that the constructors of this content block, and says where. Without the record it is tried again.
+pub(super) fn remember_blocked(sha256: &str, private: &Path) -> PathBuf {
+    let record = blocked_record(sha256, private);
+    if let Err(error) = write_record(&record, sha256, private) {
+        tracing::warn!(plugin.sha256 = sha256, %error, "that the constructors of this plugin block could not be recorded");
+    }
+    record
+}
+
+/// Where it is recorded that the constructors of this content block, if it is.
+pub(super) fn blocked(sha256: &str, private: &Path) -> Option<PathBuf> {
+    Some(blocked_record(sha256, private)).filter(|record| record.exists())
+}
+
+fn blocked_record(sha256: &str, private: &Path) -> PathBuf {
+    private.join(format!("{sha256}.blocks"))
+}
+
+fn write_record(record: &Path, sha256: &str, private: &Path) -> io::Result<()> {
     let part = Temporary(private.join(format!(".{}-{sha256}.part", std::process::id())));
     let _ = std::fs::remove_file(&part.0);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part.0)?;
     file.write_all(format!("{sha256}\n").as_bytes())?;
     file.sync_all()?;
-    std::fs::rename(&part.0, record(name, private))
+    std::fs::rename(&part.0, record)
 }
 
 /// Where the sha256 stands of what was last loaded from a file of this name, which is one word of a path.

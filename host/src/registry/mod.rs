@@ -2,26 +2,29 @@
 //!
 //! Invariant: a dropped file is copied, checked and listed, and runs none of its code until [`Registry::resolve_smtp`] or
 //! [`Registry::resolve_feedback`] is asked for its id.
-//! Invariant: a file that turns bad never takes away what ran: the last good content of that name stays in use, and after a
-//! restart the last that was loaded from a file of that name.
+//! Invariant: a file that turns bad never takes away what ran: where its content is refused, what was in use stays, and
+//! where it does not load, or after a restart, the last that was loaded from a file of that name is used.
 
 mod builtins;
+mod dropped;
 mod elf;
 mod external;
 mod external_feedback;
 mod external_smtp;
 mod files;
 mod lane;
+mod loading;
 mod note;
 mod ops;
 #[cfg(test)]
 mod tests;
 
 use builtins::{BuiltinFeedback, BuiltinSmtp, builtin_status, describe_builtin};
+use dropped::{Dropped, SETTLE};
 use external::Loaded;
 use external_feedback::ExternalFeedbackFactory;
 use external_smtp::ExternalSmtpFactory;
-use files::{Fingerprint, NotTaken, Verified, directory_problem, last_good, remember, take};
+use files::{Fingerprint, NotTaken, Verified, directory_problem, take};
 // Named so that the linker keeps what registers in it.
 use postwarm_plugin_api::{Builtin, Descriptor, FeedbackFactory, Kind, SmtpFactory};
 use postwarm_plugin_builtin as _;
@@ -32,8 +35,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How long a file must stay as it is before it is read.
-const SETTLE: Duration = Duration::from_millis(300);
 /// The files of the directory that are looked at, by name.
 const FILES_MAX: usize = 256;
 
@@ -84,6 +85,8 @@ pub struct Registry {
     files: Mutex<BTreeMap<String, Dropped>>,
     /// By sha256: a content is loaded once, and what failed is not tried again.
     loaded: Mutex<HashMap<String, Arc<Loading>>>,
+    /// The plugin whose constructors never returned: they hold the lock under which the system loads libraries.
+    blocked: OnceLock<String>,
     /// Held by the one scan that runs.
     scanning: Mutex<()>,
 }
@@ -91,32 +94,20 @@ pub struct Registry {
 /// A content that is loaded once, or that it is known why it is not.
 type Loading = OnceLock<Result<Arc<Loaded>, String>>;
 
-/// A file of the directory.
-#[derive(Debug, Clone)]
-struct Dropped {
-    seen: Fingerprint,
-    since: Instant,
-    /// The content that was taken or rejected.
-    examined: Option<Fingerprint>,
-    current: Option<Arc<Verified>>,
-    problem: Option<String>,
-    /// The problem is another file's id: look again when a file goes.
-    conflict: bool,
-    /// The content that the private directory remembers to have been loaded from a file of this name.
-    remembered: Option<String>,
-}
-
-/// Tells whether a file that looks as it did at `since` may be read.
-fn settled(since: Instant, now: Instant) -> bool {
-    now.duration_since(since) >= SETTLE
-}
-
 impl Registry {
     /// The registry of the built-ins; files are seen by [`Registry::start`] and [`Registry::rescan`].
     pub fn new(plugins_dir: PathBuf, private_dir: PathBuf) -> Registry {
         let mut builtins: Vec<Builtin> = postwarm_plugin_api::inventory::iter::<Builtin>.into_iter().copied().collect();
         builtins.sort_by_key(|builtin| describe_builtin(builtin).id);
-        Registry { plugins_dir, private_dir, builtins, files: Mutex::default(), loaded: Mutex::default(), scanning: Mutex::default() }
+        Registry {
+            plugins_dir,
+            private_dir,
+            builtins,
+            files: Mutex::default(),
+            loaded: Mutex::default(),
+            blocked: OnceLock::new(),
+            scanning: Mutex::default(),
+        }
     }
 
     /// The first scan: takes at once what lay unchanged in the directory before, by the file system's own clock, so that
@@ -145,22 +136,23 @@ impl Registry {
             files.retain(|name, _| found.contains_key(name));
             files.len() != before
         };
+        if gone {
+            lock(&self.files).values_mut().for_each(Dropped::other_gone);
+        }
         for (name, meta) in &found {
             let seen = Fingerprint::of(meta);
-            let fresh = Dropped { seen, since: now, examined: None, current: None, problem: None, conflict: false, remembered: None };
-            let mut file = lock(&self.files).get(name).cloned().unwrap_or(fresh);
-            if file.seen != seen {
-                (file.seen, file.since) = (seen, now);
+            let is_due = {
+                let mut files = lock(&self.files);
+                let file = files.entry(name.clone()).or_insert_with(|| Dropped::new(seen, now));
+                let is_new = file.look(seen, now);
+                if let Some(words) = &bad_directory {
+                    file.withdraw(words);
+                }
+                bad_directory.is_none() && is_new && (file.settled(now) || lay_before(meta))
+            };
+            if is_due {
+                self.examine(name, seen, now);
             }
-            if gone && file.conflict {
-                file.examined = None;
-            }
-            if let Some(words) = &bad_directory {
-                (file.current, file.problem, file.examined) = (None, Some(words.clone()), None);
-            } else if file.examined != Some(seen) && (settled(file.since, now) || lay_before(meta)) {
-                self.examine(name, &mut file, now);
-            }
-            lock(&self.files).insert(name.clone(), file);
         }
     }
 
@@ -179,52 +171,42 @@ impl Registry {
         found
     }
 
-    fn examine(&self, name: &str, file: &mut Dropped, now: Instant) {
-        file.conflict = false;
-        let taken = take(&self.plugins_dir.join(name), file.seen, &self.private_dir);
-        let taken = taken.and_then(|verified| match self.conflict(name, &verified) {
-            None => Ok(verified),
-            Some(words) => {
-                file.conflict = true;
-                Err(NotTaken::Rejected(words))
-            }
-        });
-        match taken {
-            Ok(verified) => {
-                let ids: Vec<&str> = verified.notes.iter().map(|note| note.id.as_str()).collect();
-                tracing::info!(plugin.file = name, plugin.id = ids.join(","), plugin.sha256 = verified.sha256, "plugin available");
-                (file.current, file.problem, file.examined) = (Some(Arc::new(verified)), None, Some(file.seen));
-            }
-            Err(NotTaken::Changing) => file.since = now,
+    fn examine(&self, name: &str, seen: Fingerprint, now: Instant) {
+        let verified = match take(&self.plugins_dir.join(name), seen, &self.private_dir) {
+            Ok(verified) => verified,
+            Err(NotTaken::Changing) => return self.note(name, |file| file.changing(now)),
             Err(NotTaken::Rejected(words)) => {
-                if file.current.is_none() && !file.conflict {
-                    file.current = self.last_good(name).map(Arc::new);
-                }
-                let goes_on = if file.current.is_some() { ", and its content from before stays in use" } else { "" };
-                tracing::warn!(plugin.file = name, "plugin rejected{goes_on}: {words}");
-                (file.problem, file.examined) = (Some(words), Some(file.seen));
+                let nothing_in_use = lock(&self.files).get(name).is_some_and(|file| file.current.is_none());
+                let before = if nothing_in_use { self.loaded_before(name, "") } else { None };
+                return self.reject(name, words, before, seen);
             }
+        };
+        if let Some(words) = self.conflict(name, &verified) {
+            tracing::warn!(plugin.file = name, "plugin rejected: {words}");
+            return self.note(name, |file| file.refuse(words, seen));
+        }
+        if let Some(words) = self.why_not_loaded(&verified.sha256)
+            && let Some(before) = self.loaded_before(name, &verified.sha256)
+        {
+            return self.reject(name, words, Some(before), seen);
+        }
+        let ids: Vec<&str> = verified.notes.iter().map(|note| note.id.as_str()).collect();
+        tracing::info!(plugin.file = name, plugin.id = ids.join(","), plugin.sha256 = verified.sha256, "plugin available");
+        self.note(name, |file| file.take(verified, seen));
+    }
+
+    fn note(&self, name: &str, change: impl FnOnce(&mut Dropped)) {
+        if let Some(file) = lock(&self.files).get_mut(name) {
+            change(file);
         }
     }
 
-    /// What was last loaded from a file of this name, unless another file has its id now.
-    fn last_good(&self, name: &str) -> Option<Verified> {
-        let verified = last_good(name, &self.private_dir)?;
-        self.conflict(name, &verified).is_none().then_some(verified)
-    }
-
-    /// Keeps in mind which content was loaded, for a start that finds the file broken.
-    fn remember(&self, sha256: &str) {
-        for (name, file) in lock(&self.files).iter_mut() {
-            let is_it = file.current.as_ref().is_some_and(|current| current.sha256 == sha256);
-            if is_it && file.remembered.as_deref() != Some(sha256) {
-                // Without it the plugin works all the same, and it is not worth a try at each use.
-                file.remembered = Some(sha256.to_owned());
-                if let Err(error) = remember(name, sha256, &self.private_dir) {
-                    tracing::warn!(plugin.file = name, %error, "a start that finds this file broken will have nothing to fall back to");
-                }
-            }
-        }
+    fn reject(&self, name: &str, words: String, before: Option<Arc<Verified>>, seen: Fingerprint) {
+        let mut files = lock(&self.files);
+        let Some(file) = files.get_mut(name) else { return };
+        let goes_on = if before.is_some() || file.current.is_some() { ", and its content from before stays in use" } else { "" };
+        tracing::warn!(plugin.file = name, "plugin rejected{goes_on}: {words}");
+        file.reject(words, before, seen);
     }
 
     /// Says who already has an id of `verified`.
@@ -268,16 +250,6 @@ impl Registry {
         ExternalFeedbackFactory::new(loaded).map(|factory| Arc::new(factory) as _).ok_or_else(|| no_plugin(id))
     }
 
-    /// The SMTP client `id`, where it can be had.
-    pub fn smtp(&self, id: &str) -> Option<Arc<dyn SmtpFactory>> {
-        self.resolve_smtp(id).ok()
-    }
-
-    /// The feedback loop `id`, where it can be had.
-    pub fn feedback(&self, id: &str) -> Option<Arc<dyn FeedbackFactory>> {
-        self.resolve_feedback(id).ok()
-    }
-
     /// What the plugin says of itself, without running any of it.
     pub fn describe(&self, kind: Kind, id: &str) -> Option<Descriptor> {
         let builtin = self.builtins.iter().map(describe_builtin).find(|builtin| builtin.kind == kind && builtin.id == id);
@@ -292,6 +264,11 @@ impl Registry {
                 settings_schema: note.schema.clone().into(),
             })
         })
+    }
+
+    /// The sha256, in hex, of the content that an external plugin has now.
+    pub fn content(&self, kind: Kind, id: &str) -> Option<String> {
+        self.provider(kind, id).map(|verified| verified.sha256.clone())
     }
 
     /// The ids that an organization may name, sorted.
@@ -349,25 +326,6 @@ impl Registry {
         let files = lock(&self.files);
         let mut current = files.values().filter_map(|file| file.current.as_ref());
         current.find(|verified| verified.notes.iter().any(|note| note.kind == kind && note.id == id)).cloned()
-    }
-
-    fn load(&self, kind: Kind, id: &str) -> Result<Arc<Loaded>, String> {
-        let verified = self.provider(kind, id).ok_or_else(|| no_plugin(id))?;
-        // The map is not held while a library loads, so that a slow one delays nobody else.
-        let place = lock(&self.loaded).entry(verified.sha256.clone()).or_default().clone();
-        let load = || {
-            let fresh = Loaded::load(&verified.path, &verified.notes).map(Arc::new);
-            match &fresh {
-                Ok(_) => tracing::info!(plugin.id = id, plugin.sha256 = verified.sha256, "plugin loaded"),
-                Err(words) => tracing::error!(plugin.id = id, plugin.sha256 = verified.sha256, "plugin not loaded: {words}"),
-            }
-            fresh
-        };
-        let loaded = place.get_or_init(load).clone();
-        if loaded.is_ok() {
-            self.remember(&verified.sha256);
-        }
-        loaded
     }
 }
 

@@ -52,7 +52,7 @@ fn a_file_that_lay_there_before_the_start_is_taken_at_once() {
     let place = Place::new();
     place.drop_octets("probe.so", &probe(NOTHING_DEFINED));
     place.registry.start(Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33));
-    assert!(place.registry.smtp("probe").is_some());
+    assert!(place.registry.resolve_smtp("probe").is_ok());
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_cut_off_file_is_rejected_and_the_whole_one_behind_it_taken() {
     place.drop_octets("probe.so", &whole);
     place.settle();
     assert_eq!(place.problem("probe.so"), None);
-    assert!(place.registry.smtp("probe").is_some());
+    assert!(place.registry.resolve_smtp("probe").is_ok());
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_directory_that_others_can_write_makes_nothing_available() {
     std::fs::set_permissions(place.plugins(), std::fs::Permissions::from_mode(0o777)).expect("ours");
     place.settle();
     assert!(place.problem("probe.so").expect("rejected").starts_with("the directory "));
-    assert!(place.registry.smtp("probe").is_none());
+    assert!(place.registry.resolve_smtp("probe").is_err());
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn what_was_never_loaded_or_has_changed_since_is_not_fallen_back_to() {
     let refused = |why: &str| {
         let (registry, status) = next_start(&place);
         assert_eq!(status.state, State::Rejected, "{why}");
-        assert!(registry.smtp("probe").is_none(), "{why}");
+        assert!(registry.resolve_smtp("probe").is_err(), "{why}");
     };
     refused("it never ran");
     place.registry.resolve_smtp("probe").expect("it loads");

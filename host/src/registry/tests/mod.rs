@@ -5,4 +5,5 @@ mod conformance;
 mod dropped;
 mod examples;
 mod polls;
+mod replaced;
 mod support;

@@ -8,6 +8,10 @@
 
 PW_PLUGIN_NOTE(PW_KIND_FEEDBACK, "watcher", "1");
 
+#ifdef UNRESOLVED
+void there_is_no_such_function(void);
+#endif
+
 static int only;
 
 struct poll {
@@ -61,6 +65,9 @@ static void *run(void *argument) {
 
 static uint32_t poll(void *instance, const pw_poll_request *request, pw_done done, void *ctx) {
   (void)instance;
+#ifdef UNRESOLVED
+  there_is_no_such_function();
+#endif
   struct poll *own = malloc(sizeof *own);
   *own = (struct poll){request, done, ctx};
   pthread_t thread;

@@ -4,7 +4,7 @@
 //! closed once its messages have ended.
 
 use crate::clock::Now;
-use crate::config::settings::{Organization, Providers, Settings};
+use crate::config::settings::{Organization, Providers, Settings, SmtpEntry};
 use crate::model::message_id::Tokens;
 use crate::model::name::OrgId;
 use crate::warmup::engine::MakeClient;
@@ -20,7 +20,7 @@ use crate::warmup::metrics::client_failing;
 use crate::warmup::progress;
 use crate::warmup::route::{self, Choice, Pause};
 use crate::warmup::store::{BackfillPace, Store};
-use postwarm_plugin_api::{Fault, Outcome};
+use postwarm_plugin_api::{Fault, Outcome, SmtpClient};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +52,36 @@ pub struct Running {
 struct Held {
     until: i64,
     why: String,
+}
+
+/// An organization with the entries that a client is to be made for.
+struct Wanted {
+    organization: Arc<Organization>,
+    entries: Vec<SmtpEntry>,
+}
+
+/// An organization with what was made for it, without the clients that could not be.
+struct Made {
+    organization: Arc<Organization>,
+    clients: Vec<(SmtpEntry, Arc<dyn SmtpClient>)>,
+    signer: Arc<dyn Sign>,
+}
+
+impl Wanted {
+    /// Runs code of plugins and reads files: blocks.
+    fn made(self, make: &dyn MakeClient, signers: &dyn MakeSigner) -> Made {
+        let Wanted { organization, entries } = self;
+        let mut clients = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match make.make(&organization, &entry) {
+                Ok(client) => clients.push((entry, client)),
+                Err(problem) => {
+                    tracing::error!(organization.name = %organization.name, client.name = entry.name, problem, "a client cannot be made");
+                }
+            }
+        }
+        Made { signer: signers.make(&organization), organization, clients }
+    }
 }
 
 impl Organizations {
@@ -87,14 +117,20 @@ impl Organizations {
     /// Takes new settings: makes what is new, keeps what did not change, closes what is gone.
     pub async fn take(&mut self, settings: &Settings) -> anyhow::Result<()> {
         // All that can fail comes first: a reload is taken up whole or not at all.
-        let mut found = Vec::with_capacity(settings.organizations.len());
+        let mut orgs = Vec::with_capacity(settings.organizations.len());
+        let mut wanted = Vec::with_capacity(settings.organizations.len());
         for organization in settings.organizations.values() {
-            found.push((self.store.organization(&organization.name).await?, organization));
+            let org = self.store.organization(&organization.name).await?;
+            orgs.push(org);
+            wanted.push(self.wanted(org, organization));
         }
+        let (make, signers) = (self.make.clone(), self.signers.clone());
+        // Plugins may take seconds, and keys are read from files: neither holds up a worker.
+        let made = tokio::task::spawn_blocking(move || wanted.into_iter().map(|w| w.made(&*make, &*signers)).collect::<Vec<_>>()).await?;
         let mut before = std::mem::take(&mut self.running);
-        for (org, organization) in found {
+        for (org, made) in orgs.into_iter().zip(made) {
             let old = before.remove(&org);
-            let running = self.one(organization.clone(), settings.providers.clone(), old);
+            let running = self.one(made, settings.providers.clone(), old);
             self.running.insert(org, running);
         }
         for gone in before.into_values() {
@@ -103,31 +139,34 @@ impl Organizations {
         Ok(())
     }
 
+    /// What is to be made for an organization: all that no client serves that runs.
+    fn wanted(&self, org: OrgId, organization: &Arc<Organization>) -> Wanted {
+        let runs = |entry: &SmtpEntry| self.get(org).is_some_and(|running| running.clients.iter().any(|c| c.entry == *entry));
+        let entries = organization.smtp.iter().filter(|entry| !runs(entry)).cloned().collect();
+        Wanted { organization: organization.clone(), entries }
+    }
+
     /// Sets the limits of all that run.
     pub fn configure(&self, settings: &Settings, limits: &mut Limits, now: Now) {
         self.running.values().for_each(|running| running.configure(settings, limits, now));
     }
 
-    fn one(&mut self, organization: Arc<Organization>, providers: Arc<Providers>, old: Option<Running>) -> Running {
+    fn one(&mut self, made: Made, providers: Arc<Providers>, old: Option<Running>) -> Running {
+        let Made { organization, clients: mut new, signer } = made;
         let (mut kept, pauses) = old.map_or((Vec::new(), HashMap::new()), |o| (o.clients, o.pauses));
         let mut clients = Vec::new();
         for entry in &organization.smtp {
             if let Some(at) = kept.iter().position(|c| c.entry == *entry) {
                 clients.push(kept.swap_remove(at));
-                continue;
-            }
-            match self.make.make(&organization, entry) {
-                Ok(client) => clients.push(Client::new(self.next_number(), entry, Calls::new(client, self.back.clone()))),
-                Err(problem) => {
-                    tracing::error!(organization.name = %organization.name, client.name = entry.name, problem, "a client cannot be made");
-                }
+            } else if let Some(at) = new.iter().position(|(of, _)| of == entry) {
+                let (_, client) = new.swap_remove(at);
+                clients.push(Client::new(self.next_number(), entry, Calls::new(client, self.back.clone())));
             }
         }
         kept.into_iter().for_each(|c| c.retire(&organization.name));
         for client in &clients {
             client_failing(&organization.name, &client.name, client.health.is_failing());
         }
-        let signer = self.signers.make(&organization);
         Running {
             settings: organization,
             signer,

@@ -5,6 +5,7 @@ mod breaks;
 mod carries;
 mod fixture;
 mod flaky;
+mod making;
 mod parts;
 mod reloads;
 mod stops;
