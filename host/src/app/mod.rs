@@ -85,6 +85,8 @@ pub fn registry(config: &Path, data: &Path, serving: Serving, env: &SharedEnv) -
     let process = parts(&Files::read(config), serving, &**env, &RegistryCatalogue { registry: builtins, data: data.to_owned() }).process;
     let directory = process.map_or_else(|| PathBuf::from("plugins"), |p| p.plugins_directory);
     let registry = Arc::new(Registry::new(directory, data.join("plugins")));
+    // What was copied there a moment ago is whole by then, or it is broken.
+    std::thread::sleep(registry.settles_in(std::time::SystemTime::now()));
     registry.start(std::time::Instant::now(), std::time::SystemTime::now());
     registry
 }

@@ -94,6 +94,12 @@ pub struct Registry {
 /// A content that is loaded once, or that it is known why it is not.
 type Loading = OnceLock<Result<Arc<Loaded>, String>>;
 
+/// How long ago a file changed, by the file system's own clock.
+fn age(meta: &std::fs::Metadata, wall: SystemTime) -> Duration {
+    let changed = Duration::new(u64::try_from(meta.ctime()).unwrap_or(0), u32::try_from(meta.ctime_nsec()).unwrap_or(0));
+    wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_sub(changed)
+}
+
 impl Registry {
     /// The registry of the built-ins; files are seen by [`Registry::start`] and [`Registry::rescan`].
     pub fn new(plugins_dir: PathBuf, private_dir: PathBuf) -> Registry {
@@ -113,11 +119,13 @@ impl Registry {
     /// The first scan: takes at once what lay unchanged in the directory before, by the file system's own clock, so that
     /// organizations find their plugins when their files are read. Reads and copies files: blocks.
     pub fn start(&self, now: Instant, wall: SystemTime) {
-        let wall = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.scan(now, |meta| {
-            let changed = Duration::new(u64::try_from(meta.ctime()).unwrap_or(0), u32::try_from(meta.ctime_nsec()).unwrap_or(0));
-            wall.saturating_sub(changed) >= SETTLE
-        });
+        self.scan(now, |meta| age(meta, wall) >= SETTLE);
+    }
+
+    /// How long until every file has lain unchanged for long enough to be taken by [`Registry::start`]; nothing for one from the
+    /// future.
+    pub fn settles_in(&self, wall: SystemTime) -> Duration {
+        self.found().values().map(|meta| SETTLE.saturating_sub(age(meta, wall))).filter(|wait| *wait < SETTLE).max().unwrap_or_default()
     }
 
     /// Looks at the directory again; to be called every half second. A file is read once it has been the same for

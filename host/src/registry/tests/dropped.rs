@@ -2,7 +2,7 @@
 
 use super::support::{Place, c_example, compile, instance, message, rust_example};
 use crate::registry::elf::inspect;
-use crate::registry::{PluginStatus, Registry, State};
+use crate::registry::{PluginStatus, Registry, SETTLE, State};
 use postwarm_plugin_api::{Kind, Outcome};
 use serde_json::json;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -52,6 +52,18 @@ fn a_file_that_lay_there_before_the_start_is_taken_at_once() {
     let place = Place::new();
     place.drop_octets("probe.so", &probe(NOTHING_DEFINED));
     place.registry.start(Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33));
+    assert!(place.registry.resolve_smtp("probe").is_ok());
+}
+
+#[test]
+fn a_file_that_was_copied_a_moment_before_the_start_is_taken_once_it_has_settled() {
+    let place = Place::new();
+    assert_eq!(place.registry.settles_in(SystemTime::now()), Duration::ZERO);
+    place.drop_octets("probe.so", &probe(NOTHING_DEFINED));
+    let now = SystemTime::now();
+    let wait = place.registry.settles_in(now);
+    assert!(wait > Duration::ZERO && wait <= SETTLE, "{wait:?}");
+    place.registry.start(Instant::now(), now + wait);
     assert!(place.registry.resolve_smtp("probe").is_ok());
 }
 
