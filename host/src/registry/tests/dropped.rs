@@ -56,6 +56,7 @@ fn a_file_that_lay_there_before_the_start_is_taken_at_once() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "file ages are compared with the file system's clock")]
 fn a_file_that_was_copied_a_moment_before_the_start_is_taken_once_it_has_settled() {
     let place = Place::new();
     assert_eq!(place.registry.settles_in(SystemTime::now()), Duration::ZERO);
