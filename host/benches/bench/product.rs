@@ -39,12 +39,23 @@ async fn measure(port: u16, rows: usize) -> Broadcast {
     let answer = client.post(format!("{url}/send")).json(&body).send().await.expect("the send answers");
     assert_eq!(answer.status().as_u16(), 202);
     let begun = Instant::now();
-    while sent(&client, &url).await != rows as u64 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until_sent(&client, &url, rows as u64).await;
     let per_second = rows as f64 / begun.elapsed().as_secs_f64();
     let cpu_us = (machine::cpu_of(child.0.id()) - before) * 1e6 / rows as f64;
     Broadcast { imported_per_second, sent: Sent { per_second, cpu_us }, peak_resident_mb: machine::peak_resident_mb(child.0.id()) }
+}
+
+/// Looks seldom while much is left, so that looking costs nothing that counts, and closely at the end.
+async fn wait_until_sent(client: &reqwest::Client, url: &str, rows: u64) {
+    let begun = Instant::now();
+    loop {
+        let sent = sent(client, url).await;
+        if sent == rows {
+            return;
+        }
+        let left = begun.elapsed().mul_f64((rows - sent) as f64 / sent.max(1) as f64);
+        tokio::time::sleep((left / 2).clamp(Duration::from_millis(5), Duration::from_millis(500))).await;
+    }
 }
 
 async fn sent(client: &reqwest::Client, url: &str) -> u64 {
