@@ -9,11 +9,14 @@ use crate::warmup::sqlite::rows::{Context, address, state};
 use crate::warmup::sqlite::{backfill, emails, fan_out};
 use crate::warmup::store::{BackfillPace, Claim, Claimed, LaneKey, Lanes, Turn};
 use rusqlite::{Connection, OptionalExtension, params};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Retries before live mail before back-fill.
-pub const QUEUES: [i64; 3] = [0, 1, 2];
+pub const QUEUES: [i64; 3] = [0, LIVE, 2];
+
+/// The queue of live mail that no client has had yet.
+const LIVE: i64 = 1;
 
 /// The queues of a lane in the order of their turn; back-fill and its retries are one.
 fn queues(source: Source) -> &'static [i64] {
@@ -68,14 +71,48 @@ struct Due {
     address: Address,
     name: String,
     suppressed: bool,
+    next_at: i64,
 }
 
 const DUE: &str = "
-    SELECT d.email, d.user, d.attempts, d.state, d.queued_at, d.source, u.address_key, u.address, u.name, u.suppressed_at IS NOT NULL
+    SELECT d.email, d.user, d.attempts, d.state, d.queued_at, d.source, u.address_key, u.address, u.name, u.suppressed_at IS NOT NULL,
+           d.next_at
     FROM deliveries d INDEXED BY deliveries_due JOIN users u ON u.org = d.org AND u.number = d.user
-    WHERE d.org = ?1 AND d.provider = ?2 AND d.queue = ?3 AND d.next_at <= ?4
+    WHERE d.org = ?1 AND d.provider = ?2 AND d.queue = ?3 AND d.next_at <= ?4 AND (d.next_at, d.email, d.user) > (?6, ?7, ?8)
       AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)
     ORDER BY d.next_at, d.email, d.user LIMIT ?5";
+
+/// Where a queue stands in the index of due rows.
+type Place = (i64, i64, i64);
+
+const START: Place = (i64::MIN, i64::MIN, i64::MIN);
+
+/// How far live mail was claimed, by organization and provider: what stands before that is in hand or has left the queue, so that a
+/// claim need not walk over it. Fan-out goes by email and user, as the queue does, and nothing comes back to this queue.
+///
+/// Invariant: no more than a help. A claim that finds fewer rows than it wants makes the next one begin at the start.
+#[derive(Default)]
+pub struct Claims(HashMap<(OrgId, i64), Place>);
+
+impl Claims {
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    fn place(&self, org: OrgId, provider: i64, queue: i64) -> Place {
+        if queue == LIVE { self.0.get(&(org, provider)).copied().unwrap_or(START) } else { START }
+    }
+
+    fn came_to(&mut self, org: OrgId, provider: i64, queue: i64, place: Option<Place>) {
+        if queue != LIVE {
+            return;
+        }
+        match place {
+            Some(place) => self.0.insert((org, provider), place),
+            None => self.0.remove(&(org, provider)),
+        };
+    }
+}
 
 fn from_queue(
     connection: &Connection,
@@ -86,7 +123,10 @@ fn from_queue(
 ) -> Result<(), DbError> {
     let now = turn.now;
     let provider = context.name_id(connection, &claim.lane.provider)?;
-    let due = due(connection, claim.lane.org, provider, (queue, wanted, now))?;
+    let behind = context.claims.place(claim.lane.org, provider, queue);
+    let due = due(connection, claim.lane.org, provider, (queue, wanted, now), behind)?;
+    let last = due.last().filter(|_| due.len() == wanted).map(|row| (row.next_at, row.email, row.user));
+    context.claims.came_to(claim.lane.org, provider, queue, last);
     if due.is_empty() {
         return Ok(());
     }
@@ -94,6 +134,8 @@ fn from_queue(
     let provider = context.name(connection, provider)?;
     let org_name = context.org_name(connection, claim.lane.org)?;
     let mut deltas = Deltas::default();
+    let mut enter_sending =
+        connection.prepare_cached("INSERT INTO sending (org, email, user, client, since) VALUES (?1, ?2, ?3, ?4, ?5)")?;
     for row in due {
         let delivery = DeliveryKey { org: claim.lane.org, email: EmailNumber(row.email), user: UserNumber(row.user) };
         if row.suppressed {
@@ -104,13 +146,7 @@ fn from_queue(
         if row.source == Source::Backfill && backfill::holds_back(connection, delivery, pace(turn, claim.lane.org), now)? {
             continue;
         }
-        connection.prepare_cached("INSERT INTO sending (org, email, user, client, since) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute([
-            claim.lane.org.0,
-            row.email,
-            row.user,
-            client,
-            now,
-        ])?;
+        enter_sending.execute([claim.lane.org.0, row.email, row.user, client, now])?;
         let from_domain = context.sender_domain(connection, claim.lane.org, row.email)?;
         claimed.push(Claimed {
             delivery,
@@ -129,9 +165,15 @@ fn from_queue(
     deltas.write(connection, context, now)
 }
 
-fn due(connection: &Connection, org: OrgId, provider: i64, (queue, wanted, now): (i64, usize, i64)) -> Result<Vec<Due>, DbError> {
+fn due(
+    connection: &Connection,
+    org: OrgId,
+    provider: i64,
+    (queue, wanted, now): (i64, usize, i64),
+    behind: Place,
+) -> Result<Vec<Due>, DbError> {
     let mut statement = connection.prepare_cached(DUE)?;
-    let mut rows = statement.query(params![org.0, provider, queue, now, wanted as i64])?;
+    let mut rows = statement.query(params![org.0, provider, queue, now, wanted as i64, behind.0, behind.1, behind.2])?;
     let mut due = Vec::new();
     while let Some(row) = rows.next()? {
         due.push(Due {
@@ -144,6 +186,7 @@ fn due(connection: &Connection, org: OrgId, provider: i64, (queue, wanted, now):
             address: address(row, "address_key", "address")?,
             name: row.get(8)?,
             suppressed: row.get(9)?,
+            next_at: row.get(10)?,
         });
     }
     Ok(due)

@@ -8,7 +8,7 @@ use crate::model::name::OrgId;
 use crate::warmup::sqlite::rows::{Context, fault_number};
 use crate::warmup::sqlite::{backfill, clock, emails, outbox, waiting};
 use crate::warmup::store::{BackfillPace, Claimed, Recorded, Settled, Turn, Usage};
-use rusqlite::{Connection, params};
+use rusqlite::{CachedStatement, Connection, params};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,15 +66,34 @@ impl Deltas {
 }
 
 pub fn record(connection: &Connection, context: &mut Context, turn: &Turn) -> Result<(), DbError> {
+    if turn.outcomes.is_empty() {
+        return Ok(());
+    }
     let mut deltas = Deltas::default();
+    let mut statements = Statements::new(connection)?;
     for recorded in turn.outcomes.iter() {
         let pace = pace(turn, recorded.claimed.delivery.org);
-        one(connection, context, recorded, pace, &mut deltas)?;
+        one(connection, context, recorded, pace, (&mut statements, &mut deltas))?;
     }
-    if !turn.outcomes.is_empty() {
-        clock::see(connection, turn.now)?;
-    }
+    clock::see(connection, turn.now)?;
     deltas.write(connection, context, turn.now)
+}
+
+/// What every row of a turn runs; looked up once a turn.
+struct Statements<'a> {
+    leave_sending: CachedStatement<'a>,
+    settle: CachedStatement<'a>,
+}
+
+impl<'a> Statements<'a> {
+    fn new(connection: &'a Connection) -> Result<Statements<'a>, DbError> {
+        let leave_sending = connection.prepare_cached("DELETE FROM sending WHERE org = ?1 AND email = ?2 AND user = ?3")?;
+        let settle = connection.prepare_cached(
+            "UPDATE deliveries SET state = ?4, queue = ?5, next_at = ?6, attempts = ?7, client = ?8, finished_at = ?9, code = ?10,
+             enhanced = ?11, reply = ?12, fault = ?13, detail = ?14 WHERE org = ?1 AND email = ?2 AND user = ?3",
+        )?;
+        Ok(Statements { leave_sending, settle })
+    }
 }
 
 pub fn pace(turn: &Turn, org: OrgId) -> BackfillPace {
@@ -86,15 +105,11 @@ fn one(
     context: &mut Context,
     recorded: &Recorded,
     pace: BackfillPace,
-    deltas: &mut Deltas,
+    (statements, deltas): (&mut Statements<'_>, &mut Deltas),
 ) -> Result<(), DbError> {
     let (claimed, at) = (&*recorded.claimed, recorded.at);
     let key = claimed.delivery;
-    connection.prepare_cached("DELETE FROM sending WHERE org = ?1 AND email = ?2 AND user = ?3")?.execute([
-        key.org.0,
-        key.email.0,
-        key.user.0,
-    ])?;
+    statements.leave_sending.execute([key.org.0, key.email.0, key.user.0])?;
     let (state, said, next_at) = match &recorded.result {
         Settled::Sent(said) => (State::Sent, said, None),
         Settled::Failed(said) => (State::Failed, said, None),
@@ -102,7 +117,8 @@ fn one(
         Settled::Unknown { said, resend_at } => (State::Unknown, said, *resend_at),
         Settled::Returned { next_at } => return give_back(connection, claimed, *next_at),
     };
-    update(connection, context, claimed, state, said, next_at, at)?;
+    let client = context.name_id(connection, &claimed.client)?;
+    update(&mut statements.settle, client, claimed, (state, said, next_at), at)?;
     deltas.moved((key.org, key.email.0), &claimed.provider, claimed.was, state);
     if claimed.source == Source::Backfill {
         match state {
@@ -125,39 +141,31 @@ fn give_back(connection: &Connection, claimed: &Claimed, next_at: i64) -> Result
 }
 
 fn update(
-    connection: &Connection,
-    context: &mut Context,
+    settle: &mut CachedStatement<'_>,
+    client: i64,
     claimed: &Claimed,
-    state: State,
-    said: &Said,
-    next_at: Option<i64>,
+    (state, said, next_at): (State, &Said, Option<i64>),
     at: i64,
 ) -> Result<(), DbError> {
-    let client = context.name_id(connection, &claimed.client)?;
     let key = claimed.delivery;
     let queue = next_at.map(|_| if claimed.source == Source::Live { 0 } else { 2 });
     let reply = said.reply.as_ref();
-    connection
-        .prepare_cached(
-            "UPDATE deliveries SET state = ?4, queue = ?5, next_at = ?6, attempts = ?7, client = ?8, finished_at = ?9, code = ?10,
-             enhanced = ?11, reply = ?12, fault = ?13, detail = ?14 WHERE org = ?1 AND email = ?2 AND user = ?3",
-        )?
-        .execute(params![
-            key.org.0,
-            key.email.0,
-            key.user.0,
-            state as i64,
-            queue,
-            next_at,
-            claimed.attempt,
-            client,
-            (next_at.is_none()).then_some(at),
-            reply.map(|r| r.code),
-            reply.and_then(|r| r.enhanced).map(|e| e.to_string()),
-            reply.map(|r| &r.text),
-            fault_number(said.fault),
-            said.detail
-        ])?;
+    settle.execute(params![
+        key.org.0,
+        key.email.0,
+        key.user.0,
+        state as i64,
+        queue,
+        next_at,
+        claimed.attempt,
+        client,
+        (next_at.is_none()).then_some(at),
+        reply.map(|r| r.code),
+        reply.and_then(|r| r.enhanced).map(|e| e.to_string()),
+        reply.map(|r| &r.text),
+        fault_number(said.fault),
+        said.detail
+    ])?;
     Ok(())
 }
 

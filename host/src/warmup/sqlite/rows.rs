@@ -8,6 +8,7 @@ use crate::model::delivery::{Said, State};
 use crate::model::message_id::Tokens;
 use crate::model::name::{EmailNumber, OTHER, OrgId, OrgName, UserNumber};
 use crate::warmup::metrics::Changes;
+use crate::warmup::sqlite::claims::Claims;
 use crate::warmup::store::{Deliveries, DeliveryPage, DeliveryRow};
 use postwarm_plugin_api::{Fault, Reply};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -24,6 +25,7 @@ pub struct Context {
     pub outgoing: Vec<Record>,
     /// What the running job changed, for the metrics.
     pub changes: Changes,
+    pub claims: Claims,
     orgs: HashMap<OrgId, OrgName>,
     names: HashMap<String, i64>,
     texts: HashMap<i64, Arc<str>>,
@@ -37,6 +39,7 @@ impl Context {
             tokens,
             outgoing: Vec::new(),
             changes: Changes::default(),
+            claims: Claims::default(),
             orgs: HashMap::new(),
             names: HashMap::new(),
             texts: HashMap::new(),
@@ -116,6 +119,7 @@ impl Memory for Context {
     fn rolled_back(&mut self) {
         self.outgoing.clear();
         self.changes = Changes::default();
+        self.claims.clear();
         self.orgs.clear();
         self.names.clear();
         self.texts.clear();
