@@ -254,7 +254,7 @@ typedef struct pw_poll_request {
   /* Takes one report; blocks shortly. Returns 1 to go on, 0 when the host wants no more in this poll. `ctx` is the one
    * that came with the poll. */
   uint32_t (*push)(void *ctx, const pw_report *report);
-  /* Calls `take` for up to `max` watched messages behind `after` (a position; 0 starts), oldest first. Returns how many.
+  /* Calls `take` for up to `max` watched messages behind `after` (a position; 0 starts), email by email. Returns how many.
    * Blocks shortly. */
   uint32_t (*watch_page)(void *ctx, uint64_t after, uint32_t max, pw_take_watched take, void *take_ctx);
 } pw_poll_request;

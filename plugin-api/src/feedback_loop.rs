@@ -57,7 +57,7 @@ pub struct Poll<'a> {
 
 /// The sent messages that a loop still watches, read page by page so that nobody holds them all.
 pub trait WatchList: Send + Sync {
-    /// Returns up to `max` watched messages behind `after` (a `Watched::position`; 0 starts), oldest first.
+    /// Returns up to `max` watched messages behind `after` (a `Watched::position`; 0 starts), email by email.
     fn page(&self, after: u64, max: usize) -> BoxFuture<'_, Vec<Watched>>;
 
     /// Tells whether the loop is in charge of a recipient domain (lower case). A loop whose source says for whom a

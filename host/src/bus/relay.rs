@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 /// Records of one publish, and those of a commit more.
 const BATCH_MAX: usize = 2000;
 /// How long the relay waits for company after the first record, so that a busy time has few and large publishes.
-const LINGER: Duration = Duration::from_millis(10);
+const LINGER: Duration = Duration::from_millis(25);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 

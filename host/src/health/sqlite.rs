@@ -3,6 +3,7 @@
 //! Invariant: one writer; readers see whole commits.
 
 mod apply;
+mod blocks;
 mod names;
 mod read;
 
@@ -11,8 +12,6 @@ use crate::db::DbError;
 use crate::db::sqlite::{Durability, Readers, migrate, open_writer};
 use crate::db::writer::{Writable, Writer};
 use crate::health::store::{DomainFilter, EmailCounts, FoundDelivery, Ledger, LoopState, Result, WatchedDelivery};
-use crate::health::tally::{Delivery, Flags};
-use crate::model::delivery::{Source, State};
 use crate::model::event::Event;
 use crate::model::name::OrgName;
 use postwarm_plugin_api::Report;
@@ -20,7 +19,8 @@ use rusqlite::Connection;
 use std::path::Path;
 use std::sync::Arc;
 
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/health/0001_ledger.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../../migrations/health/0001_ledger.sql"), include_str!("../../migrations/health/0002_blocks.sql")];
 /// Reads that run at a time.
 const READERS_MAX: usize = 3;
 
@@ -73,20 +73,21 @@ impl Ledger for SqliteLedger {
     }
 
     async fn expire(&self, sent_before: i64, max: usize) -> Result<usize> {
-        let due = self.readers.read(move |db| Ok(read::watched_before(db, sent_before, 1)?)).await?;
-        if due.is_empty() {
+        if self.readers.read(move |db| Ok(read::blocks_before(db, sent_before, 1)?)).await?.is_empty() {
             return Ok(0);
         }
         let work = move |db: &Connection, names: &mut names::Names| {
-            let due = read::watched_before(db, sent_before, max)?;
             let mut batch = apply::Batch::new(db, names);
-            let mut delete = db.prepare_cached("DELETE FROM watch WHERE org = ?1 AND position = ?2")?;
-            for (position, key, sent_at) in &due {
-                delete.execute((key.0, position))?;
-                batch.expire(*key, *sent_at)?;
+            let mut ended = 0;
+            // Each has at least one.
+            for (block, email) in read::blocks_before(db, sent_before, max)? {
+                if ended == max {
+                    break;
+                }
+                ended += batch.expire(block, email, sent_before, max - ended)?;
             }
             batch.finish(&[])?;
-            Ok(due.len())
+            Ok(ended)
         };
         self.writer.write(work).await
     }
@@ -126,21 +127,6 @@ impl Ledger for SqliteLedger {
         let (org, after) = (org.clone(), after.to_owned());
         self.readers.read(move |db| Ok(read::domains(db, &org, &after, limit)?)).await
     }
-}
-
-/// Reads the columns state, attempt, source, domain, provider, token, sent_at, flags.
-fn delivery_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Delivery> {
-    let state: i64 = row.get(0)?;
-    Ok(Delivery {
-        state: State::from_number(state).ok_or(rusqlite::Error::IntegralValueOutOfRange(0, state))?,
-        attempt: row.get(1)?,
-        source: if row.get(2)? { Source::Backfill } else { Source::Live },
-        domain: row.get(3)?,
-        provider: row.get(4)?,
-        token: row.get(5)?,
-        sent_at: row.get(6)?,
-        flags: Flags(row.get(7)?),
-    })
 }
 
 fn topic_number(topic: Topic) -> i64 {

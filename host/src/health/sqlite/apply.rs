@@ -4,15 +4,16 @@
 
 use crate::bus::Position;
 use crate::db::DbError;
+use crate::health::sqlite::blocks::{self, Block, Packed};
 use crate::health::sqlite::names::Names;
-use crate::health::sqlite::{delivery_row, topic_number};
+use crate::health::sqlite::topic_number;
 use crate::health::tally::{Delivery, Flags, Tally, is_watched, kind_number};
-use crate::model::delivery::Source;
 use crate::model::event::{EmailProgressed, Event, FactsReported, RecipientChanged};
 use crate::model::message_id::RecipientMessageId;
 use postwarm_plugin_api::{Fact, Report};
 use rusqlite::{Connection, OptionalExtension};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 pub type Key = (i64, i64, i64);
@@ -25,23 +26,25 @@ pub struct Batch<'a> {
     counts: HashMap<(i64, i64, i64, i64), Tally>,
     /// When a domain was last seen, its provider's name and number, by organization and domain.
     domains: HashMap<(i64, i64), (i64, Arc<str>, i64)>,
-    emails_known: HashSet<(i64, i64)>,
     /// When the first message was sent, by organization and email.
     first_sent: HashMap<(i64, i64), i64>,
-    watch_next: Option<i64>,
+    blocks: HashMap<i64, Loaded>,
+}
+
+/// A block that the batch has read.
+struct Loaded {
+    org: i64,
+    block: Block,
+    /// What the row says of the oldest that is watched; `None` where there is no row yet.
+    stored: Option<Option<i64>>,
+    /// Facts came about deliveries of this block.
+    has_facts: bool,
+    changed: bool,
 }
 
 impl<'a> Batch<'a> {
     pub fn new(db: &'a Connection, names: &'a mut Names) -> Batch<'a> {
-        Batch {
-            db,
-            names,
-            counts: HashMap::new(),
-            domains: HashMap::new(),
-            emails_known: HashSet::new(),
-            first_sent: HashMap::new(),
-            watch_next: None,
-        }
+        Batch { db, names, counts: HashMap::new(), domains: HashMap::new(), first_sent: HashMap::new(), blocks: HashMap::new() }
     }
 
     pub fn apply(&mut self, event: &Event) -> Result<(), DbError> {
@@ -80,8 +83,8 @@ impl<'a> Batch<'a> {
         for ((org, email), at) in &self.first_sent {
             first.execute((org, email, at))?;
         }
-        if let Some(next) = self.watch_next {
-            self.db.prepare_cached("UPDATE watch_next SET position = ?1")?.execute([next])?;
+        for (id, loaded) in self.blocks.iter().filter(|(_, loaded)| loaded.changed) {
+            store(self.db, *id, loaded)?;
         }
         let mut stand = self.db.prepare_cached("INSERT OR REPLACE INTO positions VALUES (?1, ?2, ?3)")?;
         for p in positions {
@@ -94,7 +97,7 @@ impl<'a> Batch<'a> {
         let org = self.names.org(self.db, &e.org)?;
         self.db
             .prepare_cached(
-                "INSERT INTO emails VALUES (?1, ?2, ?3, ?4)
+                "INSERT INTO emails (org, email, from_domain, recipients) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT DO UPDATE SET from_domain = excluded.from_domain, recipients = excluded.recipients",
             )?
             .execute((org, e.email.0, &e.from_domain, e.recipients))?;
@@ -105,13 +108,13 @@ impl<'a> Batch<'a> {
         let org = self.names.org(self.db, &e.org)?;
         let (domain, provider) = (self.names.domain(self.db, &e.domain)?, self.names.provider(self.db, &e.provider)?);
         let key = (org, e.email.0, e.user.0);
-        self.note_email(key, &e.message_id)?;
+        let Some(place) = self.place(key, &e.message_id)? else { return Ok(()) };
         // Of changes in the same millisecond, the provider's name decides, so that their order does not.
         let latest = self.domains.entry((org, domain)).or_insert_with(|| (e.at, e.provider.clone(), provider));
         if (e.at, &e.provider) > (latest.0, &latest.1) {
             *latest = (e.at, e.provider.clone(), provider);
         }
-        let before = self.delivery(key)?;
+        let before = self.delivery(place)?;
         let mut after = Delivery::from_change(e, domain, provider);
         if is_watched(after.state) {
             let first = self.first_sent.entry((org, e.email.0)).or_insert(after.sent_at);
@@ -120,12 +123,10 @@ impl<'a> Batch<'a> {
         match &before {
             Some(before) if !after.supersedes(before) => return Ok(()),
             Some(before) => after = after.with_evidence_of(before),
-            None => after.flags = after.flags.with(self.early_evidence(key, after.token)?),
+            None if self.loaded(place.0)?.has_facts => after.flags = after.flags.with(self.early_evidence(key, after.token)?),
+            None => {}
         }
-        if is_watched(after.state) {
-            self.watch(key, after.sent_at)?;
-        }
-        self.replace(key, before.as_ref(), &after)
+        self.replace(key, place, before.as_ref(), &after)
     }
 
     fn apply_facts(&mut self, e: &FactsReported) -> rusqlite::Result<()> {
@@ -150,7 +151,12 @@ impl<'a> Batch<'a> {
     fn apply_fact(&mut self, org: i64, e: &FactsReported, fact: &Fact) -> rusqlite::Result<()> {
         let Some(id) = RecipientMessageId::parse(&fact.message_id) else { return Ok(()) };
         let key = (org, id.email, id.user);
-        let before = self.delivery(key)?;
+        let email_id = self.names.email(self.db, (org, id.email))?;
+        let place = email_id.and_then(|email_id| blocks::place_of(email_id, id.user));
+        let before = match place {
+            Some(place) => self.delivery(place)?,
+            None => None,
+        };
         if before.is_some_and(|d| d.token != id.token) {
             return Ok(());
         }
@@ -161,9 +167,11 @@ impl<'a> Batch<'a> {
                  WHERE (excluded.seen_at, excluded.source) < (seen_at, source)",
             )?
             .execute((org, id.email, id.user, id.token, kind_number(fact.kind), fact.at_ms, e.at, &*e.feedback))?;
+        let Some(place) = place else { return Ok(()) };
+        self.loaded(place.0)?.has_facts = true;
         let Some(before) = before else { return Ok(()) };
         let after = Delivery { flags: before.flags.with(Flags::of(fact.kind)), ..before };
-        if after == before { Ok(()) } else { self.replace(key, Some(&before), &after) }
+        if after == before { Ok(()) } else { self.replace(key, place, Some(&before), &after) }
     }
 
     fn apply_aggregate(&self, org: i64, e: &FactsReported, key: (&str, &str, &str), value: Option<f64>) -> rusqlite::Result<()> {
@@ -177,42 +185,47 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Ends the watch of one message that was sent at `sent_at`.
-    pub fn expire(&mut self, key: Key, sent_at: i64) -> rusqlite::Result<()> {
-        // A later attempt has a later entry in the watch list.
-        let Some(before) = self.delivery(key)?.filter(|d| d.sent_at == sent_at) else { return Ok(()) };
-        let after = Delivery { flags: before.flags.with(Flags::EXPIRED), ..before };
-        self.replace(key, Some(&before), &after)
-    }
-
-    /// An email whose own events are still to come is known by its first delivery.
-    fn note_email(&mut self, (org, email, _): Key, message_id: &str) -> rusqlite::Result<()> {
-        if self.emails_known.insert((org, email)) {
-            let from_domain = message_id.rsplit_once('@').map_or("", |(_, domain)| domain);
-            self.db.prepare_cached("INSERT INTO emails VALUES (?1, ?2, ?3, NULL) ON CONFLICT DO NOTHING")?.execute((
-                org,
-                email,
-                from_domain,
-            ))?;
+    /// Ends the watch of up to `max` messages of a block that were sent before `sent_before`; answers of how many.
+    pub fn expire(&mut self, block: i64, (org, email): (i64, i64), sent_before: i64, max: usize) -> rusqlite::Result<usize> {
+        let watched = self.loaded(block)?.block.watched();
+        let due: Vec<usize> = watched.filter(|(_, packed)| packed.sent_at < sent_before).map(|(slot, _)| slot).take(max).collect();
+        for &slot in &due {
+            let Some(before) = self.delivery((block, slot))? else { continue };
+            let after = Delivery { flags: before.flags.with(Flags::EXPIRED), ..before };
+            self.replace((org, email, blocks::user_of(block, slot)), (block, slot), Some(&before), &after)?;
         }
-        Ok(())
+        Ok(due.len())
     }
 
-    fn delivery(&self, key: Key) -> rusqlite::Result<Option<Delivery>> {
-        self.db
-            .prepare_cached(
-                "SELECT state, attempt, source, domain, provider, token, sent_at, flags
-                 FROM deliveries WHERE org = ?1 AND email = ?2 AND user = ?3",
-            )?
-            .query_row(key, delivery_row)
-            .optional()
+    /// Where a delivery stands. An email whose own events are still to come is known by its first delivery.
+    fn place(&mut self, (org, email, user): Key, message_id: &str) -> rusqlite::Result<Option<(i64, usize)>> {
+        if let Some(id) = self.names.email(self.db, (org, email))? {
+            return Ok(blocks::place_of(id, user));
+        }
+        let from_domain = message_id.rsplit_once('@').map_or("", |(_, domain)| domain);
+        let add = "INSERT INTO emails (org, email, from_domain) VALUES (?1, ?2, ?3)";
+        self.db.prepare_cached(add)?.execute((org, email, from_domain))?;
+        Ok(blocks::place_of(self.db.last_insert_rowid(), user))
+    }
+
+    /// The block, read once a batch.
+    fn loaded(&mut self, id: i64) -> rusqlite::Result<&mut Loaded> {
+        match self.blocks.entry(id) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(free) => Ok(free.insert(load(self.db, id)?)),
+        }
+    }
+
+    fn delivery(&mut self, (block, slot): (i64, usize)) -> rusqlite::Result<Option<Delivery>> {
+        let Some(packed) = self.loaded(block)?.block.get(slot) else { return Ok(None) };
+        Ok(Some(packed.delivery(self.names.placed(self.db, packed.place)?)))
     }
 
     /// The facts that came before their delivery. Those with another token were about nothing of ours.
     fn early_evidence(&self, key: Key, token: i64) -> rusqlite::Result<Flags> {
         let (org, email, user) = key;
-        let mut select = self.db.prepare_cached("SELECT token, kind FROM facts WHERE org = ?1 AND email = ?2 AND user = ?3")?;
-        let found = select.query_map(key, |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?)))?.collect::<Result<Vec<_>, _>>()?;
+        let mut facts = self.db.prepare_cached("SELECT token, kind FROM facts WHERE org = ?1 AND email = ?2 AND user = ?3")?;
+        let found = facts.query_map(key, |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?)))?.collect::<Result<Vec<_>, _>>()?;
         if found.iter().any(|(t, _)| *t != token) {
             self.db
                 .prepare_cached("DELETE FROM facts WHERE org = ?1 AND email = ?2 AND user = ?3 AND token <> ?4")?
@@ -221,35 +234,50 @@ impl<'a> Batch<'a> {
         Ok(found.iter().filter(|(t, _)| *t == token).fold(Flags::default(), |flags, (_, kind)| flags.with(Flags(1 << kind))))
     }
 
-    fn watch(&mut self, (org, email, user): Key, sent_at: i64) -> rusqlite::Result<()> {
-        let position = match self.watch_next {
-            Some(position) => position,
-            None => self.db.prepare_cached("SELECT position FROM watch_next")?.query_row([], |r| r.get(0))?,
-        };
-        self.watch_next = Some(position + 1);
-        self.db.prepare_cached("INSERT INTO watch VALUES (?1, ?2, ?3, ?4, ?5)")?.execute((org, position, email, user, sent_at))?;
-        Ok(())
-    }
-
-    fn replace(&mut self, key: Key, before: Option<&Delivery>, after: &Delivery) -> rusqlite::Result<()> {
-        let (org, email, user) = key;
+    fn replace(&mut self, key: Key, place: (i64, usize), before: Option<&Delivery>, after: &Delivery) -> rusqlite::Result<()> {
+        let (org, email, _) = key;
         if let Some(before) = before {
             *self.counts.entry((org, email, before.domain, before.provider)).or_default() -= before.tally();
         }
         *self.counts.entry((org, email, after.domain, after.provider)).or_default() += after.tally();
-        self.db.prepare_cached("INSERT OR REPLACE INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")?.execute((
-            org,
-            email,
-            user,
-            after.state as i64,
-            after.attempt,
-            i64::from(after.source == Source::Backfill),
-            after.domain,
-            after.provider,
-            after.token,
-            after.sent_at,
-            after.flags.0,
-        ))?;
+        let packed = Packed::of(after, self.names.place(self.db, (after.domain, after.provider))?);
+        let loaded = self.loaded(place.0)?;
+        loaded.org = org;
+        loaded.block.set(place.1, &packed);
+        loaded.changed = true;
         Ok(())
     }
+}
+
+/// Reads a block; one that is not there yet is empty.
+fn load(db: &Connection, id: i64) -> rusqlite::Result<Loaded> {
+    let row = db
+        .prepare_cached("SELECT org, oldest, packed FROM blocks WHERE id = ?1")?
+        .query_row([id], |r| Ok((r.get(0)?, r.get(1)?, Block::stored(r.get(2)?))))
+        .optional()?;
+    let (org, stored, block) = row.map_or((0, None, Block::default()), |(org, oldest, block)| (org, Some(oldest), block));
+    let has_facts = db
+        .prepare_cached(
+            "SELECT 1 FROM emails e JOIN facts f ON f.org = e.org AND f.email = e.email AND f.user BETWEEN ?2 AND ?3 WHERE e.id = ?1",
+        )?
+        .exists((blocks::email_of(id), blocks::user_of(id, 0), blocks::user_of(id, blocks::SLOT_LAST)))?;
+    Ok(Loaded { org, block, stored, has_facts, changed: false })
+}
+
+/// Writes a block. The lists of what is watched change only with its oldest.
+fn store(db: &Connection, id: i64, loaded: &Loaded) -> rusqlite::Result<()> {
+    let (oldest, packed) = (loaded.block.oldest(), loaded.block.octets());
+    match loaded.stored {
+        Some(stored) if stored == oldest => {
+            db.prepare_cached("UPDATE blocks SET packed = ?2 WHERE id = ?1")?.execute((id, packed))?;
+        }
+        Some(_) => {
+            db.prepare_cached("UPDATE blocks SET oldest = ?2, packed = ?3 WHERE id = ?1")?.execute((id, oldest, packed))?;
+        }
+        None => {
+            db.prepare_cached("INSERT INTO blocks (id, org, oldest, packed) VALUES (?1, ?2, ?3, ?4)")?
+                .execute((id, loaded.org, oldest, packed))?;
+        }
+    }
+    Ok(())
 }

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Domains that are remembered; further ones are looked up again.
+/// Names of a kind that are remembered; further ones are looked up again.
 const REMEMBERED_MAX: usize = 4096;
 
 #[derive(Default)]
@@ -16,6 +16,12 @@ pub struct Names {
     orgs: HashMap<OrgName, i64>,
     domains: HashMap<Arc<str>, i64>,
     providers: HashMap<Arc<str>, i64>,
+    /// By domain and provider.
+    places: HashMap<(i64, i64), i64>,
+    /// Domain and provider of each.
+    placed: HashMap<i64, (i64, i64)>,
+    /// The numbers of emails in the ledger, by organization and email.
+    emails: HashMap<(i64, i64), i64>,
 }
 
 impl Memory for Names {
@@ -41,6 +47,45 @@ impl Names {
     pub fn provider(&mut self, db: &Connection, name: &Arc<str>) -> rusqlite::Result<i64> {
         remembered(&mut self.providers, db, "providers", name)
     }
+
+    /// The number of a domain and a provider together.
+    pub fn place(&mut self, db: &Connection, (domain, provider): (i64, i64)) -> rusqlite::Result<i64> {
+        if let Some(id) = self.places.get(&(domain, provider)) {
+            return Ok(*id);
+        }
+        let add = "INSERT INTO places (domain, provider) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET provider = provider RETURNING id";
+        let id = db.prepare_cached(add)?.query_row((domain, provider), |r| r.get(0))?;
+        bounded(&mut self.places).insert((domain, provider), id);
+        Ok(id)
+    }
+
+    /// The domain and the provider behind their number.
+    pub fn placed(&mut self, db: &Connection, place: i64) -> rusqlite::Result<(i64, i64)> {
+        if let Some(found) = self.placed.get(&place) {
+            return Ok(*found);
+        }
+        let find = "SELECT domain, provider FROM places WHERE id = ?1";
+        let found = db.prepare_cached(find)?.query_row([place], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        bounded(&mut self.placed).insert(place, found);
+        Ok(found)
+    }
+
+    /// The number of an email whose events have come.
+    pub fn email(&mut self, db: &Connection, key: (i64, i64)) -> rusqlite::Result<Option<i64>> {
+        if let Some(id) = self.emails.get(&key) {
+            return Ok(Some(*id));
+        }
+        let found = find_email(db, key)?;
+        if let Some(id) = found {
+            bounded(&mut self.emails).insert(key, id);
+        }
+        Ok(found)
+    }
+}
+
+/// The number of an email whose events have come.
+pub fn find_email(db: &Connection, key: (i64, i64)) -> rusqlite::Result<Option<i64>> {
+    db.prepare_cached("SELECT id FROM emails WHERE org = ?1 AND email = ?2")?.query_row(key, |r| r.get(0)).optional()
 }
 
 /// The number of a name that must be there already.
@@ -52,12 +97,16 @@ fn remembered(known: &mut HashMap<Arc<str>, i64>, db: &Connection, table: &str, 
     if let Some(id) = known.get(name) {
         return Ok(*id);
     }
+    let id = number(db, table, name)?;
+    bounded(known).insert(name.clone(), id);
+    Ok(id)
+}
+
+fn bounded<K, V>(known: &mut HashMap<K, V>) -> &mut HashMap<K, V> {
     if known.len() >= REMEMBERED_MAX {
         known.clear();
     }
-    let id = number(db, table, name)?;
-    known.insert(name.clone(), id);
-    Ok(id)
+    known
 }
 
 fn number(db: &Connection, table: &str, name: &str) -> rusqlite::Result<i64> {

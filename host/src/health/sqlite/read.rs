@@ -4,8 +4,9 @@
 
 use crate::bus::{Position, Topic};
 use crate::health::sqlite::apply::Key;
-use crate::health::sqlite::names::find_org;
-use crate::health::sqlite::{delivery_row, topic_number};
+use crate::health::sqlite::blocks::{self, Block, Packed};
+use crate::health::sqlite::names::{find_email, find_org};
+use crate::health::sqlite::topic_number;
 use crate::health::store::{EmailCounts, Evidence, FoundDelivery, LoopState, Part, WatchedDelivery};
 use crate::health::tally::{Tally, kind_number};
 use crate::model::message_id::RecipientMessageId;
@@ -14,6 +15,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postwarm_plugin_api::{Fact, FactKind, Report};
 use rusqlite::{Connection, OptionalExtension, Result};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 type Chosen = dyn Fn(&str) -> bool + Send + Sync;
 
@@ -32,12 +35,37 @@ pub fn positions(db: &Connection) -> Result<Vec<Position>> {
     Ok(all)
 }
 
-/// Up to `max` entries of the watch list that were sent before `sent_before`: position, delivery, time.
-pub fn watched_before(db: &Connection, sent_before: i64, max: usize) -> Result<Vec<(i64, Key, i64)>> {
-    let mut select =
-        db.prepare_cached("SELECT position, org, email, user, sent_at FROM watch WHERE sent_at < ?1 ORDER BY sent_at LIMIT ?2")?;
-    let rows = select.query_map((sent_before, max as i64), |r| Ok((r.get(0)?, (r.get(1)?, r.get(2)?, r.get(3)?), r.get(4)?)))?;
+/// Up to `max` blocks with a watched message that was sent before `sent_before`, each with its organization and email.
+pub fn blocks_before(db: &Connection, sent_before: i64, max: usize) -> Result<Vec<(i64, (i64, i64))>> {
+    let mut select = db.prepare_cached(
+        "SELECT b.id, e.org, e.email FROM blocks b JOIN emails e ON e.id = b.id >> 26 WHERE b.oldest < ?1 ORDER BY b.oldest LIMIT ?2",
+    )?;
+    let rows = select.query_map((sent_before, max as i64), |r| Ok((r.get(0)?, (r.get(1)?, r.get(2)?))))?;
     rows.collect()
+}
+
+/// What is known of one delivery.
+fn packed(db: &Connection, (org, email, user): Key) -> Result<Option<Packed>> {
+    let place = find_email(db, (org, email))?.and_then(|email_id| blocks::place_of(email_id, user));
+    let Some((block, slot)) = place else { return Ok(None) };
+    let select = "SELECT packed FROM blocks WHERE id = ?1";
+    let found = db.prepare_cached(select)?.query_row([block], |r| r.get(0)).optional()?;
+    Ok(found.and_then(|octets| Block::stored(octets).get(slot)))
+}
+
+/// The names of a recipient domain and its provider, and their numbers.
+struct Place {
+    numbers: (i64, i64),
+    domain: String,
+    provider: String,
+}
+
+fn place(db: &Connection, id: i64) -> Result<Place> {
+    db.prepare_cached(
+        "SELECT l.domain, l.provider, n.name, p.name FROM places l JOIN domains n ON n.id = l.domain JOIN providers p ON p.id = l.provider
+         WHERE l.id = ?1",
+    )?
+    .query_row([id], |r| Ok(Place { numbers: (r.get(0)?, r.get(1)?), domain: r.get(2)?, provider: r.get(3)? }))
 }
 
 pub fn loop_state(db: &Connection, org: &OrgName, name: &str) -> Result<LoopState> {
@@ -70,13 +98,9 @@ pub fn news(db: &Connection, (org, name): (&OrgName, &str), chosen: &Chosen, rep
 fn fact_is_news(db: &Connection, org: Option<i64>, chosen: &Chosen, fact: &Fact) -> Result<bool> {
     let Some(id) = RecipientMessageId::parse(&fact.message_id) else { return Ok(false) };
     let Some(org) = org else { return Ok(true) };
-    let known: Option<(i64, String)> = db
-        .prepare_cached(
-            "SELECT d.token, n.name FROM deliveries d JOIN domains n ON n.id = d.domain WHERE org = ?1 AND email = ?2 AND user = ?3",
-        )?
-        .query_row((org, id.email, id.user), |r| Ok((r.get(0)?, r.get(1)?)))
-        .optional()?;
-    if known.is_some_and(|(token, domain)| token != id.token || !chosen(&domain)) {
+    if let Some(known) = packed(db, (org, id.email, id.user))?
+        && (known.token != id.token || !chosen(&place(db, known.place)?.domain))
+    {
         return Ok(false);
     }
     let mut seen = db.prepare_cached("SELECT 1 FROM facts WHERE org = ?1 AND email = ?2 AND user = ?3 AND token = ?4 AND kind = ?5")?;
@@ -93,23 +117,30 @@ fn aggregate_is_news(db: &Connection, key: (i64, &str, &str, &str, &str), value:
 
 pub fn watched(db: &Connection, org: &OrgName, chosen: &Chosen, after: u64, max: usize) -> Result<Vec<WatchedDelivery>> {
     let Some(org) = find_org(db, org)? else { return Ok(Vec::new()) };
-    // An entry that is not the delivery's latest attempt is passed over.
+    let (first, slot_after) = blocks::at_position(after.min(i64::MAX as u64) as i64);
     let mut select = db.prepare_cached(
-        "SELECT w.position, w.email, w.user, d.token, e.from_domain, n.name, w.sent_at
-         FROM watch w
-         JOIN deliveries d ON d.org = w.org AND d.email = w.email AND d.user = w.user AND d.sent_at = w.sent_at
-         JOIN emails e ON e.org = w.org AND e.email = w.email
-         JOIN domains n ON n.id = d.domain
-         WHERE w.org = ?1 AND w.position > ?2 ORDER BY w.position",
+        "SELECT b.id, b.packed, e.email, e.from_domain FROM blocks b INDEXED BY blocks_watched JOIN emails e ON e.id = b.id >> 26
+         WHERE b.org = ?1 AND b.oldest IS NOT NULL AND b.id >= ?2 ORDER BY b.id",
     )?;
-    let mut rows = select.query((org, after.min(i64::MAX as u64) as i64))?;
+    let mut rows = select.query((org, first))?;
     let mut page = Vec::new();
+    let mut places: HashMap<i64, Option<String>> = HashMap::new();
     while page.len() < max {
         let Some(row) = rows.next()? else { break };
-        let domain: String = row.get(5)?;
-        if chosen(&domain) {
-            let message_id = message_id(row.get(1)?, row.get(2)?, row.get(3)?, &row.get::<_, String>(4)?);
-            page.push(WatchedDelivery { position: row.get::<_, i64>(0)? as u64, message_id, domain, sent_at: row.get(6)? });
+        let (id, block, email, from_domain): (i64, _, i64, String) = (row.get(0)?, Block::stored(row.get(1)?), row.get(2)?, row.get(3)?);
+        for (slot, packed) in block.watched().filter(|(slot, _)| id > first || *slot > slot_after) {
+            if page.len() == max {
+                break;
+            }
+            let domain = match places.entry(packed.place) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(free) => free.insert(Some(place(db, packed.place)?.domain).filter(|domain| chosen(domain))),
+            };
+            if let Some(domain) = domain {
+                let message_id = message_id(email, blocks::user_of(id, slot), packed.token, &from_domain);
+                let position = blocks::position_of(id, slot) as u64;
+                page.push(WatchedDelivery { position, message_id, domain: domain.clone(), sent_at: packed.sent_at });
+            }
         }
     }
     Ok(page)
@@ -150,19 +181,11 @@ pub fn emails(db: &Connection, org: &OrgName, after: i64, limit: usize) -> Resul
 
 pub fn delivery(db: &Connection, org: &OrgName, (email, user): (i64, i64), token: i64) -> Result<Option<FoundDelivery>> {
     let Some(org) = find_org(db, org)? else { return Ok(None) };
-    let found = db
-        .prepare_cached(
-            "SELECT d.state, d.attempt, d.source, d.domain, d.provider, d.token, d.sent_at, d.flags, n.name, p.name, e.from_domain
-             FROM deliveries d JOIN domains n ON n.id = d.domain JOIN providers p ON p.id = d.provider
-             JOIN emails e ON e.org = d.org AND e.email = d.email
-             WHERE d.org = ?1 AND d.email = ?2 AND d.user = ?3 AND d.token = ?4",
-        )?
-        .query_row((org, email, user, token), |r| {
-            let (domain, provider, from_domain) = (r.get(8)?, r.get(9)?, r.get(10)?);
-            Ok(FoundDelivery { delivery: delivery_row(r)?, domain, provider, from_domain, facts: Vec::new() })
-        })
-        .optional()?;
-    let Some(mut found) = found else { return Ok(None) };
+    let Some(packed) = packed(db, (org, email, user))?.filter(|packed| packed.token == token) else { return Ok(None) };
+    let Place { numbers, domain, provider } = place(db, packed.place)?;
+    let from_domain =
+        db.prepare_cached("SELECT from_domain FROM emails WHERE org = ?1 AND email = ?2")?.query_row((org, email), |r| r.get(0))?;
+    let mut found = FoundDelivery { delivery: packed.delivery(numbers), domain, provider, from_domain, facts: Vec::new() };
     let mut select = db.prepare_cached(
         "SELECT kind, at, seen_at, source FROM facts WHERE org = ?1 AND email = ?2 AND user = ?3 AND token = ?4 ORDER BY kind",
     )?;

@@ -1,5 +1,6 @@
 use super::*;
 use crate::health::testing::{accepted, answers, changed, fact, facts, message_id, org};
+use crate::model::delivery::State;
 use postwarm_plugin_api::FactKind;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -66,6 +67,46 @@ async fn a_fact_that_comes_before_its_delivery_counts_when_the_delivery_comes() 
         sum
     });
     assert_eq!((tally.live, tally.delivered, tally.read, tally.waiting, tally.doubt), (2, 1, 1, 1, 0), "the second was forged");
+}
+
+#[tokio::test]
+async fn the_watch_list_is_read_page_by_page_whatever_a_page_holds_and_a_loop_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path());
+    let events = (1..=200).map(|user| changed(1 + user % 2, user, 1, if user % 7 == 0 { State::Failed } else { State::Sent }));
+    ledger.apply(events.collect(), Vec::new()).await.unwrap();
+    let chosen: DomainFilter = Arc::new(|domain| domain != "d1.example");
+    for max in [1, 3, 64, 500] {
+        let (mut all, mut after) = (Vec::new(), 0);
+        loop {
+            let page = ledger.watched(&org(), chosen.clone(), after, max).await.unwrap();
+            assert!(page.len() <= max && page.iter().all(|w| w.position > after && chosen(&w.domain)));
+            let Some(last) = page.last() else { break };
+            after = last.position;
+            all.extend(page.into_iter().map(|w| w.message_id));
+        }
+        let wanted = [1, 2].into_iter().flat_map(|email| (1..=200).map(move |user| (email, user)));
+        let wanted = wanted.filter(|(email, user)| 1 + user % 2 == *email && user % 7 != 0 && user % 3 != 1);
+        let mut wanted: Vec<String> = wanted.map(|(email, user)| message_id(email, user)).collect();
+        wanted.sort();
+        all.sort();
+        assert_eq!(all, wanted, "pages of {max}");
+    }
+}
+
+#[tokio::test]
+async fn the_watch_ends_for_the_oldest_and_for_no_more_than_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path());
+    // `changed` makes a later attempt later.
+    ledger.apply((1..=100).map(|user| changed(1, user, 1 + user % 2, State::Sent)).collect(), Vec::new()).await.unwrap();
+    let first = changed(1, 1, 1, State::Sent).at();
+    let left = async || ledger.watched(&org(), Arc::new(|_| true), 0, 500).await.unwrap().len();
+    assert_eq!((ledger.expire(first, 500).await.unwrap(), left().await), (0, 100));
+    assert_eq!((ledger.expire(first + 1, 20).await.unwrap(), left().await), (20, 80));
+    assert_eq!((ledger.expire(first + 1, 500).await.unwrap(), left().await), (30, 50));
+    assert_eq!((ledger.expire(first + 1, 500).await.unwrap(), left().await), (0, 50));
+    assert_eq!((ledger.expire(i64::MAX, 500).await.unwrap(), left().await), (50, 0));
 }
 
 #[tokio::test]
