@@ -5,6 +5,7 @@
 //! Invariant: a message is in the journal as accepted before its positive reply leaves.
 
 pub mod certificate;
+mod content;
 pub mod journal;
 pub mod script;
 mod session;
@@ -29,7 +30,12 @@ pub struct Sink {
 impl Sink {
     /// Starts a sink on the current runtime.
     pub async fn start(script: Script) -> Sink {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("loopback has a free port");
+        Sink::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    }
+
+    /// Starts one at an address, as where an earlier sink listened.
+    pub async fn start_at(addr: SocketAddr, script: Script) -> Sink {
+        let listener = TcpListener::bind(addr).await.unwrap_or_else(|error| panic!("cannot listen on {addr}: {error}"));
         let addr = listener.local_addr().expect("a bound socket has an address");
         let journal = Arc::new(Journal::new(script.journal_file.as_deref()));
         let certificate = Arc::new(Certificate::new(&script.certificate_names));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 
 /// How a sink encrypts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +52,11 @@ pub enum Action {
     Endless,
     /// Says nothing more until the client leaves.
     Stall,
-    /// Waits for the gate, then goes on as if there were no rule.
+    /// Waits for the gate, then goes on as if there were no rule. At the end of data, a client that left meanwhile has its
+    /// message not accepted.
     Hold(Gate),
+    /// At the end of data: accepts the message, and replies once the gate lets it.
+    AcceptThenHold(Gate),
 }
 
 impl Action {
@@ -62,30 +65,85 @@ impl Action {
     }
 }
 
-/// Holds replies back until a test lets them go. Clones are the same gate.
+/// Holds replies back until a test lets them go, and tells the test of them. Clones are the same gate.
 #[derive(Debug, Clone)]
-pub struct Gate(Arc<Semaphore>);
+pub struct Gate(Arc<watch::Sender<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    is_open: bool,
+    permits: usize,
+    waiting: usize,
+}
 
 impl Gate {
     /// Makes a closed gate.
     pub fn closed() -> Gate {
-        Gate(Arc::new(Semaphore::new(0)))
+        Gate(Arc::new(watch::Sender::new(Held::default())))
+    }
+
+    /// Makes an open gate: what comes to it passes until it is closed.
+    pub fn opened() -> Gate {
+        let gate = Gate::closed();
+        gate.open();
+        gate
     }
 
     /// Lets one held reply go.
     pub fn release_one(&self) {
-        self.0.add_permits(1);
+        self.0.send_modify(|held| held.permits += 1);
     }
 
-    /// Opens the gate for good.
+    /// Opens the gate until it is closed.
     pub fn open(&self) {
-        self.0.close();
+        self.0.send_modify(|held| held.is_open = true);
+    }
+
+    /// Holds from now on what comes.
+    pub fn close(&self) {
+        self.0.send_modify(|held| held.is_open = false);
+    }
+
+    /// Tells whether a reply would wait.
+    pub fn is_closed(&self) -> bool {
+        !self.0.borrow().is_open
+    }
+
+    /// Waits until so many replies are held.
+    pub async fn holds(&self, count: usize) {
+        // The gate itself holds the sender.
+        let _ = self.0.subscribe().wait_for(|held| held.waiting >= count).await;
     }
 
     pub(crate) async fn pass(&self) {
-        if let Ok(permit) = self.0.acquire().await {
-            permit.forget();
+        let mut changes = self.0.subscribe();
+        let _waiting = Waiting::new(&self.0);
+        let may_pass = |held: &mut Held| {
+            let may = held.is_open || held.permits > 0;
+            if may && !held.is_open {
+                held.permits -= 1;
+            }
+            may
+        };
+        while !self.0.send_if_modified(may_pass) {
+            let _ = changes.wait_for(|held| held.is_open || held.permits > 0).await;
         }
+    }
+}
+
+/// Counts a reply as held for as long as it is, even where its session is dropped.
+struct Waiting<'a>(&'a watch::Sender<Held>);
+
+impl<'a> Waiting<'a> {
+    fn new(gate: &'a watch::Sender<Held>) -> Waiting<'a> {
+        gate.send_modify(|held| held.waiting += 1);
+        Waiting(gate)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|held| held.waiting -= 1);
     }
 }
 
@@ -96,6 +154,7 @@ pub struct Rule {
     action: Action,
     connection: Option<usize>,
     recipient: Option<String>,
+    gate: Option<Gate>,
     skip: usize,
     times: usize,
     seen: Arc<AtomicUsize>,
@@ -104,7 +163,7 @@ pub struct Rule {
 impl Rule {
     /// Applies `action` each time that a session comes to `step`.
     pub fn new(step: Step, action: Action) -> Rule {
-        Rule { step, action, connection: None, recipient: None, skip: 0, times: usize::MAX, seen: Arc::default() }
+        Rule { step, action, connection: None, recipient: None, gate: None, skip: 0, times: usize::MAX, seen: Arc::default() }
     }
 
     /// Only on this connection, counted from 1.
@@ -115,6 +174,11 @@ impl Rule {
     /// Only where the recipient contains this text.
     pub fn recipient(self, pattern: &str) -> Rule {
         Rule { recipient: Some(pattern.to_owned()), ..self }
+    }
+
+    /// Only while this gate is closed.
+    pub fn while_closed(self, gate: &Gate) -> Rule {
+        Rule { gate: Some(gate.clone()), ..self }
     }
 
     /// Not the first `skip` times.
@@ -188,7 +252,8 @@ impl Script {
         let applies = |rule: &&Rule| {
             let is_meant = rule.step == step
                 && rule.connection.is_none_or(|wanted| wanted == connection)
-                && rule.recipient.as_ref().is_none_or(|pattern| recipients.iter().any(|recipient| recipient.contains(pattern.as_str())));
+                && rule.recipient.as_ref().is_none_or(|pattern| recipients.iter().any(|recipient| recipient.contains(pattern.as_str())))
+                && rule.gate.as_ref().is_none_or(Gate::is_closed);
             if !is_meant {
                 return false;
             }
