@@ -98,7 +98,7 @@ impl Trial {
         let journal_file = Some(journal.path().join("journal"));
         let script = Script { keep_content: false, journal_file, reply_delay, ..Script::default() }
             .rule(Rule::new(Step::EndOfData, Action::Hold(gates.before.clone())).while_closed(&gates.before))
-            .rule(Rule::new(Step::EndOfData, Action::AcceptThenHold(gates.after.clone())).while_closed(&gates.after));
+            .rule(Rule::new(Step::EndOfData, Action::Hold(gates.after.clone()).accept_then()).while_closed(&gates.after));
         let sink = Sink::start(script).await;
         let site = site(&sink, organization);
         Trial { sink, site, gates, _journal: journal, running: None, doubts: 0, place: 0 }

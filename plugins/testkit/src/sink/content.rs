@@ -22,30 +22,36 @@ impl Session<'_> {
             }
             self.fill().await?;
         };
+        let wire = if self.script.keep_content { self.input[..length].to_vec() } else { Vec::new() };
         let message_id = message_id(&self.input[..length]);
         self.input.drain(..length);
-        let to = std::mem::take(&mut self.recipients);
-        self.note(Fact::Content { to: to.clone(), bytes: content });
+        self.note(Fact::Content { to: self.recipients.clone(), bytes: content, wire });
         self.in_mail = false;
-        let action = self.script.action(Step::EndOfData, self.connection, &to);
-        let accepts = match &action {
-            None | Some(Action::Hold(_) | Action::AcceptThenHold(_) | Action::AcceptThenClose | Action::Raw(_)) => true,
-            Some(Action::Reply(reply) | Action::ReplyThenClose(reply)) => reply.starts_with('2'),
-            Some(_) => false,
-        };
+        self.end_of_data(message_id).await?;
+        self.recipients.clear();
+        Ok(())
+    }
+
+    async fn end_of_data(&mut self, message_id: String) -> Result<(), Over> {
+        let mut action = self.script.action(Step::EndOfData, self.connection, &self.recipients);
         if let Some(Action::Hold(gate)) = &action {
             self.hold(gate).await?;
             self.refuse_who_left().await?;
+            action = None;
         }
-        if accepts && !to.is_empty() {
-            self.note(Fact::Accepted { to, message_id });
+        let accepts = match &action {
+            None | Some(Action::AcceptThen(_) | Action::Raw(_)) => true,
+            Some(Action::Reply(reply) | Action::ReplyThenClose(reply)) => reply.starts_with('2'),
+            Some(_) => false,
+        };
+        if accepts && !self.recipients.is_empty() {
+            self.note(Fact::Accepted { to: self.recipients.clone(), message_id });
         }
-        if let Some(Action::AcceptThenHold(gate)) = &action {
-            self.hold(gate).await?;
-        }
+        let accepted = "250 2.0.0 accepted";
         match action {
-            None | Some(Action::Hold(_) | Action::AcceptThenHold(_)) => self.reply("250 2.0.0 accepted"),
-            Some(action) => drop(self.perform(action, "").await?),
+            None => self.reply(accepted),
+            Some(Action::AcceptThen(then)) => drop(self.perform(*then, accepted).await?),
+            Some(action) => drop(self.perform(action, accepted).await?),
         }
         Ok(())
     }

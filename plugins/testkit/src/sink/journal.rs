@@ -51,6 +51,9 @@ pub enum Fact {
         to: Vec<String>,
         /// Without dot-stuffing; empty where the script keeps no contents.
         bytes: Vec<u8>,
+        /// The octets as they came, the end of data included; empty where the script keeps no contents.
+        #[serde(default)]
+        wire: Vec<u8>,
     },
     /// The sink took responsibility for a message.
     Accepted {

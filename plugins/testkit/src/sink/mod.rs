@@ -7,6 +7,7 @@
 pub mod certificate;
 mod content;
 pub mod journal;
+pub mod lenient;
 pub mod script;
 mod session;
 
@@ -15,7 +16,7 @@ use journal::{Fact, Journal};
 use script::{Script, Tls};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 
 /// A running sink. Dropping it closes its port and its connections.
@@ -35,7 +36,7 @@ impl Sink {
 
     /// Starts one at an address, as where an earlier sink listened.
     pub async fn start_at(addr: SocketAddr, script: Script) -> Sink {
-        let listener = TcpListener::bind(addr).await.unwrap_or_else(|error| panic!("cannot listen on {addr}: {error}"));
+        let listener = listen(addr, &script).unwrap_or_else(|error| panic!("cannot listen on {addr}: {error}"));
         let addr = listener.local_addr().expect("a bound socket has an address");
         let journal = Arc::new(Journal::new(script.journal_file.as_deref()));
         let certificate = Arc::new(Certificate::new(&script.certificate_names));
@@ -58,6 +59,18 @@ impl Drop for Sink {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Connections take the size of their buffer from the listener.
+fn listen(addr: SocketAddr, script: &Script) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    // Connections of an earlier sink may still end there.
+    socket.set_reuseaddr(true)?;
+    if let Some(octets) = script.receive_octets {
+        socket.set_recv_buffer_size(octets)?;
+    }
+    socket.bind(addr)?;
+    socket.listen(1024)
 }
 
 async fn accept(listener: TcpListener, script: Arc<Script>, journal: Arc<Journal>, certificate: Arc<Certificate>) {

@@ -22,6 +22,8 @@ pub enum Step {
     Greeting,
     Ehlo,
     StartTls,
+    /// The positive reply to STARTTLS has left, the TLS handshake has not begun.
+    Handshake,
     Auth,
     Mail,
     Rcpt,
@@ -36,14 +38,14 @@ pub enum Step {
 /// What a sink does instead of its ordinary reply.
 #[derive(Debug, Clone)]
 pub enum Action {
-    /// Replies; lines are separated by CRLF, the last one ends without it.
+    /// Replies; lines are separated by CRLF, the last one ends without it. `{to}` stands for the recipients.
     Reply(String),
     /// Replies and closes.
     ReplyThenClose(String),
     /// Closes without a reply.
     Close,
-    /// At the end of data: accepts the message and closes without a reply.
-    AcceptThenClose,
+    /// At the end of data: takes responsibility for the message, whatever it then says.
+    AcceptThen(Box<Action>),
     /// Sends these octets as they are and closes.
     RawThenClose(Vec<u8>),
     /// Sends these octets as they are and goes on as if it had replied.
@@ -55,13 +57,16 @@ pub enum Action {
     /// Waits for the gate, then goes on as if there were no rule. At the end of data, a client that left meanwhile has its
     /// message not accepted.
     Hold(Gate),
-    /// At the end of data: accepts the message, and replies once the gate lets it.
-    AcceptThenHold(Gate),
 }
 
 impl Action {
     pub fn reply(line: &str) -> Action {
         Action::Reply(line.to_owned())
+    }
+
+    /// See [`Action::AcceptThen`].
+    pub fn accept_then(self) -> Action {
+        Action::AcceptThen(Box::new(self))
     }
 }
 
@@ -207,6 +212,8 @@ pub struct Script {
     pub rules: Vec<Rule>,
     /// How long each group of replies waits, to stand for a round trip.
     pub reply_delay: Duration,
+    /// The octets that the system takes ahead of the sink; its own choice where absent. A client fills a small one soon.
+    pub receive_octets: Option<u32>,
     /// Keeps the contents in the journal.
     pub keep_content: bool,
     /// Writes the journal here too, synchronously.
@@ -224,6 +231,7 @@ impl Default for Script {
             credentials: None,
             rules: Vec::new(),
             reply_delay: Duration::ZERO,
+            receive_octets: None,
             keep_content: true,
             journal_file: None,
         }

@@ -121,6 +121,10 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         self.flush().await?;
+        if let Some(action) = self.script.action(Step::Handshake, self.connection, &[]) {
+            self.perform(action, "").await?;
+            self.flush().await?;
+        }
         let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
         match self.certificate.acceptor.accept(plain).await {
             Ok(stream) => {
@@ -228,14 +232,15 @@ impl<'a> Session<'a> {
                 self.out.extend_from_slice(&octets);
                 return Ok(true);
             }
-            Action::Hold(gate) | Action::AcceptThenHold(gate) => {
+            Action::Hold(gate) => {
                 self.hold(&gate).await?;
                 self.reply(default);
                 return Ok(default.starts_with('2'));
             }
             Action::ReplyThenClose(reply) => self.reply(&reply),
             Action::RawThenClose(octets) => self.out.extend_from_slice(&octets),
-            Action::Close | Action::AcceptThenClose => {}
+            // Nothing but a message can be accepted.
+            Action::Close | Action::AcceptThen(_) => {}
             Action::Stall => {
                 self.flush().await?;
                 loop {
@@ -269,8 +274,9 @@ impl<'a> Session<'a> {
         if reply.is_empty() {
             return;
         }
-        self.note(Fact::Replied(reply.to_owned()));
+        let reply = reply.replace("{to}", &self.recipients.join(" "));
         self.out.extend_from_slice(reply.as_bytes());
+        self.note(Fact::Replied(reply));
         self.out.extend_from_slice(b"\r\n");
     }
 
