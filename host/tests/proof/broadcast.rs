@@ -37,7 +37,15 @@ impl Broadcast {
 
     /// Broadcasts to the users whom [`Broadcast::begin`] registered.
     pub async fn send(postwarm: &Postwarm, recipients: usize) -> Broadcast {
-        let email = postwarm.send("Hello").await;
+        Broadcast::send_body(postwarm, recipients, "Hello").await
+    }
+
+    /// The same, with this body.
+    pub async fn send_body(postwarm: &Postwarm, recipients: usize, body: &str) -> Broadcast {
+        let email = serde_json::json!({"from": "news@acme.example", "subject": "Hello", "body": body});
+        let (status, answer) = postwarm.post("/send", email).await;
+        assert_eq!(status, 202, "{answer}");
+        let email = answer["email_id"].as_i64().unwrap();
         let promised = (0..recipients).map(|n| format!("user{n}@x.example")).collect();
         Broadcast { email, promised, seen: BTreeSet::new() }
     }

@@ -16,6 +16,7 @@ mod harness;
 mod own_broker;
 mod report;
 mod scenario;
+mod servers;
 mod topics;
 mod trial;
 mod volume;
@@ -24,6 +25,7 @@ mod volume;
 mod broker;
 mod checker;
 mod kills;
+mod phases;
 mod power_loss;
 mod stops;
 
@@ -44,6 +46,7 @@ const SCENARIOS: &[Scenario] = &[
         "What was acknowledged survives a power loss; at most 128 messages are in doubt, each listed.",
         power_loss::run
     ),
+    scenario!("phases", "Each fault of a server in each phase becomes what the document's table says, and nothing hangs.", phases::run),
     scenario!("broker", "While Kafka is away sending goes on; no event is lost and none applied twice.", broker::away),
     scenario!("health-kills", "Killed while it reads, health counts every change once.", broker::health_kills),
 ];

@@ -61,13 +61,14 @@ impl Drop for Sink {
     }
 }
 
-/// Connections take the size of their buffer from the listener.
+/// Connections take the sizes of buffers and segments from the listener; small segments make the client's buffer small too.
 fn listen(addr: SocketAddr, script: &Script) -> std::io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
     // Connections of an earlier sink may still end there.
     socket.set_reuseaddr(true)?;
-    if let Some(octets) = script.receive_octets {
-        socket.set_recv_buffer_size(octets)?;
+    if script.small_buffers {
+        socket.set_recv_buffer_size(4096)?;
+        socket2::SockRef::from(&socket).set_tcp_mss(536)?;
     }
     socket.bind(addr)?;
     socket.listen(1024)

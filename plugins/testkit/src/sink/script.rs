@@ -54,6 +54,8 @@ pub enum Action {
     Endless,
     /// Says nothing more until the client leaves.
     Stall,
+    /// Reads nothing for so long, then does the other.
+    Deaf(Duration, Box<Action>),
     /// Waits for the gate, then goes on as if there were no rule. At the end of data, a client that left meanwhile has its
     /// message not accepted.
     Hold(Gate),
@@ -62,6 +64,11 @@ pub enum Action {
 impl Action {
     pub fn reply(line: &str) -> Action {
         Action::Reply(line.to_owned())
+    }
+
+    /// See [`Action::Deaf`].
+    pub fn after_deafness(self, duration: Duration) -> Action {
+        Action::Deaf(duration, Box::new(self))
     }
 
     /// See [`Action::AcceptThen`].
@@ -212,8 +219,8 @@ pub struct Script {
     pub rules: Vec<Rule>,
     /// How long each group of replies waits, to stand for a round trip.
     pub reply_delay: Duration,
-    /// The octets that the system takes ahead of the sink; its own choice where absent. A client fills a small one soon.
-    pub receive_octets: Option<u32>,
+    /// Lets the system take few octets ahead of the sink: a client soon has to wait for one that does not read.
+    pub small_buffers: bool,
     /// Keeps the contents in the journal.
     pub keep_content: bool,
     /// Writes the journal here too, synchronously.
@@ -231,7 +238,7 @@ impl Default for Script {
             credentials: None,
             rules: Vec::new(),
             reply_delay: Duration::ZERO,
-            receive_octets: None,
+            small_buffers: false,
             keep_content: true,
             journal_file: None,
         }

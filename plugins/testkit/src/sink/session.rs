@@ -222,7 +222,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    pub(super) async fn perform(&mut self, action: Action, default: &str) -> Result<bool, Over> {
+    pub(super) async fn perform(&mut self, mut action: Action, default: &str) -> Result<bool, Over> {
+        while let Action::Deaf(duration, then) = action {
+            self.flush().await?;
+            tokio::time::sleep(duration).await;
+            action = *then;
+        }
         match action {
             Action::Reply(reply) => {
                 self.reply(&reply);
@@ -239,8 +244,8 @@ impl<'a> Session<'a> {
             }
             Action::ReplyThenClose(reply) => self.reply(&reply),
             Action::RawThenClose(octets) => self.out.extend_from_slice(&octets),
-            // Nothing but a message can be accepted.
-            Action::Close | Action::AcceptThen(_) => {}
+            // Nothing but a message can be accepted, and deafness is over.
+            Action::Close | Action::AcceptThen(_) | Action::Deaf(..) => {}
             Action::Stall => {
                 self.flush().await?;
                 loop {
