@@ -24,9 +24,11 @@ mod volume;
 // A scenario each.
 mod broker;
 mod checker;
+mod fail_over;
 mod kills;
 mod phases;
 mod power_loss;
+mod smuggling;
 mod stops;
 
 use arguments::Arguments;
@@ -47,6 +49,13 @@ const SCENARIOS: &[Scenario] = &[
         power_loss::run
     ),
     scenario!("phases", "Each fault of a server in each phase becomes what the document's table says, and nothing hangs.", phases::run),
+    scenario!(
+        "smuggling",
+        "No content that REST takes is more than one message, to the strictest server or the most lenient.",
+        smuggling::contents
+    ),
+    scenario!("starttls", "Nothing that is said in clear behind the reply to STARTTLS is taken.", smuggling::starttls),
+    scenario!("fail-over", "A client that cannot go on hands over within a second; what is in doubt never moves.", fail_over::run),
     scenario!("broker", "While Kafka is away sending goes on; no event is lost and none applied twice.", broker::away),
     scenario!("health-kills", "Killed while it reads, health counts every change once.", broker::health_kills),
 ];

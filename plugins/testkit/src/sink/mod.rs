@@ -49,6 +49,11 @@ impl Sink {
         &self.journal
     }
 
+    /// Closes its port and its connections; the journal stays.
+    pub fn close(&self) {
+        self.task.abort();
+    }
+
     /// The certificate that signs itself, as PEM; give it to a client as a root.
     pub fn ca_pem(&self) -> &str {
         &self.certificate.pem
@@ -57,7 +62,7 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        self.task.abort();
+        self.close();
     }
 }
 
