@@ -1,14 +1,14 @@
 # `make` alone lists the targets. `make bench BENCH="broadcast --rounds 3"` runs one bench; `BENCH=--list` names them.
 # `make proof PROOF="kills --seed 7"` runs one scenario of the proof from that seed; `PROOF=--list` names them.
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench proof proof-full all tools
+.PHONY: help run test check bench proof proof-full proof-soak all tools
 
 help:
 	@echo 'make run     build and start both services with the sandbox, on 127.0.0.1:8080 and 127.0.0.1:8081'
 	@echo 'make test    run all tests; those that want a server that is not there are counted as skipped'
 	@echo 'make check   check format, lints and the configuration'
 	@echo 'make bench   measure the hot paths'
-	@echo 'make proof   break things and count what was lost, in minutes; make proof-full takes hours'
+	@echo 'make proof   break things and count what was lost, in minutes; make proof-full takes hours, proof-soak one'
 	@echo 'make all     start Kafka, Mailpit, warmup and health in containers (docker compose)'
 
 # Everything that a build needs and a bare machine may lack, each with the command that installs it.
@@ -48,6 +48,9 @@ proof: tools
 
 proof-full: tools
 	cargo test --release --locked -p postwarm --test proof -- --size full $(PROOF)
+
+proof-soak: tools
+	cargo test --release --locked -p postwarm --test proof -- soak --minutes 60
 
 all:
 	docker compose up --build

@@ -8,6 +8,7 @@ pub struct Arguments {
     pub names: Vec<String>,
     pub seed: u64,
     pub size: Size,
+    pub minutes: Option<u64>,
     pub list: bool,
     pub form: Form,
 }
@@ -15,14 +16,21 @@ pub struct Arguments {
 impl Arguments {
     /// `Err` says in words what is wrong.
     pub fn parse(arguments: impl Iterator<Item = String>, scenarios: &[Scenario]) -> Result<Arguments, String> {
-        let mut parsed =
-            Arguments { names: Vec::new(), seed: fastrand::u64(..1_000_000_000), size: Size::Usual, list: false, form: Form::Table };
+        let mut parsed = Arguments {
+            names: Vec::new(),
+            seed: fastrand::u64(..1_000_000_000),
+            size: Size::Usual,
+            minutes: None,
+            list: false,
+            form: Form::Table,
+        };
         let mut rest = arguments;
         while let Some(argument) = rest.next() {
             let mut value = || rest.next().ok_or_else(|| format!("{argument} needs a value"));
             match argument.as_str() {
                 "--seed" => parsed.seed = value()?.parse().map_err(|_| "--seed needs a whole number".to_owned())?,
                 "--size" => parsed.size = value().and_then(|text| Size::parse(&text))?,
+                "--minutes" => parsed.minutes = Some(value()?.parse().map_err(|_| "--minutes needs a whole number".to_owned())?),
                 "--list" => parsed.list = true,
                 "--json" => parsed.form = Form::Json,
                 name if scenarios.iter().any(|scenario| scenario.name == name) => parsed.names.push(name.to_owned()),

@@ -42,12 +42,20 @@ impl Broadcast {
 
     /// The same, with this body.
     pub async fn send_body(postwarm: &Postwarm, recipients: usize, body: &str) -> Broadcast {
+        Broadcast::send_to(postwarm, (0..recipients).map(|n| format!("user{n}@x.example")).collect(), body).await
+    }
+
+    /// Broadcasts this body to the users that are registered, who are `promised`.
+    pub async fn send_to(postwarm: &Postwarm, promised: Vec<String>, body: &str) -> Broadcast {
         let email = serde_json::json!({"from": "news@acme.example", "subject": "Hello", "body": body});
         let (status, answer) = postwarm.post("/send", email).await;
         assert_eq!(status, 202, "{answer}");
-        let email = answer["email_id"].as_i64().unwrap();
-        let promised = (0..recipients).map(|n| format!("user{n}@x.example")).collect();
-        Broadcast { email, promised, seen: BTreeSet::new() }
+        Broadcast::accepted(&answer, promised)
+    }
+
+    /// What this 202 promised to whom.
+    pub fn accepted(answer: &Value, promised: Vec<String>) -> Broadcast {
+        Broadcast { email: answer["email_id"].as_i64().unwrap(), promised, seen: BTreeSet::new() }
     }
 
     /// The rows in this state, or all; what they show is remembered.

@@ -48,7 +48,9 @@ pub async fn run(plan: Plan) -> Line {
     let (rounds, recipients) = plan.pick((1, 60), (2, 300), (10, 1_000));
     let mut slowest = Duration::ZERO;
     for _ in 0..rounds {
-        for cause in CAUSES {
+        let mut causes = CAUSES;
+        rng.shuffle(&mut causes);
+        for &cause in &causes[..plan.pick(3, CAUSES.len(), CAUSES.len())] {
             let served = rng.usize(1..recipients / 2);
             let took = hand_over(&mut line, cause, served, recipients).await;
             line.expect(took <= HAND_OVER_MAX, || {

@@ -4,16 +4,18 @@
 //! prints a line; a promise that is broken is told in words below it, and ends with 1. Every random choice comes from the
 //! seed that is printed first.
 //!
-//! `cargo test --release -p postwarm --test proof -- [SCENARIO...] [--seed N] [--size small|usual|full] [--list] [--json]`
+//! `cargo test --release -p postwarm --test proof -- [SCENARIO...] [--seed N] [--size small|usual|full] [--minutes N] [--list] [--json]`
 #![expect(clippy::unwrap_used, reason = "a scenario that cannot go on fails where it stands, and the others go on")]
 
 mod arguments;
 mod broadcast;
 mod check;
+mod faketime;
 #[expect(dead_code, reason = "the integration tests use the rest of it")]
 #[path = "../harness/mod.rs"]
 mod harness;
 mod own_broker;
+mod process;
 mod report;
 mod scenario;
 mod servers;
@@ -25,10 +27,15 @@ mod volume;
 mod broker;
 mod checker;
 mod fail_over;
+mod full_disk;
+mod hostile;
 mod kills;
+mod limits;
 mod phases;
 mod power_loss;
 mod smuggling;
+mod soak;
+mod stalls;
 mod stops;
 
 use arguments::Arguments;
@@ -56,6 +63,12 @@ const SCENARIOS: &[Scenario] = &[
     ),
     scenario!("starttls", "Nothing that is said in clear behind the reply to STARTTLS is taken.", smuggling::starttls),
     scenario!("fail-over", "A client that cannot go on hands over within a second; what is in doubt never moves.", fail_over::run),
+    scenario!("limits", "No rolling window ever holds more than its limit, and what is allowed is used.", limits::run),
+    scenario!("stalls", "A process that stands still for a while loses nothing and doubles nothing.", stalls::stops),
+    scenario!("clock-jumps", "A wall clock that jumps by days loses nothing, doubles nothing and holds nothing up.", stalls::jumps),
+    scenario!("full-disk", "What was acknowledged outlives a full disk; the rest is refused, and all goes on with room.", full_disk::run),
+    scenario!("hostile-clients", "Hostile clients hold up no others, and do not make the process grow.", hostile::run),
+    scenario!("soak", "Under steady load nothing grows: memory, files, threads, outbox.", soak::run),
     scenario!("broker", "While Kafka is away sending goes on; no event is lost and none applied twice.", broker::away),
     scenario!("health-kills", "Killed while it reads, health counts every change once.", broker::health_kills),
 ];
@@ -75,7 +88,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be made");
     let mut report = Report::new(arguments.form, arguments.seed, arguments.size);
     for scenario in arguments.chosen(SCENARIOS) {
-        let plan = Plan::new(scenario.name, arguments.seed, arguments.size);
+        let plan = Plan { minutes: arguments.minutes, ..Plan::new(scenario.name, arguments.seed, arguments.size) };
         report.add(scenario, scenario::run(&runtime, scenario, plan));
     }
     report.finish()

@@ -51,11 +51,13 @@ pub struct Plan {
     pub name: &'static str,
     pub seed: u64,
     pub size: Size,
+    /// How long the soak takes, where it was said.
+    pub minutes: Option<u64>,
 }
 
 impl Plan {
     pub fn new(name: &'static str, seed: u64, size: Size) -> Plan {
-        Plan { name, seed, size }
+        Plan { name, seed, size, minutes: None }
     }
 
     /// The scenario's own randomness: the same for a seed whatever ran before it.

@@ -69,7 +69,7 @@ impl Drop for Volume {
 }
 
 /// Runs a program; `Err` says in words what went wrong.
-fn run(program: &str, arguments: &[&Path]) -> Result<(), String> {
+pub fn run(program: &str, arguments: &[&Path]) -> Result<(), String> {
     let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
     match output.status.success() {
         true => Ok(()),

@@ -156,6 +156,11 @@ impl Journal {
         accepted.flatten().collect()
     }
 
+    /// What its times count from.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
     /// How many messages were accepted so far.
     pub fn accepted_count(&self) -> usize {
         *self.accepted.borrow()
