@@ -41,7 +41,7 @@ async fn kill(plan: Plan, organization: &str, (broadcasts, kills, recipients): (
         let mut trial = Trial::prepare(organization, Duration::ZERO).await;
         trial.begin(recipients).await;
         for (nth, target) in targets(&mut rng, recipients, kills).into_iter().enumerate() {
-            let moment = if nth % DOT_EVERY == DOT_EVERY - 1 { Moment::dot(&mut rng) } else { Moment::any(&mut rng) };
+            let moment = if nth % DOT_EVERY == 1 { Moment::dot(&mut rng) } else { Moment::any(&mut rng) };
             let place = || format!("kill {nth} of broadcast {broadcast}, {moment:?} after {target} messages,");
             let mut counts = false;
             for _ in 0..TRIES_MAX {
