@@ -8,7 +8,7 @@ help:
 	@echo 'make test    run all tests; those that want a server that is not there are counted as skipped'
 	@echo 'make check   check format, lints and the configuration'
 	@echo 'make bench   measure the hot paths'
-	@echo 'make proof   break things and count what was lost, in minutes; make proof-full takes hours, proof-soak one'
+	@echo 'make proof   break things and count what was lost, in minutes; make proof-full: more of it; make proof-soak: an hour'
 	@echo 'make all     start Kafka, Mailpit, warmup and health in containers (docker compose)'
 
 # Everything that a build needs and a bare machine may lack, each with the command that installs it.

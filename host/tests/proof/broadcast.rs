@@ -76,6 +76,13 @@ impl Broadcast {
         rows
     }
 
+    /// How many deliveries have come to be in doubt since this was asked before.
+    pub async fn new_doubts(&mut self, postwarm: &Postwarm) -> usize {
+        let before = self.seen.clone();
+        let rows = self.look(postwarm, Some("unknown")).await;
+        rows.iter().filter(|row| !before.contains(&row.change())).count()
+    }
+
     /// Waits until nothing is left to be sent.
     pub async fn over(&self, postwarm: &Postwarm) {
         let is_over = |counts: &Value| ["queued", "sending", "deferred"].iter().all(|state| counts[state] == 0);

@@ -1,10 +1,10 @@
 //! A Kafka that goes away and comes back while mail is sent; a health service that is killed while it reads.
 
 use crate::broadcast::{Broadcast, site, within};
-use crate::check::check;
-use crate::harness::{PATIENCE, Postwarm, until};
+use crate::check::{Health, Row, check};
+use crate::harness::{PATIENCE, Postwarm, Site, until};
 use crate::own_broker::OwnBroker;
-use crate::scenario::{Line, Plan};
+use crate::scenario::{Line, Plan, Size};
 use crate::topics::Told;
 use postwarm_plugin_testkit::sink::Sink;
 use postwarm_plugin_testkit::sink::script::Script;
@@ -20,55 +20,34 @@ enum Away {
     Paused,
 }
 
-/// The broker is away three times, each time from the middle of a broadcast to a time after its end.
+/// The broker is away again and again, each time from the middle of a broadcast to a time after its end and that of a second one.
 pub async fn away(plan: Plan) -> Line {
     let broker = match OwnBroker::start() {
         Ok(broker) => broker,
         Err(words) => return Line::skipped(&plan, &words),
     };
     let mut line = Line::new(&plan);
-    let mut rng = plan.rng();
-    let (recipients, down, paused) = plan.pick((500, 1, 2), (4_000, 10, 15), (20_000, 30, 60));
+    let (recipients, down, paused) = plan.pick((500, 1, 1), (4_000, 10, 15), (20_000, 30, 60));
+    let outages: &[(Away, u64)] = match plan.size {
+        Size::Small => &[(Away::Killed, down), (Away::Paused, paused)],
+        Size::Usual | Size::Full => &[(Away::Stopped, down), (Away::Killed, down), (Away::Paused, paused)],
+    };
     let sink = Sink::start(Script { keep_content: false, ..Script::default() }).await;
     let site = broker.topics.serve_to(site(&sink, ""));
-    let mut postwarm = site.serve();
-    let mut over = Vec::new();
-    for away in [Away::Stopped, Away::Killed, Away::Paused] {
-        let mut broadcast = match over.is_empty() {
-            true => Broadcast::begin(&postwarm, recipients).await,
-            false => Broadcast::send(&postwarm, recipients).await,
-        };
-        let target = sink.journal().accepted_count() + rng.usize(1..recipients / 2);
-        within("the first messages", sink.journal().accepts(target)).await;
-        leave(&broker, away);
-        let began = Instant::now();
-        // All of it is sent while nobody takes its events.
-        broadcast.over(&postwarm).await;
-        let sent_after = began.elapsed();
-        let length = Duration::from_secs(if matches!(away, Away::Paused) { paused } else { down });
-        tokio::time::sleep(length.saturating_sub(began.elapsed())).await;
-        come_back(&broker, away);
-        let back = Instant::now();
-        if matches!(away, Away::Killed) {
-            // What was published may not have been noted as published.
-            tokio::time::sleep(Duration::from_millis(rng.u64(..500))).await;
-            postwarm.kill();
-            postwarm = site.serve();
-        }
-        let settled = broadcast.settle(&postwarm, &postwarm).await;
-        line.note(format!(
-            "{away:?} for {:.0?}: the rest of the broadcast was sent after {sent_after:.1?}, and health was exact {:.1?} after the return",
-            back - began,
-            back.elapsed()
-        ));
-        line.faults += 1;
-        over.push((broadcast, settled));
+    let postwarm = site.serve();
+    let warm_up = Broadcast::begin(&postwarm, recipients).await;
+    let mut outage = Outage { rng: plan.rng(), broker, sink, site, recipients, over: Vec::new() };
+    outage.settle(vec![warm_up], &postwarm).await;
+    let mut postwarm = Some(postwarm);
+    for (away, seconds) in outages {
+        let running = postwarm.take().expect("it runs between outages");
+        postwarm = Some(outage.one(*away, Duration::from_secs(*seconds), running, &mut line).await);
     }
-    let code = postwarm.terminate();
+    let code = postwarm.and_then(Postwarm::terminate);
     line.expect(code == Some(0), || format!("a stop ended with {code:?}"));
-    let told = Told::kafka(&broker.topics).await;
-    for (broadcast, settled) in over {
-        let found = check(&broadcast.conclude(settled, &told, &[&sink]));
+    let told = Told::kafka(&outage.broker.topics).await;
+    for (broadcast, settled) in outage.over {
+        let found = check(&broadcast.conclude(settled, &told, &[&outage.sink]));
         line.expect(found.duplicates == 0, || format!("{} messages came twice", found.duplicates));
         line.expect(found.unknown_listed == 0, || format!("{} messages are in doubt", found.unknown_listed));
         line.add(recipients as u64, found);
@@ -78,19 +57,75 @@ pub async fn away(plan: Plan) -> Line {
     line
 }
 
-fn leave(broker: &OwnBroker, away: Away) {
-    match away {
-        // The end of a broker takes its time; it is gone when this returns.
-        Away::Stopped => broker.stop(),
-        Away::Killed => assert!(broker.signal("-KILL")),
-        Away::Paused => assert!(broker.signal("-STOP")),
+/// What the outages of a run share.
+struct Outage {
+    rng: fastrand::Rng,
+    broker: OwnBroker,
+    sink: Sink,
+    site: Site,
+    recipients: usize,
+    over: Vec<(Broadcast, Settled)>,
+}
+
+type Settled = (Vec<Row>, Option<Health>);
+
+impl Outage {
+    async fn one(&mut self, away: Away, least: Duration, mut postwarm: Postwarm, line: &mut Line) -> Postwarm {
+        let under_way = Broadcast::send(&postwarm, self.recipients).await;
+        let target = self.sink.journal().accepted_count() + self.rng.usize(1..self.recipients / 2);
+        within("the first messages", self.sink.journal().accepts(target)).await;
+        let began = Instant::now();
+        leave(&self.broker, away);
+        let accepted_while_away = Broadcast::send(&postwarm, self.recipients).await;
+        // All of both is sent while nobody takes its events.
+        under_way.over(&postwarm).await;
+        accepted_while_away.over(&postwarm).await;
+        let sent_after = began.elapsed();
+        tokio::time::sleep(least.saturating_sub(began.elapsed())).await;
+        come_back(&self.broker, away);
+        let back = Instant::now();
+        if matches!(away, Away::Killed) {
+            // What was published may not have been noted as published.
+            tokio::time::sleep(Duration::from_millis(self.rng.u64(..500))).await;
+            postwarm.kill();
+            postwarm = self.site.serve();
+        }
+        self.settle(vec![under_way, accepted_while_away], &postwarm).await;
+        line.faults += 1;
+        line.note(format!(
+            "{away:?}, back after {:.1?}: two broadcasts were sent after {sent_after:.1?}; health was exact {:.1?} after the return",
+            back - began,
+            back.elapsed()
+        ));
+        postwarm
     }
+
+    /// Waits until health knows all of them.
+    async fn settle(&mut self, broadcasts: Vec<Broadcast>, postwarm: &Postwarm) {
+        for mut broadcast in broadcasts {
+            let settled = broadcast.settle(postwarm, postwarm).await;
+            self.over.push((broadcast, settled));
+        }
+    }
+}
+
+fn leave(broker: &OwnBroker, away: Away) {
+    let signal = match away {
+        Away::Stopped => "-TERM",
+        Away::Killed => "-KILL",
+        Away::Paused => "-STOP",
+    };
+    assert!(broker.signal(signal), "the broker runs");
 }
 
 fn come_back(broker: &OwnBroker, away: Away) {
     match away {
-        Away::Stopped | Away::Killed => broker.start_again(),
-        Away::Paused => assert!(broker.signal("-CONT")),
+        Away::Stopped => {
+            broker.stop();
+            broker.start_again();
+        }
+        Away::Killed => broker.start_again(),
+        Away::Paused => assert!(broker.signal("-CONT"), "the broker is paused"),
     }
 }
 

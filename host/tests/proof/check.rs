@@ -87,6 +87,9 @@ pub struct Found {
     pub duplicates_unlisted: u64,
     /// Doubts that REST listed.
     pub unknown_listed: u64,
+    /// Of the doubts that remain, those whose message a sink accepted.
+    #[serde(skip)]
+    pub unknown_arrived: u64,
     /// Changes without an event, or that health did not apply.
     pub events_lost: u64,
     /// Final changes told again as if they were new, or that health applied twice.
@@ -106,6 +109,7 @@ impl Found {
         self.duplicates += other.duplicates;
         self.duplicates_unlisted += other.duplicates_unlisted;
         self.unknown_listed += other.unknown_listed;
+        self.unknown_arrived += other.unknown_arrived;
         self.events_lost += other.events_lost;
         self.events_twice += other.events_twice;
         self.repeated += other.repeated;
@@ -161,6 +165,7 @@ fn deliveries(evidence: &Evidence, found: &mut Found) {
             found.lost += 1;
             tell(found.lost, found, || format!("{recipient} ended {state}: {:?}", row.reply));
         }
+        found.unknown_arrived += u64::from(state == "unknown" && taken.contains(row.message_id.as_str()));
         if state == "sent" && !taken.contains(row.message_id.as_str()) {
             found.false_accepted += 1;
             tell(found.false_accepted, found, || format!("{recipient} is shown as sent; the sink never accepted {}", row.message_id));

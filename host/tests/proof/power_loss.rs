@@ -25,7 +25,7 @@ pub async fn run(plan: Plan) -> Line {
         };
         trial.begin(recipients).await;
         for (nth, target) in targets(&mut rng, recipients, losses).into_iter().enumerate() {
-            let moment = if nth % DOT_EVERY == DOT_EVERY - 1 { Moment::dot(&mut rng) } else { Moment::any(&mut rng) };
+            let moment = if nth % DOT_EVERY == 1 { Moment::dot(&mut rng) } else { Moment::any(&mut rng) };
             // The first one falls right behind the 202.
             let target = if nth == 0 { 0 } else { target };
             let held = trial.reach(target, moment).await;

@@ -30,7 +30,7 @@ pub enum Size {
     Small,
     /// Minutes.
     Usual,
-    /// Before a release: hours.
+    /// Before a release.
     Full,
 }
 

@@ -29,7 +29,7 @@ struct Look {
 
 pub async fn run(plan: Plan) -> Line {
     let mut line = Line::new(&plan);
-    let seconds = plan.minutes.map_or(plan.pick(9, 60, 3_600), |minutes| minutes * 60);
+    let seconds = plan.minutes.map_or(plan.pick(9, 60, 300), |minutes| minutes * 60);
     let refused = Rule::new(Step::Rcpt, Action::reply("550 5.1.1 no such user")).recipient("user7@");
     let sink = Sink::start(Script { keep_content: false, ..Script::default() }.rule(refused)).await;
     let site = site(&sink, "");

@@ -86,7 +86,6 @@ pub struct Trial {
     /// The folder of the sink's journal.
     _journal: tempfile::TempDir,
     running: Option<(Postwarm, Broadcast)>,
-    doubts: usize,
     place: usize,
 }
 
@@ -101,7 +100,7 @@ impl Trial {
             .rule(Rule::new(Step::EndOfData, Action::Hold(gates.after.clone()).accept_then()).while_closed(&gates.after));
         let sink = Sink::start(script).await;
         let site = site(&sink, organization);
-        Trial { sink, site, gates, _journal: journal, running: None, doubts: 0, place: 0 }
+        Trial { sink, site, gates, _journal: journal, running: None, place: 0 }
     }
 
     /// Starts the process and broadcasts.
@@ -142,9 +141,8 @@ impl Trial {
         self.place = self.sink.journal().next_place();
         // It prints its addresses when it has recovered.
         let postwarm = self.site.serve();
-        let doubts = broadcast.look(&postwarm, Some("unknown")).await.len();
-        let found = Break { open: held.max(open_transactions(&entries)), doubts: doubts.saturating_sub(self.doubts) };
-        self.doubts = doubts;
+        let doubts = broadcast.new_doubts(&postwarm).await;
+        let found = Break { open: held.max(open_transactions(&entries)), doubts };
         self.running = Some((postwarm, broadcast));
         found
     }
