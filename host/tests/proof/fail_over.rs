@@ -45,7 +45,7 @@ const CAUSES: [Cause; 9] = [
 pub async fn run(plan: Plan) -> Line {
     let mut line = Line::new(&plan);
     let mut rng = plan.rng();
-    let (rounds, recipients) = plan.pick((1, 60), (2, 300), (10, 1_000));
+    let (rounds, recipients) = plan.pick((1, 60), (1, 300), (10, 1_000));
     let mut slowest = Duration::ZERO;
     for _ in 0..rounds {
         let mut causes = CAUSES;

@@ -38,13 +38,10 @@ impl SmallDisk {
     /// Takes all room that is left.
     fn fill(&self) {
         let mut ballast = File::create(self.ballast()).unwrap();
-        let block = vec![1_u8; 64 * 1024];
-        let mut length = block.len();
-        while length > 0 {
-            match ballast.write(&block[..length]) {
-                Ok(_) => {}
-                Err(_) => length /= 2,
-            }
+        // Large blocks first, then single pages.
+        for octets in [64 * 1024, 4 * 1024] {
+            let block = vec![1_u8; octets];
+            while ballast.write_all(&block).is_ok() {}
         }
     }
 

@@ -2,8 +2,10 @@
 
 use crate::broadcast::{Broadcast, site};
 use crate::check::check;
-use crate::process::{allow_files, usage};
+use crate::harness::Postwarm;
+use crate::process::{Usage, allow_files, usage};
 use crate::scenario::{Line, Plan};
+use futures_util::future::join_all;
 use postwarm_plugin_testkit::sink::Sink;
 use postwarm_plugin_testkit::sink::script::Script;
 use std::net::SocketAddr;
@@ -24,6 +26,8 @@ const NESTED: usize = 400_000;
 const DRIP: Duration = Duration::from_millis(500);
 /// Between two connections of an attacker, who shares the processors with those he attacks.
 const ATTACK_EVERY: Duration = Duration::from_millis(20);
+/// Between two of one who only keeps them.
+const IDLE_EVERY: Duration = Duration::from_secs(5);
 
 /// What an attacker does with one connection after another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +65,7 @@ struct Answers {
 pub async fn run(plan: Plan) -> Line {
     let mut line = Line::new(&plan);
     let (seconds, idle, recipients) = plan.pick((4, 200, 200), (15, 1_000, 1_000), (60, 10_000, 5_000));
-    if let Err(words) = allow_files(4 * idle + 4_096) {
+    if let Err(words) = allow_files(idle + 4_096) {
         return Line::skipped(&plan, &format!("so many files cannot be open here: {words}"));
     }
     let sink = Sink::start(Script { keep_content: false, ..Script::default() }).await;
@@ -72,43 +76,12 @@ pub async fn run(plan: Plan) -> Line {
     let broadcast = Broadcast::begin(&postwarm, recipients).await;
     let before = usage(&postwarm);
     let answers = Arc::new(Answers::default());
-    let mut attackers = JoinSet::new();
-    for address in &addresses {
-        for (attack, count) in ATTACKERS.into_iter().chain([(Attack::Idle, idle / addresses.len())]) {
-            for _ in 0..count {
-                attackers.spawn(attack_for_ever(attack, *address, Arc::clone(&answers)));
-            }
-        }
-    }
-    let until = Instant::now() + Duration::from_secs(seconds);
-    let (kept, fresh) = (reqwest::Client::new(), reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap());
-    let health = format!("{}/all_mail_stats", postwarm.health);
-    let users = format!("{}/users?limit=1", postwarm.warmup);
-    let (kept_warmup, fresh_warmup, kept_health, fresh_health, largest) = tokio::join!(
-        ask(&kept, &users, until),
-        ask(&fresh, &users, until),
-        ask(&kept, &health, until),
-        ask(&fresh, &health, until),
-        async {
-            let mut largest = before;
-            while Instant::now() < until {
-                let now = usage(&postwarm);
-                largest = if now.resident_kib > largest.resident_kib { now } else { largest };
-                tokio::time::sleep(REQUEST_EVERY * 5).await;
-            }
-            largest
-        }
-    );
+    let mut attackers = attack_all(&addresses, idle, &answers);
+    let (asked, largest) = ask_meanwhile(&postwarm, before, Instant::now() + Duration::from_secs(seconds)).await;
     attackers.shutdown().await;
     let connections = answers.connections.load(Ordering::Relaxed);
     line.faults = connections;
-    for (who, asked) in [
-        ("warmup over kept connections", kept_warmup),
-        ("warmup over new ones", fresh_warmup),
-        ("health over kept ones", kept_health),
-        ("health over new ones", fresh_health),
-    ] {
-        let Asked { mut took, failed } = asked;
+    for (who, Asked { mut took, failed }) in asked {
         took.sort_unstable();
         let p99 = took.get(took.len() * 99 / 100).copied().unwrap_or(Duration::MAX);
         line.note(format!("{who}: {} answers, p99 {p99:.1?}, {failed} failed", took.len()));
@@ -129,6 +102,39 @@ pub async fn run(plan: Plan) -> Line {
     line.expect(found.duplicates == 0 && found.unknown_listed == 0, || "mail suffered".to_owned());
     line.add(recipients as u64, found);
     line
+}
+
+/// All attackers of both ports; dropped, they stop.
+fn attack_all(addresses: &[SocketAddr], idle: usize, answers: &Arc<Answers>) -> JoinSet<()> {
+    let mut attackers = JoinSet::new();
+    for address in addresses {
+        for (attack, count) in ATTACKERS.into_iter().chain([(Attack::Idle, idle / addresses.len())]) {
+            for _ in 0..count {
+                attackers.spawn(attack_for_ever(attack, *address, Arc::clone(answers)));
+            }
+        }
+    }
+    attackers
+}
+
+/// What others were answered until then, and the most that the process held.
+async fn ask_meanwhile(postwarm: &Postwarm, before: Usage, until: Instant) -> ([(&'static str, Asked); 4], Usage) {
+    let (kept, fresh) = (reqwest::Client::new(), reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap());
+    let (users, stats) = (format!("{}/users?limit=1", postwarm.warmup), format!("{}/all_mail_stats", postwarm.health));
+    let most = async {
+        let mut most = before;
+        while Instant::now() < until {
+            let now = usage(postwarm);
+            most = if now.resident_kib > most.resident_kib { now } else { most };
+            tokio::time::sleep(REQUEST_EVERY * 5).await;
+        }
+        most
+    };
+    let asking = [(&kept, &users), (&fresh, &users), (&kept, &stats), (&fresh, &stats)].map(|(client, url)| ask(client, url, until));
+    let (asked, most) = tokio::join!(join_all(asking), most);
+    let who = ["warmup over kept connections", "warmup over new ones", "health over kept connections", "health over new ones"];
+    let mut asked = asked.into_iter();
+    (who.map(|who| (who, asked.next().expect("as many as were asked"))), most)
 }
 
 /// How long each answer took.
@@ -167,7 +173,7 @@ async fn attack_for_ever(attack: Attack, address: SocketAddr, answers: Arc<Answe
         if is_success && attack != Attack::SlowRead {
             answers.taken.fetch_add(1, Ordering::Relaxed);
         }
-        tokio::time::sleep(ATTACK_EVERY).await;
+        tokio::time::sleep(if attack == Attack::Idle { IDLE_EVERY } else { ATTACK_EVERY }).await;
     }
 }
 

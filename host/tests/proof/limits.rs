@@ -114,9 +114,10 @@ async fn case(scope: Scope, windows: [Window; 3], recipients: usize) -> Seen {
     let began = Instant::now();
     let (first, second) = (Sink::start(script()).await, Sink::start(script()).await);
     let (site, clock) = WallClock::give(site(scope, windows, &first, &second));
-    let jump = async |seconds| match &clock {
-        Ok(clock) => clock.jump(seconds).await,
-        Err(_) => {}
+    let jump = async |seconds| {
+        if let Ok(clock) = &clock {
+            clock.jump(seconds).await;
+        }
     };
     let postwarm = site.serve();
     let counted = if scope == Scope::Provider { "gmail.com" } else { "x.example" };

@@ -31,7 +31,8 @@ pub fn signal(postwarm: &Postwarm, name: &str) {
 
 /// Lets this process, and those that it starts, have so many files open.
 pub fn allow_files(count: usize) -> Result<(), String> {
-    let limit = format!("--nofile={count}:{count}");
+    // The hard limit stays: only some may raise it.
+    let limit = format!("--nofile={count}:");
     let output = Command::new("prlimit").args(["--pid", &std::process::id().to_string(), &limit]).output();
     let output = output.map_err(|error| format!("prlimit: {error}"))?;
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }

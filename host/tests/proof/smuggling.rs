@@ -37,7 +37,8 @@ pub async fn contents(plan: Plan) -> Line {
             line.expect([202, 422].contains(&status), || format!("{status} {answer}"));
             taken += usize::from(status == 202);
             if let Some(number) = answer["email_id"].as_i64() {
-                postwarm.counts_when(number, |counts| counts["sent"] == RECIPIENTS).await;
+                let is_over = |counts: &Value| ["queued", "sending", "deferred"].iter().all(|state| counts[state] == 0);
+                postwarm.counts_when(number, is_over).await;
             }
         }
         line.recipients += (taken * RECIPIENTS) as u64;
