@@ -128,7 +128,7 @@ async fn after_kill_9_nothing_is_lost_nothing_falsely_accepted_and_every_doubt_i
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_doubts_only_the_messages_whose_final_dot_had_no_reply() {
     let gate = Gate::closed();
-    let sink = Sink::start(Script::default().on(Step::EndOfData, Action::AcceptThenHold(gate.clone()))).await;
+    let sink = Sink::start(Script::default().on(Step::EndOfData, Action::Hold(gate.clone()).accept_then())).await;
     let (connections, count) = (4, 40);
     let site = site_with(&sink, connections);
     site.append("[delivery]\ndrain_max = \"500ms\"");
