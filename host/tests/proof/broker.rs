@@ -1,4 +1,4 @@
-//! A Kafka that goes away and comes back while mail is sent; a health service that is killed while it reads.
+//! A Kafka that goes away and comes back while mail is sent, and a process that is killed then; a health service that is killed while it reads.
 
 use crate::broadcast::{Broadcast, site, within};
 use crate::check::{Health, Row, check};
@@ -29,7 +29,8 @@ pub async fn away(plan: Plan) -> Line {
     let mut line = Line::new(&plan);
     let (recipients, down, paused) = plan.pick((500, 1, 1), (4_000, 10, 15), (20_000, 30, 60));
     let outages: &[(Away, u64)] = match plan.size {
-        Size::Small => &[(Away::Killed, down), (Away::Paused, paused)],
+        // A broker that was killed takes ten seconds to come back.
+        Size::Small => &[(Away::Paused, paused)],
         Size::Usual | Size::Full => &[(Away::Stopped, down), (Away::Killed, down), (Away::Paused, paused)],
     };
     let sink = Sink::start(Script { keep_content: false, ..Script::default() }).await;
@@ -70,7 +71,7 @@ struct Outage {
 type Settled = (Vec<Row>, Option<Health>);
 
 impl Outage {
-    async fn one(&mut self, away: Away, least: Duration, mut postwarm: Postwarm, line: &mut Line) -> Postwarm {
+    async fn one(&mut self, away: Away, least: Duration, postwarm: Postwarm, line: &mut Line) -> Postwarm {
         let under_way = Broadcast::send(&postwarm, self.recipients).await;
         let target = self.sink.journal().accepted_count() + self.rng.usize(1..self.recipients / 2);
         within("the first messages", self.sink.journal().accepts(target)).await;
@@ -84,12 +85,10 @@ impl Outage {
         tokio::time::sleep(least.saturating_sub(began.elapsed())).await;
         come_back(&self.broker, away);
         let back = Instant::now();
-        if matches!(away, Away::Killed) {
-            // What was published may not have been noted as published.
-            tokio::time::sleep(Duration::from_millis(self.rng.u64(..500))).await;
-            postwarm.kill();
-            postwarm = self.site.serve();
-        }
+        // What was published may not have been noted as published.
+        tokio::time::sleep(Duration::from_millis(self.rng.u64(..500))).await;
+        postwarm.kill();
+        let postwarm = self.site.serve();
         self.settle(vec![under_way, accepted_while_away], &postwarm).await;
         line.faults += 1;
         line.note(format!(

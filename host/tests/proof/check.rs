@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Words for the first few recipients of a kind are enough to find out more.
 const WORDS_MAX: usize = 5;
+const WORDS_IN_ALL_MAX: usize = 30;
 
 /// A delivery as `GET /emails/{id}/deliveries` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +142,11 @@ pub fn check(evidence: &Evidence) -> Found {
     copies(evidence, &mut found);
     events(evidence, &mut found);
     health(evidence, &mut found);
+    let more = found.words.len().saturating_sub(WORDS_IN_ALL_MAX);
+    if more > 0 {
+        found.words.truncate(WORDS_IN_ALL_MAX);
+        found.words.push(format!("and {more} more"));
+    }
     found
 }
 

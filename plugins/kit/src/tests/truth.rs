@@ -169,5 +169,5 @@ async fn the_journal_file_holds_what_was_accepted() {
     let path = folder.path().join("journal.ndjson");
     let sink = Sink::start(Script { journal_file: Some(path.clone()), ..Script::default() }).await;
     assert_eq!(words(&send(&client(&sink, 1), "a@y.example").await.unwrap()), "Accepted");
-    assert!(std::fs::read_to_string(path).unwrap().contains(r#"{"accepted":{"to":["a@y.example"]}}"#));
+    assert!(std::fs::read_to_string(path).unwrap().contains(r#"{"accepted":{"to":["a@y.example"],"message_id":"#));
 }
