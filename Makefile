@@ -1,4 +1,5 @@
-# `make` alone lists the targets. `make bench BENCH="broadcast --rounds 3"` runs one bench; `BENCH=--list` names them.
+# `make` alone lists the targets. `make bench BENCH="broadcast --rounds 3"` runs one bench; `BENCH=--list` names them
+# (docs/PERFORMANCE.md).
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench all tools
 
@@ -6,7 +7,7 @@ help:
 	@echo 'make run     build and start both services with the sandbox, on 127.0.0.1:8080 and 127.0.0.1:8081'
 	@echo 'make test    run all tests; those that want a server that is not there are counted as skipped'
 	@echo 'make check   check format, lints and the configuration'
-	@echo 'make bench   measure the hot paths'
+	@echo 'make bench   measure speed and memory against floors and against other senders'
 	@echo 'make all     start Kafka, Mailpit, warmup and health in containers (docker compose)'
 
 # Everything that a build needs and a bare machine may lack, each with the command that installs it.
