@@ -1,12 +1,15 @@
-# `make` alone lists the targets. `make bench BENCH="broadcast --rounds 3"` runs one bench; `BENCH=--list` names them.
+# `make` alone lists the targets. `make bench BENCH="broadcast --rounds 3"` runs one bench; `BENCH=--list` names them
+# (docs/PERFORMANCE.md). `make proof PROOF="kills --seed 7"` runs one scenario of the proof from that seed; `PROOF=--list` names them
+# (docs/RELIABILITY.md).
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench all tools
+.PHONY: help run test check bench proof proof-full proof-soak all tools
 
 help:
 	@echo 'make run     build and start both services with the sandbox, on 127.0.0.1:8080 and 127.0.0.1:8081'
 	@echo 'make test    run all tests; those that want a server that is not there are counted as skipped'
 	@echo 'make check   check format, lints and the configuration'
-	@echo 'make bench   measure the hot paths'
+	@echo 'make bench   measure speed and memory against floors and against other senders'
+	@echo 'make proof   break things and count what was lost, in minutes; make proof-full: more of it; make proof-soak: an hour'
 	@echo 'make all     start Kafka, Mailpit, warmup and health in containers (docker compose)'
 
 # Everything that a build needs and a bare machine may lack, each with the command that installs it.
@@ -35,10 +38,20 @@ test: tools
 check: tools
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy -p postwarm --test proof --locked -- -D warnings
 	cargo run --quiet --locked -p postwarm -- check --config config
 
 bench: tools
 	cargo bench --locked -p postwarm --bench bench -- $(BENCH)
+
+proof: tools
+	cargo test --release --locked -p postwarm --test proof -- $(PROOF)
+
+proof-full: tools
+	cargo test --release --locked -p postwarm --test proof -- --size full $(PROOF)
+
+proof-soak: tools
+	cargo test --release --locked -p postwarm --test proof -- soak --minutes 60
 
 all:
 	docker compose up --build

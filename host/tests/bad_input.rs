@@ -196,7 +196,7 @@ async fn register_and_import_refuse_each_text_by_its_field_or_store_and_greet_wi
     postwarm.counts_when(body["email_id"].as_i64().unwrap(), |counts| counts["sent"] == named.len()).await;
     let mut usual: Option<Vec<String>> = None;
     for entry in sink.journal().entries() {
-        let Fact::Content { to, bytes } = entry.fact else { continue };
+        let Fact::Content { to, bytes, .. } = entry.fact else { continue };
         let name = &named[to[0].trim_matches(['<', '>'])];
         assert_eq!(as_lines(&decoded("/body", &bytes).unwrap()), as_lines(name));
         let names = header_names(&bytes);

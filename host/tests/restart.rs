@@ -12,8 +12,12 @@ fn recipients() -> usize {
 }
 
 async fn site(sink: &Sink) -> Site {
+    site_with(sink, 10)
+}
+
+fn site_with(sink: &Sink, connections: usize) -> Site {
     Site::with_organization(&format!(
-        "[[smtp]]\nname = \"sink\"\nplugin = \"smtp\"\nsettings = {{ host = \"127.0.0.1\", port = {}, tls = \"none\" }}\nlimits = {{ connections = 10 }}\n",
+        "[[smtp]]\nname = \"sink\"\nplugin = \"smtp\"\nsettings = {{ host = \"127.0.0.1\", port = {}, tls = \"none\" }}\nlimits = {{ connections = {connections} }}\n",
         sink.addr.port()
     ))
 }
@@ -119,6 +123,28 @@ async fn after_kill_9_nothing_is_lost_nothing_falsely_accepted_and_every_doubt_i
     for recipient in missing {
         assert!(unknown.contains(&recipient), "{recipient} was not accepted and is not listed");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_doubts_only_the_messages_whose_final_dot_had_no_reply() {
+    let gate = Gate::closed();
+    let sink = Sink::start(Script::default().on(Step::EndOfData, Action::Hold(gate.clone()).accept_then())).await;
+    let (connections, count) = (4, 40);
+    let site = site_with(&sink, connections);
+    site.append("[delivery]\ndrain_max = \"500ms\"");
+    let postwarm = site.serve();
+    postwarm.import(count, "x.example").await;
+    let email = postwarm.send("Hello").await;
+    gate.holds(connections).await;
+    // Behind each of them an envelope is on the wire, and a message waits.
+    postwarm.counts_when(email, |counts| counts["sending"].as_u64().unwrap() as usize >= 3 * connections).await;
+    assert_eq!(postwarm.terminate(), Some(0));
+    gate.open();
+    let postwarm = site.serve();
+    let counts = postwarm.counts_when(email, is_over).await;
+    let doubts = connections as u64;
+    assert_eq!((counts["sent"].as_u64(), counts["unknown"].as_u64()), (Some(count as u64 - doubts), Some(doubts)), "{counts}");
+    assert!(accepted(&sink).values().all(|times| *times == 1), "nobody twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,106 +2,89 @@
 //!
 //! Each bench is a ratio or a size with a floor. What is compared runs within one round, one after the other; rounds
 //! repeat, and the median over them counts. Every run has a sink, a port and folders of its own. The table is printed
-//! and written to `target/bench/bench.json`; a floor that is not reached ends with 1.
+//! and written to `target/bench/bench.json`; a floor that is not reached ends with 1. `docs/PERFORMANCE.md` says more.
 //!
-//! `cargo bench -p postwarm --bench bench -- [NAME...] [--rounds N] [--rows N] [--list]`
+//! `cargo bench -p postwarm --bench bench -- [NAME...] [--rounds N] [--rows N] [--small | --full] [--list]`
 
+mod arguments;
+mod kafka;
 mod machine;
+mod needs;
 mod peers;
+mod process;
 mod product;
+mod readings;
 mod report;
-mod runs;
+mod round;
+mod rows;
+mod sinks;
+mod stats;
+mod table;
 
-use report::{Bench, Kind, Report};
+use arguments::{Arguments, Extent};
+use kafka::Broker;
+use needs::Need;
+use report::Report;
+use round::{Round, Sizes};
 use std::process::ExitCode;
-
-const BENCHES: &[Bench] = &[
-    Bench {
-        name: "broadcast",
-        what: "broadcast with state and events, against smtp-source -d",
-        kind: Kind::AtLeast,
-        floor: 1.15,
-        aim: 1.4,
-        run: runs::broadcast,
-    },
-    Bench { name: "cpu", what: "CPU of a message, against smtp-source's own", kind: Kind::AtMost, floor: 0.8, aim: 0.6, run: runs::cpu },
-    Bench { name: "import", what: "users imported a second (thousands)", kind: Kind::AtLeast, floor: 100.0, aim: 250.0, run: runs::import },
-    Bench {
-        name: "memory",
-        what: "peak resident memory of a broadcast in MB",
-        kind: Kind::AtMost,
-        floor: 96.0,
-        aim: 64.0,
-        run: runs::memory,
-    },
-    Bench {
-        name: "memory-million",
-        what: "peak resident memory of a broadcast to 1,000,000 in MB",
-        kind: Kind::AtMost,
-        floor: 128.0,
-        aim: 80.0,
-        run: runs::memory_of_a_million,
-    },
-    Bench {
-        name: "size-million",
-        what: "rate of a broadcast to 1,000,000, against one to 10,000",
-        kind: Kind::AtLeast,
-        floor: 0.9,
-        aim: 1.0,
-        run: runs::rate_of_a_million,
-    },
-];
-
-/// Recipients of a broadcast where the bench does not say another number.
-const ROWS: usize = 100_000;
-const ROUNDS: usize = 5;
-
-struct Arguments {
-    names: Vec<String>,
-    rounds: usize,
-    rows: usize,
-}
+use table::{BENCHES, Bench};
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.first().map(String::as_str) {
+        Some(sinks::fast::ROLE) => return sinks::fast::run(&words[1..]),
+        Some(peers::unpipelined::ROLE) => return peers::unpipelined::run(&words[1..]),
+        _ => {}
+    }
     // `cargo test --benches` passes --test: nothing to measure then.
-    if arguments.iter().any(|a| a == "--test") {
+    if words.iter().any(|word| word == "--test") {
         return ExitCode::SUCCESS;
     }
-    if arguments.iter().any(|a| a == "--list") {
-        BENCHES.iter().for_each(|bench| println!("{:<16} {}", bench.name, bench.what));
-        return ExitCode::SUCCESS;
-    }
-    let arguments = match parse(&arguments) {
+    let known: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
+    let arguments = match arguments::parse(&words, &[&known[..], &["--list"]].concat()) {
         Ok(arguments) => arguments,
-        Err(words) => {
-            eprintln!("{words}");
+        Err(what) => {
+            eprintln!("{what}");
             return ExitCode::from(64);
         }
     };
-    if peers::program("smtp-sink").is_none() || peers::program("smtp-source").is_none() {
-        println!("skipped: bench because smtp-sink and smtp-source are not installed (Debian: apt-get install postfix)");
+    if arguments.names.iter().any(|name| name == "--list") {
+        let sizes = Sizes { rows: arguments.rows, extent: arguments.extent };
+        BENCHES.iter().for_each(|bench| println!("{:<18} {}", bench.name, bench.what(sizes)));
         return ExitCode::SUCCESS;
     }
-    let chosen = |bench: &&Bench| arguments.names.is_empty() || arguments.names.iter().any(|name| name == bench.name);
-    let mut report = Report::new(BENCHES.iter().filter(chosen).collect(), arguments.rows);
-    for round in 1..=arguments.rounds {
-        report.round(round, &runs::Round::new(arguments.rows));
+    let benches = chosen(&arguments);
+    let mut report = measure(&benches, &arguments);
+    let missed = report.missed();
+    if arguments.extent == Extent::Small && !missed.is_empty() {
+        let names: Vec<&str> = missed.iter().map(|bench| bench.name).collect();
+        println!("measured again: {}", names.join(", "));
+        report.replace(measure(&missed, &arguments));
     }
-    report.finish()
+    report.show();
+    if report.missed().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn parse(arguments: &[String]) -> Result<Arguments, String> {
-    let mut parsed = Arguments { names: Vec::new(), rounds: ROUNDS, rows: ROWS };
-    let mut rest = arguments.iter().filter(|a| *a != "--bench");
-    while let Some(argument) = rest.next() {
-        let mut number = || rest.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0).ok_or_else(|| format!("{argument} needs a number"));
-        match argument.as_str() {
-            "--rounds" => parsed.rounds = number()?,
-            "--rows" => parsed.rows = number()?,
-            name if BENCHES.iter().any(|bench| bench.name == name) => parsed.names.push(name.to_owned()),
-            other => return Err(format!("there is no bench `{other}`; --list names them")),
-        }
+fn chosen(arguments: &Arguments) -> Vec<&'static Bench> {
+    let is_named = |bench: &Bench| arguments.names.iter().any(|name| name == bench.name);
+    let is_meant = |bench: &Bench| arguments.extent != Extent::Small || bench.is_small;
+    BENCHES.iter().filter(|bench| if arguments.names.is_empty() { is_meant(bench) } else { is_named(bench) }).collect()
+}
+
+/// All rounds of some benches.
+fn measure(benches: &[&'static Bench], arguments: &Arguments) -> Report {
+    let mut needs: Vec<Need> = benches.iter().flat_map(|bench| bench.needs).copied().collect();
+    needs.sort();
+    needs.dedup();
+    let unmet: Vec<(Need, String)> = needs.iter().filter_map(|need| Some((*need, need.meet().err()?))).collect();
+    let reason = |bench: &Bench| unmet.iter().find(|(need, _)| bench.needs.contains(need)).map(|(_, reason)| reason.clone());
+    let sizes = Sizes { rows: arguments.rows, extent: arguments.extent };
+    let mut report = Report::new(benches.iter().map(|bench| (*bench, reason(bench))), sizes);
+    let broker = needs.contains(&Need::Kafka).then(|| Broker::find().ok()).flatten();
+    // Who names a bench wants it in every round.
+    let has_long = !arguments.names.is_empty() || arguments.extent == Extent::Full;
+    for number in 1..=arguments.rounds {
+        report.round(number, &Round::new(sizes, broker.clone()), |bench| number == 1 || has_long || !bench.is_long);
     }
-    Ok(parsed)
+    report
 }

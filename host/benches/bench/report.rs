@@ -1,101 +1,114 @@
 //! Rounds to a table: medians, floors, the noise of the machine.
 
-use crate::machine::{self, Machine};
-use crate::runs::{Round, Sample};
+use crate::machine;
+use crate::round::{Round, Sample, Sizes};
+use crate::stats::median;
+use crate::table::Bench;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::ExitCode;
 
-/// On which side of its floor a figure is good.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    AtLeast,
-    AtMost,
-}
-
-/// One row of the table.
-pub struct Bench {
-    pub name: &'static str,
-    pub what: &'static str,
-    pub kind: Kind,
-    pub floor: f64,
-    pub aim: f64,
-    pub run: fn(&Round) -> Sample,
-}
-
-impl Bench {
-    fn reaches(&self, value: f64, mark: f64) -> bool {
-        match self.kind {
-            Kind::AtLeast => value >= mark,
-            Kind::AtMost => value <= mark,
-        }
-    }
-}
-
+/// What the rounds of some benches found.
 pub struct Report {
-    benches: Vec<&'static Bench>,
-    rows: usize,
+    sizes: Sizes,
+    rows: Vec<Row>,
     rounds: Vec<Value>,
-    values: Vec<Vec<f64>>,
+}
+
+struct Row {
+    bench: &'static Bench,
+    /// Why it was not measured.
+    skipped: Option<String>,
+    quiet: Vec<f64>,
+    noisy: Vec<f64>,
+}
+
+impl Row {
+    /// The figures that count: a disturbed round does only where there is no other.
+    fn values(&self) -> &[f64] {
+        if self.quiet.is_empty() { &self.noisy } else { &self.quiet }
+    }
+
+    fn median(&self) -> Option<f64> {
+        median(self.values())
+    }
+
+    fn misses_its_floor(&self) -> bool {
+        self.median().is_some_and(|value| !self.bench.reaches(value, self.bench.floor))
+    }
 }
 
 impl Report {
-    pub fn new(benches: Vec<&'static Bench>, rows: usize) -> Report {
-        let values = benches.iter().map(|_| Vec::new()).collect();
-        Report { benches, rows, rounds: Vec::new(), values }
+    /// Starts one. Each bench stands with why it is skipped.
+    pub fn new(benches: impl IntoIterator<Item = (&'static Bench, Option<String>)>, sizes: Sizes) -> Report {
+        let row = |(bench, skipped)| Row { bench, skipped, quiet: Vec::new(), noisy: Vec::new() };
+        Report { sizes, rows: benches.into_iter().map(row).collect(), rounds: Vec::new() }
     }
 
-    /// Runs every bench once and prints what it found.
-    pub fn round(&mut self, number: usize, round: &Round) {
-        for (bench, values) in self.benches.iter().zip(&mut self.values) {
-            let (before, own) = (Machine::now(), machine::cpu_of_ended_children() + machine::cpu_of(std::process::id()));
-            let sample = (bench.run)(round);
-            let own = machine::cpu_of_ended_children() + machine::cpu_of(std::process::id()) - own;
-            let (others, stolen) = before.noise_since(own);
-            values.push(sample.value);
-            println!(
-                "round {number} {:<16} {:>9.2}  {}  others {:.0} %, stolen {:.0} %",
-                bench.name,
-                sample.value,
-                sample.from,
-                others * 100.0,
-                stolen * 100.0
-            );
-            self.rounds.push(json!({
-                "round": number, "bench": bench.name, "value": sample.value, "from": sample.from, "others": others, "stolen": stolen,
-            }));
-        }
-    }
-
-    /// Prints and writes the table. Fails where a floor is not reached.
-    pub fn finish(self) -> ExitCode {
-        let mut below = false;
-        let mut table = Vec::new();
-        println!("\n{:<16} {:>9} {:>9} {:>9} {:>7} {:>7}  what ({} rows)", "bench", "median", "least", "most", "floor", "aim", self.rows);
-        for (bench, mut values) in self.benches.iter().zip(self.values) {
-            values.sort_by(f64::total_cmp);
-            let (Some(least), Some(most)) = (values.first(), values.last()) else { continue };
-            let median = values[values.len() / 2];
-            let (floor, aim) = (bench.reaches(median, bench.floor), bench.reaches(median, bench.aim));
-            below |= !floor;
-            let verdict = if aim {
-                "reaches its aim"
-            } else if floor {
-                "reaches its floor"
+    /// Runs every bench once that `has` chooses, and prints what it found.
+    pub fn round(&mut self, number: usize, round: &Round, has: impl Fn(&Bench) -> bool) {
+        for row in self.rows.iter_mut().filter(|row| row.skipped.is_none() && has(row.bench)) {
+            let Sample { value, from, noise } = (row.bench.run)(round);
+            let (others, stolen) = ((noise.others * 100.0).round(), (noise.stolen * 100.0).round());
+            let mark = if noise.is_too_much() { "  NOISY" } else { "" };
+            println!("round {number} {:<18} {value:>9.2}  {from}  others {others} %, stolen {stolen} %{mark}", row.bench.name);
+            if noise.is_too_much() {
+                row.noisy.push(value)
             } else {
-                "MISSES ITS FLOOR"
-            };
-            println!(
-                "{:<16} {median:>9.2} {least:>9.2} {most:>9.2} {:>7} {:>7}  {}: {verdict}",
-                bench.name, bench.floor, bench.aim, bench.what
-            );
-            table.push(json!({
-                "bench": bench.name, "what": bench.what, "median": median, "least": least, "most": most, "floor": bench.floor, "aim": bench.aim,
-                "floor_reached": floor, "aim_reached": aim,
+                row.quiet.push(value)
+            }
+            self.rounds.push(json!({
+                "round": number, "bench": row.bench.name, "value": value, "from": from, "others_percent": others, "stolen_percent": stolen,
+                "is_noisy": noise.is_too_much(),
             }));
         }
-        write(&json!({ "rows": self.rows, "table": table, "rounds": self.rounds }));
-        if below { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+
+    /// The benches whose median is on the wrong side of the floor.
+    pub fn missed(&self) -> Vec<&'static Bench> {
+        self.rows.iter().filter(|row| row.misses_its_floor()).map(|row| row.bench).collect()
+    }
+
+    /// Takes the rows of a later report in the place of its own.
+    pub fn replace(&mut self, later: Report) {
+        for row in later.rows {
+            if let Some(own) = self.rows.iter_mut().find(|own| own.bench.name == row.bench.name) {
+                *own = row;
+            }
+        }
+        self.rounds.extend(later.rounds);
+    }
+
+    /// Prints and writes the table.
+    pub fn show(&self) {
+        println!("\n{}", machine::name());
+        println!("{:<18} {:>9} {:>9} {:>9} {:>7} {:>7}  rounds    verdict, what", "bench", "median", "least", "most", "floor", "aim");
+        let table: Vec<Value> = self.rows.iter().map(|row| self.show_row(row)).collect();
+        write(&json!({ "machine": machine::name(), "rows": self.sizes.rows, "table": table, "rounds": self.rounds }));
+    }
+
+    fn show_row(&self, row: &Row) -> Value {
+        let Bench { name, floor, aim, .. } = *row.bench;
+        let what = row.bench.what(self.sizes);
+        let Some(median) = row.median() else {
+            let why = row.skipped.as_deref().unwrap_or("no round had it");
+            println!("{name:<18} skipped: {why}; {what}");
+            return json!({ "bench": name, "what": what, "floor": floor, "aim": aim, "skipped": why });
+        };
+        let least = row.values().iter().copied().fold(f64::INFINITY, f64::min);
+        let most = row.values().iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let (floor_reached, aim_reached) = (!row.misses_its_floor(), row.bench.reaches(median, aim));
+        let verdict = match (floor_reached, aim_reached) {
+            (_, true) => "aim",
+            (true, false) => "floor",
+            (false, false) => "MISSES ITS FLOOR",
+        };
+        let (quiet, noisy) = (row.quiet.len(), row.noisy.len());
+        let rounds = if noisy == 0 { quiet.to_string() } else { format!("{quiet}+{noisy} noisy") };
+        println!("{name:<18} {median:>9.2} {least:>9.2} {most:>9.2} {floor:>7} {aim:>7}  {rounds:<9} {verdict}: {what}");
+        json!({
+            "bench": name, "what": what, "median": median, "least": least, "most": most, "floor": floor, "aim": aim,
+            "floor_reached": floor_reached, "aim_reached": aim_reached, "quiet_rounds": quiet, "noisy_rounds": noisy,
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::http::framing::{TwoLengths, Watched, is_chunked, wrong_head};
 use crate::http::layers::Refusal;
 use crate::http::probes;
 use crate::http::stall::StallGuard;
+use crate::http::unasked::{Newcomer, Unasked};
 use axum::Router;
 use axum::body::Body;
 use axum::http::header::CONNECTION;
@@ -30,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-/// Connections of all clients together; more wait in the listener's backlog.
+/// Connections of all clients together; one more closes the oldest that has asked nothing yet, or waits where all have.
 pub const CONNECTIONS_MAX: usize = 1_000;
 /// Connections of one remote address; more are closed at once. Loopback is exempt: a proxy speaks from there.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 100;
@@ -96,7 +97,7 @@ pub struct Drain {
 /// `limits.drain` of it, however early it ends.
 pub async fn serve(listener: TcpListener, router: Router, drain: Drain, limits: Limits) {
     let connections = Arc::new(Semaphore::new(limits.connections));
-    let addresses = Addresses::default();
+    let (addresses, unasked) = (Addresses::default(), Unasked::default());
     let tasks = TaskTracker::new();
     let abort = CancellationToken::new();
     let both = drain.clone();
@@ -104,15 +105,17 @@ pub async fn serve(listener: TcpListener, router: Router, drain: Drain, limits: 
         both.ends.run_until_cancelled(both.begins.cancelled()).await;
         Instant::now()
     });
-    while let Some((stream, remote, permit)) = next(&listener, &connections, &drain.ends).await {
+    while let Some((stream, remote)) = next(&listener, &drain.ends).await {
         let Some(place) = addresses.enter(remote.ip(), limits.connections_per_address) else {
             continue;
         };
-        let connection = Connection { router: router.clone(), remote, limits, drain: drain.clone() };
-        let abort = abort.clone();
+        let Some(permit) = admit(&connections, &unasked, &drain.ends).await else { break };
+        let newcomer = Arc::new(unasked.enter());
+        let (abort, makes_room) = (abort.clone(), newcomer.closes());
+        let connection = Connection { router: router.clone(), remote, limits, drain: drain.clone(), newcomer };
         tasks.spawn(async move {
             let _held = (permit, place);
-            abort.run_until_cancelled(connection.run(stream)).await;
+            abort.run_until_cancelled(makes_room.run_until_cancelled(connection.run(stream))).await;
         });
     }
     drop(listener);
@@ -125,15 +128,10 @@ pub async fn serve(listener: TcpListener, router: Router, drain: Drain, limits: 
 }
 
 /// The next connection; `None` once draining has ended.
-async fn next(
-    listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-    ends: &CancellationToken,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = ends.run_until_cancelled(connections.clone().acquire_owned()).await?.ok()?;
+async fn next(listener: &TcpListener, ends: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
     loop {
         match ends.run_until_cancelled(listener.accept()).await? {
-            Ok((stream, remote)) => return Some((stream, remote, permit)),
+            Ok(accepted) => return Some(accepted),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 ends.run_until_cancelled(tokio::time::sleep(ACCEPT_RETRY)).await?;
@@ -142,11 +140,20 @@ async fn next(
     }
 }
 
+/// Waits for a place among the connections, and makes room for it; `None` once draining has ended.
+async fn admit(connections: &Arc<Semaphore>, unasked: &Unasked, ends: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+    if connections.available_permits() == 0 {
+        unasked.close_oldest();
+    }
+    ends.run_until_cancelled(connections.clone().acquire_owned()).await?.ok()
+}
+
 struct Connection {
     router: Router,
     remote: SocketAddr,
     limits: Limits,
     drain: Drain,
+    newcomer: Arc<Newcomer>,
 }
 
 impl Connection {
@@ -154,8 +161,9 @@ impl Connection {
         // Answers are small; Nagle would only hold them back. A socket that refuses the option still works.
         let _ = stream.set_nodelay(true);
         let (router, remote, two_lengths) = (self.router, Remote(self.remote), TwoLengths::default());
-        let (seen, begins) = (two_lengths.clone(), self.drain.begins.clone());
+        let (seen, begins, newcomer) = (two_lengths.clone(), self.drain.begins.clone(), self.newcomer);
         let service = service_fn(move |mut request: Request<Incoming>| {
+            newcomer.asks();
             request.extensions_mut().insert(remote);
             let closes = refuse(&mut request, &seen, &begins) || is_chunked(request.headers());
             let answer = router.clone().oneshot(request.map(Body::new));
@@ -245,6 +253,19 @@ mod tests {
             stream.write_all(sent.as_bytes()).await.expect("writes");
             read_all(&mut stream).await;
         }
+    }
+
+    #[tokio::test]
+    async fn silent_connections_keep_nobody_waiting() {
+        let limits = Limits { connections: 2, head_read: Duration::from_secs(60), ..Limits::default() };
+        let (address, _drain, _server) = start(Router::new().route("/", get(|| async { "ok" })), limits).await;
+        let mut silent = Vec::new();
+        for _ in 0..10 {
+            silent.push(TcpStream::connect(address).await.expect("connects"));
+        }
+        let answer = raw(address, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.ends_with("ok"), "{answer}");
+        assert_eq!(read_all(&mut silent[0]).await, "", "the oldest was closed");
     }
 
     #[tokio::test]

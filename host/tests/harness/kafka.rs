@@ -32,11 +32,17 @@ impl Kafka {
             skip(test, "kcat is not installed");
             return None;
         }
+        Some(Kafka::at(&brokers))
+    }
+
+    /// A broker, with topics of its own.
+    pub fn at(brokers: &str) -> Kafka {
         // The system makes the names of temporary folders unique.
         let folder = tempfile::Builder::new().prefix(&format!("{}-", std::process::id())).tempdir().unwrap();
         let unique = folder.path().file_name().unwrap().to_str().unwrap().to_owned();
         let name = |topic: &str| format!("postwarm-{unique}-{topic}");
-        Some(Kafka { brokers, emails: name("emails"), recipients: name("recipients"), facts: name("facts") })
+        let brokers = brokers.to_owned();
+        Kafka { brokers, emails: name("emails"), recipients: name("recipients"), facts: name("facts") }
     }
 
     /// The site with its events here, as its users name it.

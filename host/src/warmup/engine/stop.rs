@@ -1,17 +1,20 @@
 //! How the engine ends, and what it finds of one that ended otherwise: rows whose reply nobody will learn.
 //!
-//! Invariant: a stop makes a row unknown only where a client has it and its reply did not come in time; a kill, wherever a client
-//! may have had it.
+//! Invariant: a stop makes a row unknown only where a client does not know what became of it, or does not say so in time; a kill,
+//! wherever a client may have had it.
 
 use crate::clock::Now;
 use crate::warmup::engine::{Engine, settle};
 use crate::warmup::store::{Claimed, Recorded};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why a row is unknown that an earlier process had in hand.
 const CRASHED: &str = "the process ended while a client had the message in hand";
 /// Why a row is unknown whose reply had not come when the drain ended.
 const STOPPED: &str = "the process stopped before the reply came";
+/// How long a client has, after its time is up, to say what became of what it had: what it never sent in full is in no doubt.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Takes back what an earlier process counted. What it had in hand is unknown; that counts too, wherever it was taken from.
@@ -39,8 +42,9 @@ impl Engine {
         let grace = self.settings.borrow().process.drain_max;
         let closing = self.organizations.close(grace);
         let clock = self.clock.clone();
-        let until = clock.now().boot_ms + grace.as_millis() as i64;
-        let deadline = clock.sleep(grace);
+        let most = grace + LAST_ANSWERS;
+        let until = clock.now().boot_ms + most.as_millis() as i64;
+        let deadline = clock.sleep(most);
         tokio::pin!(deadline, closing);
         let mut closed = false;
         let mut waiting = true;

@@ -22,7 +22,7 @@ async fn a_message_arrives_as_it_was_given() {
 async fn a_break_after_the_dot_leaves_one_message_unknown_and_the_next_unsent() {
     let gate = Gate::closed();
     let script =
-        Script::default().rule(Rule::new(Step::Mail, Action::Hold(gate.clone())).times(1)).on(Step::EndOfData, Action::AcceptThenClose);
+        Script::default().rule(Rule::new(Step::Mail, Action::Hold(gate.clone())).times(1)).on(Step::EndOfData, Action::Close.accept_then());
     let sink = Sink::start(script).await;
     let client = client(&sink, 1);
     let first = send(&client, "a@y.example");
@@ -169,5 +169,5 @@ async fn the_journal_file_holds_what_was_accepted() {
     let path = folder.path().join("journal.ndjson");
     let sink = Sink::start(Script { journal_file: Some(path.clone()), ..Script::default() }).await;
     assert_eq!(words(&send(&client(&sink, 1), "a@y.example").await.unwrap()), "Accepted");
-    assert!(std::fs::read_to_string(path).unwrap().contains(r#"{"accepted":{"to":["a@y.example"]}}"#));
+    assert!(std::fs::read_to_string(path).unwrap().contains(r#"{"accepted":{"to":["a@y.example"],"message_id":"#));
 }

@@ -45,7 +45,7 @@ async fn contents_arrive(suite: Pointed<'_>, script: Script) -> Finding {
         let arrived: Vec<&Vec<u8>> = entries
             .iter()
             .filter_map(|entry| match &entry.fact {
-                Fact::Content { to, bytes } if to.iter().any(|to| to.contains(&*sent.envelope_to)) => Some(bytes),
+                Fact::Content { to, bytes, .. } if to.iter().any(|to| to.contains(&*sent.envelope_to)) => Some(bytes),
                 _ => None,
             })
             .collect();

@@ -22,7 +22,7 @@ pub async fn checks(report: &mut Report, suite: Pointed<'_>) {
     report.check("a server that speaks no SMTP is not attempted and blames the client", turned_away(suite, garbage)).await;
     let lost = Script::default().on(Step::EndOfData, Action::Close);
     report.check("a connection lost after the end of data leaves the message unknown", unknown(suite, lost)).await;
-    let taken = Script::default().on(Step::EndOfData, Action::AcceptThenClose);
+    let taken = Script::default().on(Step::EndOfData, Action::Close.accept_then());
     report.check("an acceptance whose reply is lost leaves the message unknown", unknown(suite, taken)).await;
     report.check("a connection lost before the content leaves the message not attempted", lost_before_content(suite)).await;
     report.check("one lost connection leaves at most one message unknown", one_unknown(suite)).await;

@@ -1,6 +1,6 @@
 //! What reached a sink, in order, in memory and where wanted in a file.
 //!
-//! Invariant: with a file, an entry is on disk before the reply that follows it leaves.
+//! Invariant: with a file, an entry is on disk before a reply that follows it leaves.
 
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// How long [`Journal::wait_for`] waits before it gives up and fails the test.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -51,10 +51,16 @@ pub enum Fact {
         to: Vec<String>,
         /// Without dot-stuffing; empty where the script keeps no contents.
         bytes: Vec<u8>,
+        /// The octets as they came, the end of data included; empty where the script keeps no contents.
+        #[serde(default)]
+        wire: Vec<u8>,
     },
     /// The sink took responsibility for a message.
     Accepted {
         to: Vec<String>,
+        /// The Message-ID without angle brackets; empty where the content has none.
+        #[serde(default)]
+        message_id: String,
     },
     /// Another command.
     Command(String),
@@ -67,8 +73,16 @@ pub enum Fact {
 pub struct Journal {
     started: Instant,
     entries: Mutex<Vec<Entry>>,
-    file: Option<Mutex<File>>,
+    file: Option<Mutex<Written>>,
     changed: Notify,
+    accepted: watch::Sender<usize>,
+}
+
+/// The journal's file, and whether it has what is not on disk yet.
+#[derive(Debug)]
+struct Written {
+    file: File,
+    is_behind: bool,
 }
 
 impl Journal {
@@ -76,7 +90,8 @@ impl Journal {
         let open = |path: &Path| {
             File::options().create(true).append(true).open(path).unwrap_or_else(|error| panic!("cannot open {}: {error}", path.display()))
         };
-        Journal { started: Instant::now(), entries: Mutex::default(), file: file.map(open).map(Mutex::new), changed: Notify::new() }
+        let file = file.map(|path| Mutex::new(Written { file: open(path), is_behind: false }));
+        Journal { started: Instant::now(), entries: Mutex::default(), file, changed: Notify::new(), accepted: watch::Sender::new(0) }
     }
 
     pub(crate) fn push(&self, connection: usize, read: usize, fact: Fact) {
@@ -85,16 +100,40 @@ impl Journal {
         if let Some(file) = &self.file {
             let mut line = serde_json::to_vec(&entry).expect("an entry is plain data");
             line.push(b'\n');
-            let mut file = file.lock().expect("nothing panics while it holds the file");
-            file.write_all(&line).and_then(|()| file.sync_data()).expect("the journal file can be written");
+            let mut written = file.lock().expect("nothing panics while it holds the file");
+            written.file.write_all(&line).expect("the journal file can be written");
+            written.is_behind = true;
         }
+        let is_accepted = matches!(entry.fact, Fact::Accepted { .. });
         self.lock().push(entry);
+        if is_accepted {
+            self.accepted.send_modify(|count| *count += 1);
+        }
         self.changed.notify_waiters();
+    }
+
+    /// Brings to disk what is not there yet: one flush serves all replies that wait to leave.
+    pub(crate) fn sync(&self) {
+        let Some(file) = &self.file else { return };
+        let mut written = file.lock().expect("nothing panics while it holds the file");
+        if std::mem::replace(&mut written.is_behind, false) {
+            written.file.sync_data().expect("the journal file can be written");
+        }
     }
 
     /// Everything so far.
     pub fn entries(&self) -> Vec<Entry> {
         self.lock().clone()
+    }
+
+    /// Everything from the entry with this place on.
+    pub fn entries_from(&self, place: usize) -> Vec<Entry> {
+        self.lock().get(place..).map(<[Entry]>::to_vec).unwrap_or_default()
+    }
+
+    /// The place of the next entry.
+    pub fn next_place(&self) -> usize {
+        self.lock().len()
     }
 
     /// Counts entries.
@@ -111,7 +150,33 @@ impl Journal {
     pub fn accepted(&self) -> Vec<String> {
         let entries = self.lock();
         let accepted = entries.iter().filter_map(|entry| match &entry.fact {
-            Fact::Accepted { to } => Some(to.clone()),
+            Fact::Accepted { to, .. } => Some(to.clone()),
+            _ => None,
+        });
+        accepted.flatten().collect()
+    }
+
+    /// What its times count from.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// How many messages were accepted so far.
+    pub fn accepted_count(&self) -> usize {
+        *self.accepted.borrow()
+    }
+
+    /// Waits until so many messages are accepted.
+    pub async fn accepts(&self, count: usize) {
+        // The journal itself holds the sender.
+        let _ = self.accepted.subscribe().wait_for(|accepted| *accepted >= count).await;
+    }
+
+    /// Recipient and Message-ID of all that was accepted, in order.
+    pub fn accepted_messages(&self) -> Vec<(String, String)> {
+        let entries = self.lock();
+        let accepted = entries.iter().filter_map(|entry| match &entry.fact {
+            Fact::Accepted { to, message_id } => Some(to.iter().map(|recipient| (recipient.clone(), message_id.clone()))),
             _ => None,
         });
         accepted.flatten().collect()
@@ -121,7 +186,7 @@ impl Journal {
     pub fn accepted_at_us(&self) -> Vec<(u64, String)> {
         let entries = self.lock();
         let accepted = entries.iter().filter_map(|entry| match &entry.fact {
-            Fact::Accepted { to } => Some(to.iter().map(|recipient| (entry.at_us, recipient.clone()))),
+            Fact::Accepted { to, .. } => Some(to.iter().map(|recipient| (entry.at_us, recipient.clone()))),
             _ => None,
         });
         accepted.flatten().collect()

@@ -5,7 +5,9 @@
 //! Invariant: a message is in the journal as accepted before its positive reply leaves.
 
 pub mod certificate;
+mod content;
 pub mod journal;
+pub mod lenient;
 pub mod script;
 mod session;
 
@@ -14,7 +16,7 @@ use journal::{Fact, Journal};
 use script::{Script, Tls};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 
 /// A running sink. Dropping it closes its port and its connections.
@@ -29,7 +31,12 @@ pub struct Sink {
 impl Sink {
     /// Starts a sink on the current runtime.
     pub async fn start(script: Script) -> Sink {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("loopback has a free port");
+        Sink::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    }
+
+    /// Starts one at an address, as where an earlier sink listened.
+    pub async fn start_at(addr: SocketAddr, script: Script) -> Sink {
+        let listener = listen(addr, &script).unwrap_or_else(|error| panic!("cannot listen on {addr}: {error}"));
         let addr = listener.local_addr().expect("a bound socket has an address");
         let journal = Arc::new(Journal::new(script.journal_file.as_deref()));
         let certificate = Arc::new(Certificate::new(&script.certificate_names));
@@ -42,6 +49,11 @@ impl Sink {
         &self.journal
     }
 
+    /// Closes its port and its connections; the journal stays.
+    pub fn close(&self) {
+        self.task.abort();
+    }
+
     /// The certificate that signs itself, as PEM; give it to a client as a root.
     pub fn ca_pem(&self) -> &str {
         &self.certificate.pem
@@ -50,8 +62,21 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        self.task.abort();
+        self.close();
     }
+}
+
+/// Connections take the sizes of buffers and segments from the listener; small segments make the client's buffer small too.
+fn listen(addr: SocketAddr, script: &Script) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    // Connections of an earlier sink may still end there.
+    socket.set_reuseaddr(true)?;
+    if script.small_buffers {
+        socket.set_recv_buffer_size(4096)?;
+        socket2::SockRef::from(&socket).set_tcp_mss(536)?;
+    }
+    socket.bind(addr)?;
+    socket.listen(1024)
 }
 
 async fn accept(listener: TcpListener, script: Arc<Script>, journal: Arc<Journal>, certificate: Arc<Certificate>) {

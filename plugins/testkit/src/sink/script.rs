@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 
 /// How a sink encrypts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Step {
     Greeting,
     Ehlo,
     StartTls,
+    /// The positive reply to STARTTLS has left, the TLS handshake has not begun.
+    Handshake,
     Auth,
     Mail,
     Rcpt,
@@ -36,14 +38,14 @@ pub enum Step {
 /// What a sink does instead of its ordinary reply.
 #[derive(Debug, Clone)]
 pub enum Action {
-    /// Replies; lines are separated by CRLF, the last one ends without it.
+    /// Replies; lines are separated by CRLF, the last one ends without it. `{to}` stands for the recipients.
     Reply(String),
     /// Replies and closes.
     ReplyThenClose(String),
     /// Closes without a reply.
     Close,
-    /// At the end of data: accepts the message and closes without a reply.
-    AcceptThenClose,
+    /// At the end of data: takes responsibility for the message, whatever it then says.
+    AcceptThen(Box<Action>),
     /// Sends these octets as they are and closes.
     RawThenClose(Vec<u8>),
     /// Sends these octets as they are and goes on as if it had replied.
@@ -52,7 +54,10 @@ pub enum Action {
     Endless,
     /// Says nothing more until the client leaves.
     Stall,
-    /// Waits for the gate, then goes on as if there were no rule.
+    /// Reads nothing for so long, then does the other.
+    Deaf(Duration, Box<Action>),
+    /// Waits for the gate, then goes on as if there were no rule. At the end of data, a client that left meanwhile has its
+    /// message not accepted.
     Hold(Gate),
 }
 
@@ -60,32 +65,97 @@ impl Action {
     pub fn reply(line: &str) -> Action {
         Action::Reply(line.to_owned())
     }
+
+    /// See [`Action::Deaf`].
+    pub fn after_deafness(self, duration: Duration) -> Action {
+        Action::Deaf(duration, Box::new(self))
+    }
+
+    /// See [`Action::AcceptThen`].
+    pub fn accept_then(self) -> Action {
+        Action::AcceptThen(Box::new(self))
+    }
 }
 
-/// Holds replies back until a test lets them go. Clones are the same gate.
+/// Holds replies back until a test lets them go, and tells the test of them. Clones are the same gate.
 #[derive(Debug, Clone)]
-pub struct Gate(Arc<Semaphore>);
+pub struct Gate(Arc<watch::Sender<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    is_open: bool,
+    permits: usize,
+    waiting: usize,
+}
 
 impl Gate {
     /// Makes a closed gate.
     pub fn closed() -> Gate {
-        Gate(Arc::new(Semaphore::new(0)))
+        Gate(Arc::new(watch::Sender::new(Held::default())))
+    }
+
+    /// Makes an open gate: what comes to it passes until it is closed.
+    pub fn opened() -> Gate {
+        let gate = Gate::closed();
+        gate.open();
+        gate
     }
 
     /// Lets one held reply go.
     pub fn release_one(&self) {
-        self.0.add_permits(1);
+        self.0.send_modify(|held| held.permits += 1);
     }
 
-    /// Opens the gate for good.
+    /// Opens the gate until it is closed.
     pub fn open(&self) {
-        self.0.close();
+        self.0.send_modify(|held| held.is_open = true);
+    }
+
+    /// Holds from now on what comes.
+    pub fn close(&self) {
+        self.0.send_modify(|held| held.is_open = false);
+    }
+
+    /// Tells whether a reply would wait.
+    pub fn is_closed(&self) -> bool {
+        !self.0.borrow().is_open
+    }
+
+    /// Waits until so many replies are held.
+    pub async fn holds(&self, count: usize) {
+        // The gate itself holds the sender.
+        let _ = self.0.subscribe().wait_for(|held| held.waiting >= count).await;
     }
 
     pub(crate) async fn pass(&self) {
-        if let Ok(permit) = self.0.acquire().await {
-            permit.forget();
+        let mut changes = self.0.subscribe();
+        let _waiting = Waiting::new(&self.0);
+        let may_pass = |held: &mut Held| {
+            let may = held.is_open || held.permits > 0;
+            if may && !held.is_open {
+                held.permits -= 1;
+            }
+            may
+        };
+        while !self.0.send_if_modified(may_pass) {
+            let _ = changes.wait_for(|held| held.is_open || held.permits > 0).await;
         }
+    }
+}
+
+/// Counts a reply as held for as long as it is, even where its session is dropped.
+struct Waiting<'a>(&'a watch::Sender<Held>);
+
+impl<'a> Waiting<'a> {
+    fn new(gate: &'a watch::Sender<Held>) -> Waiting<'a> {
+        gate.send_modify(|held| held.waiting += 1);
+        Waiting(gate)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|held| held.waiting -= 1);
     }
 }
 
@@ -96,6 +166,7 @@ pub struct Rule {
     action: Action,
     connection: Option<usize>,
     recipient: Option<String>,
+    gate: Option<Gate>,
     skip: usize,
     times: usize,
     seen: Arc<AtomicUsize>,
@@ -104,7 +175,7 @@ pub struct Rule {
 impl Rule {
     /// Applies `action` each time that a session comes to `step`.
     pub fn new(step: Step, action: Action) -> Rule {
-        Rule { step, action, connection: None, recipient: None, skip: 0, times: usize::MAX, seen: Arc::default() }
+        Rule { step, action, connection: None, recipient: None, gate: None, skip: 0, times: usize::MAX, seen: Arc::default() }
     }
 
     /// Only on this connection, counted from 1.
@@ -115,6 +186,11 @@ impl Rule {
     /// Only where the recipient contains this text.
     pub fn recipient(self, pattern: &str) -> Rule {
         Rule { recipient: Some(pattern.to_owned()), ..self }
+    }
+
+    /// Only while this gate is closed.
+    pub fn while_closed(self, gate: &Gate) -> Rule {
+        Rule { gate: Some(gate.clone()), ..self }
     }
 
     /// Not the first `skip` times.
@@ -143,6 +219,8 @@ pub struct Script {
     pub rules: Vec<Rule>,
     /// How long each group of replies waits, to stand for a round trip.
     pub reply_delay: Duration,
+    /// Lets the system take few octets ahead of the sink: a client soon has to wait for one that does not read.
+    pub small_buffers: bool,
     /// Keeps the contents in the journal.
     pub keep_content: bool,
     /// Writes the journal here too, synchronously.
@@ -160,6 +238,7 @@ impl Default for Script {
             credentials: None,
             rules: Vec::new(),
             reply_delay: Duration::ZERO,
+            small_buffers: false,
             keep_content: true,
             journal_file: None,
         }
@@ -188,7 +267,8 @@ impl Script {
         let applies = |rule: &&Rule| {
             let is_meant = rule.step == step
                 && rule.connection.is_none_or(|wanted| wanted == connection)
-                && rule.recipient.as_ref().is_none_or(|pattern| recipients.iter().any(|recipient| recipient.contains(pattern.as_str())));
+                && rule.recipient.as_ref().is_none_or(|pattern| recipients.iter().any(|recipient| recipient.contains(pattern.as_str())))
+                && rule.gate.as_ref().is_none_or(Gate::is_closed);
             if !is_meant {
                 return false;
             }

@@ -2,7 +2,7 @@
 
 use super::certificate::Certificate;
 use super::journal::{Fact, Journal};
-use super::script::{Action, Script, Step, Tls};
+use super::script::{Action, Gate, Script, Step, Tls};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -15,7 +15,7 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// The session is over.
-struct Over;
+pub struct Over;
 
 impl From<std::io::Error> for Over {
     fn from(_: std::io::Error) -> Over {
@@ -25,17 +25,17 @@ impl From<std::io::Error> for Over {
 
 /// One session.
 pub struct Session<'a> {
-    stream: Stream,
-    connection: usize,
-    script: &'a Script,
-    journal: &'a Journal,
+    pub(super) stream: Stream,
+    pub(super) connection: usize,
+    pub(super) script: &'a Script,
+    pub(super) journal: &'a Journal,
     certificate: &'a Certificate,
-    input: Vec<u8>,
+    pub(super) input: Vec<u8>,
     out: Vec<u8>,
     reads: usize,
     encrypted: bool,
-    in_mail: bool,
-    recipients: Vec<String>,
+    pub(super) in_mail: bool,
+    pub(super) recipients: Vec<String>,
 }
 
 impl<'a> Session<'a> {
@@ -121,6 +121,10 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         self.flush().await?;
+        if let Some(action) = self.script.action(Step::Handshake, self.connection, &[]) {
+            self.perform(action, "").await?;
+            self.flush().await?;
+        }
         let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
         match self.certificate.acceptor.accept(plain).await {
             Ok(stream) => {
@@ -207,43 +211,6 @@ impl<'a> Session<'a> {
         self.content().await
     }
 
-    async fn content(&mut self) -> Result<(), Over> {
-        if self.input.is_empty() {
-            self.fill().await?;
-        }
-        if let Some(action) = self.script.action(Step::Content, self.connection, &self.recipients) {
-            self.perform(action, "").await?;
-        }
-        let (content, length) = loop {
-            if let Some(found) = find_end(&self.input, self.script.keep_content) {
-                break found;
-            }
-            self.fill().await?;
-        };
-        self.input.drain(..length);
-        let to = std::mem::take(&mut self.recipients);
-        self.note(Fact::Content { to: to.clone(), bytes: content });
-        self.in_mail = false;
-        let action = self.script.action(Step::EndOfData, self.connection, &to);
-        let accepts = match &action {
-            None | Some(Action::Hold(_) | Action::AcceptThenClose | Action::Raw(_)) => true,
-            Some(Action::Reply(reply) | Action::ReplyThenClose(reply)) => reply.starts_with('2'),
-            Some(_) => false,
-        };
-        if let Some(Action::Hold(gate)) = &action {
-            self.flush().await?;
-            gate.pass().await;
-        }
-        if accepts && !to.is_empty() {
-            self.note(Fact::Accepted { to });
-        }
-        match action {
-            None | Some(Action::Hold(_)) => self.reply("250 2.0.0 accepted"),
-            Some(action) => drop(self.perform(action, "").await?),
-        }
-        Ok(())
-    }
-
     /// Does what the script says at `step`, or replies as usual. Returns whether the reply was positive.
     async fn respond(&mut self, step: Step, default: &str) -> Result<bool, Over> {
         match self.script.action(step, self.connection, &self.recipients) {
@@ -255,7 +222,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn perform(&mut self, action: Action, default: &str) -> Result<bool, Over> {
+    pub(super) async fn perform(&mut self, mut action: Action, default: &str) -> Result<bool, Over> {
+        while let Action::Deaf(duration, then) = action {
+            self.flush().await?;
+            tokio::time::sleep(duration).await;
+            action = *then;
+        }
         match action {
             Action::Reply(reply) => {
                 self.reply(&reply);
@@ -266,14 +238,14 @@ impl<'a> Session<'a> {
                 return Ok(true);
             }
             Action::Hold(gate) => {
-                self.flush().await?;
-                gate.pass().await;
+                self.hold(&gate).await?;
                 self.reply(default);
                 return Ok(default.starts_with('2'));
             }
             Action::ReplyThenClose(reply) => self.reply(&reply),
             Action::RawThenClose(octets) => self.out.extend_from_slice(&octets),
-            Action::Close | Action::AcceptThenClose => {}
+            // Nothing but a message can be accepted, and deafness is over.
+            Action::Close | Action::AcceptThen(_) | Action::Deaf(..) => {}
             Action::Stall => {
                 self.flush().await?;
                 loop {
@@ -293,16 +265,27 @@ impl<'a> Session<'a> {
         Err(Over)
     }
 
-    fn reply(&mut self, reply: &str) {
+    /// Waits at a gate that is closed; the replies before it leave first.
+    pub(super) async fn hold(&mut self, gate: &Gate) -> Result<(), Over> {
+        if gate.is_closed() {
+            self.flush().await?;
+            self.journal.sync();
+            gate.pass().await;
+        }
+        Ok(())
+    }
+
+    pub(super) fn reply(&mut self, reply: &str) {
         if reply.is_empty() {
             return;
         }
-        self.note(Fact::Replied(reply.to_owned()));
+        let reply = reply.replace("{to}", &self.recipients.join(" "));
         self.out.extend_from_slice(reply.as_bytes());
+        self.note(Fact::Replied(reply));
         self.out.extend_from_slice(b"\r\n");
     }
 
-    fn note(&self, fact: Fact) {
+    pub(super) fn note(&self, fact: Fact) {
         self.journal.push(self.connection, self.reads, fact);
     }
 
@@ -323,7 +306,7 @@ impl<'a> Session<'a> {
     }
 
     /// Sends the replies that are due and reads more.
-    async fn fill(&mut self) -> Result<(), Over> {
+    pub(super) async fn fill(&mut self) -> Result<(), Over> {
         self.flush().await?;
         let mut block = [0; 16 * 1024];
         match self.stream.read(&mut block).await? {
@@ -343,6 +326,7 @@ impl<'a> Session<'a> {
         if !self.script.reply_delay.is_zero() {
             tokio::time::sleep(self.script.reply_delay).await;
         }
+        self.journal.sync();
         self.stream.write_all(&self.out).await?;
         self.stream.flush().await?;
         self.out.clear();
@@ -362,21 +346,6 @@ impl LastReply for Vec<u8> {
             rest[start..].starts_with(code)
         })
     }
-}
-
-/// Finds the end of data; returns the content without dot-stuffing and the octets up to the end.
-fn find_end(input: &[u8], keep: bool) -> Option<(Vec<u8>, usize)> {
-    let end = match input.starts_with(b".\r\n") {
-        true => 0,
-        false => memchr::memmem::find(input, b"\r\n.\r\n")? + 2,
-    };
-    let mut content = Vec::new();
-    if keep {
-        for line in input[..end].split_inclusive(|&octet| octet == b'\n') {
-            content.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
-        }
-    }
-    Some((content, end + 3))
 }
 
 fn decode(text: &str) -> String {

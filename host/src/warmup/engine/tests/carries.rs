@@ -171,7 +171,7 @@ async fn what_waits_to_be_handed_over_at_a_stop_is_unsent_and_is_offered_again_a
     assert_eq!(world.script.release_of("u1@mail.example", unable), 1);
     tokio::task::yield_now().await;
     assert!(futures_util::poll!(&mut ended).is_pending());
-    world.clock.advance(Duration::from_secs(6));
+    world.clock.advance(Duration::from_secs(8));
     ended.await;
     assert_eq!(world.counts("acme", email).await, Counts { queued: 2, unknown: 1, ..Counts::default() });
     world.clock.advance(Duration::from_secs(5));

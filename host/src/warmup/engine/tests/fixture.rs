@@ -303,7 +303,7 @@ impl World {
         tokio::pin!(ended);
         // The drain waits for answers and for its deadline now.
         assert!(futures_util::poll!(&mut ended).is_pending());
-        self.clock.advance(Duration::from_secs(6));
+        self.clock.advance(Duration::from_secs(8));
         ended.await;
     }
 

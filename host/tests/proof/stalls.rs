@@ -1,0 +1,84 @@
+//! A process that stands still for a while, and one whose wall clock jumps: sending goes on as if nothing had been.
+
+use crate::broadcast::{Broadcast, site, within};
+use crate::check::check;
+use crate::faketime::WallClock;
+use crate::process::signal;
+use crate::scenario::{Line, Plan};
+use crate::trial::targets;
+use postwarm_plugin_testkit::sink::Sink;
+use postwarm_plugin_testkit::sink::journal::{Entry, Fact};
+use postwarm_plugin_testkit::sink::script::{Action, Rule, Script, Step};
+use std::time::{Duration, Instant};
+
+const DAY_SECS: i64 = 86_400;
+/// Jumps of the wall clock while refused messages wait, as seconds off the right time: back each time, as nothing else would bring
+/// the instant closer that they wait for.
+const JUMPS: [i64; 3] = [DAY_SECS, -DAY_SECS, -40 * DAY_SECS];
+/// How long a broadcast may take whose messages are refused once and tried again after three seconds.
+const JUMPING_MAX: Duration = Duration::from_secs(60);
+/// So many recipients are refused once.
+const REFUSED: usize = 200;
+
+/// SIGSTOP and SIGCONT at random.
+pub async fn stops(plan: Plan) -> Line {
+    let mut line = Line::new(&plan);
+    let mut rng = plan.rng();
+    let (count, recipients, longest_ms) = plan.pick((3, 1_500, 500), (8, 6_000, 2_000), (20, 20_000, 10_000));
+    let sink = Sink::start(Script { keep_content: false, ..Script::default() }).await;
+    let site = site(&sink, "");
+    let postwarm = site.serve();
+    let broadcast = Broadcast::begin(&postwarm, recipients).await;
+    let mut longest = Duration::ZERO;
+    for target in targets(&mut rng, recipients, count) {
+        within("the next messages", sink.journal().accepts(target)).await;
+        let stall = Duration::from_millis(rng.u64(50..longest_ms));
+        signal(&postwarm, "-STOP");
+        tokio::time::sleep(stall).await;
+        signal(&postwarm, "-CONT");
+        longest = longest.max(stall);
+        line.faults += 1;
+    }
+    let found = check(&broadcast.evidence(postwarm, &site, &[&sink]).await);
+    line.expect(found.duplicates == 0, || format!("{} messages came twice", found.duplicates));
+    line.expect(found.unknown_listed == 0, || format!("{} messages are in doubt", found.unknown_listed));
+    line.add(recipients as u64, found);
+    line.note(format!("the longest stop took {longest:.1?}"));
+    line
+}
+
+/// The wall clock goes to and fro while refused messages wait for their time.
+pub async fn jumps(plan: Plan) -> Line {
+    let mut line = Line::new(&plan);
+    let (rounds, recipients) = plan.pick((1, 600), (2, 2_000), (10, 10_000));
+    for _ in 0..rounds {
+        let refused = Rule::new(Step::Rcpt, Action::reply("451 4.3.0 later")).times(REFUSED);
+        let sink = Sink::start(Script { keep_content: false, ..Script::default() }.rule(refused)).await;
+        let retry = "[retry]\nschedule = [\"3s\"]\ngive_up_after = \"1y\"\n[limits]\nper_second = 200\n";
+        let (site, clock) = WallClock::give(site(&sink, retry));
+        let clock = match clock {
+            Ok(clock) => clock,
+            Err(because) => return Line::skipped(&plan, &because),
+        };
+        let postwarm = site.serve();
+        clock.jump(40 * DAY_SECS).await;
+        let broadcast = Broadcast::begin(&postwarm, recipients).await;
+        let began = Instant::now();
+        // These wait for an instant far ahead when the clock goes back.
+        let is_refusal = |fact: &Fact| matches!(fact, Fact::Replied(reply) if reply.starts_with("451"));
+        let refused = |entries: &[Entry]| entries.iter().filter(|entry| is_refusal(&entry.fact)).count() >= REFUSED / 2;
+        sink.journal().wait_for(refused).await;
+        for seconds in JUMPS {
+            clock.jump(seconds).await;
+        }
+        line.faults += 1 + JUMPS.len() as u64;
+        broadcast.over(&postwarm).await;
+        let took = began.elapsed();
+        line.expect(took <= JUMPING_MAX, || format!("a broadcast took {took:.1?}: something waited for a clock that had jumped"));
+        let found = check(&broadcast.evidence(postwarm, &site, &[&sink]).await);
+        line.expect(found.duplicates == 0, || format!("{} messages came twice", found.duplicates));
+        line.expect(found.unknown_listed == 0, || format!("{} messages are in doubt", found.unknown_listed));
+        line.add(recipients as u64, found);
+    }
+    line
+}
