@@ -35,6 +35,6 @@ mod tests {
             }
         }
         assert_eq!(ends(b".\r\n"), [0]);
-        assert_eq!(ends(b"a\r\n..\r\n.b\r\nc.\r\n.\r\n"), [14]);
+        assert_eq!(ends(b"a\r\n..\r\n.b\r\nc.\r\n.\r\n"), [15]);
     }
 }
