@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 /// How long one call of a client may take; its own deadlines are shorter.
 const SEND_MAX: Duration = Duration::from_secs(3600);
 
-/// The most compiled emails kept.
-const TEMPLATES_MAX: usize = 64;
+/// The most compiled emails kept: one for each of many organizations that broadcast at once.
+const TEMPLATES_MAX: usize = 2_048;
 /// The most octets of compiled emails kept; one alone may be larger.
 const TEMPLATES_OCTETS_MAX: usize = 16 << 20;
 

@@ -85,7 +85,7 @@ fn encode(text: &str) -> (Encoding, Vec<u8>) {
 fn with_crlf(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + text.len() / 32);
     let mut rest = text;
-    while let Some(at) = rest.find(['\r', '\n']) {
+    while let Some(at) = memchr::memchr2(b'\r', b'\n', rest.as_bytes()) {
         out.push_str(&rest[..at]);
         out.push_str("\r\n");
         let end = if rest[at..].starts_with("\r\n") { at + 2 } else { at + 1 };
@@ -95,14 +95,22 @@ fn with_crlf(text: &str) -> String {
     out
 }
 
+/// The lines of a text whose line ends are all CRLF, without them.
+fn lines(text: &str) -> impl Iterator<Item = &[u8]> {
+    let octets = text.as_bytes();
+    let ends = memchr::memchr_iter(b'\n', octets).map(|at| (at - 1, at + 1)).chain([(octets.len(), octets.len())]);
+    ends.scan(0, |start, (end, next)| Some(&octets[std::mem::replace(start, next)..end]))
+}
+
 /// Text that every server passes on as it is: short lines without trailing space, and none that a mailbox file would change.
 fn is_seven_bit(text: &str) -> bool {
-    !text.contains(BOUNDARY_START)
-        && text.split("\r\n").all(|line| {
+    memchr::memmem::find(text.as_bytes(), BOUNDARY_START.as_bytes()).is_none()
+        && lines(text).all(|line| {
             line.len() <= LINE_MAX
-                && line.bytes().all(|b| b == b'\t' || (0x20..=0x7e).contains(&b))
-                && !line.ends_with([' ', '\t'])
-                && !line.starts_with("From ")
+                // Without an early end, so that many octets are looked at at once.
+                && line.iter().fold(true, |fine, b| fine & (*b == b'\t' || (0x20..=0x7e).contains(b)))
+                && !matches!(line.last(), Some(b' ' | b'\t'))
+                && !line.starts_with(b"From ")
         })
 }
 
@@ -112,14 +120,14 @@ fn needs_escape(byte: u8) -> bool {
 
 fn quoted_printable(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + text.len() / 8 + 8);
-    for (index, line) in text.split("\r\n").enumerate() {
+    for (index, line) in lines(text).enumerate() {
         if index > 0 {
             out.extend_from_slice(b"\r\n");
         }
         let mut column = 0;
-        for (at, byte) in line.bytes().enumerate() {
+        for (at, &byte) in line.iter().enumerate() {
             let last = at + 1 == line.len();
-            let from = at == 0 && line.starts_with("From ");
+            let from = at == 0 && line.starts_with(b"From ");
             let escape = needs_escape(byte) || from || (last && matches!(byte, b' ' | b'\t'));
             let width = if escape { 3 } else { 1 };
             // One column is left for the soft break itself.
@@ -165,6 +173,14 @@ mod tests {
         check("a = b, =_ c", Encoding::QuotedPrintable, "a =3D b, =3D_ c");
         check("Grüße an alle, die das hier lesen", Encoding::QuotedPrintable, "Gr=C3=BC=C3=9Fe an alle, die das hier lesen");
         check("日本語", Encoding::Base64, "5pel5pys6Kqe\r\n");
+    }
+
+    #[test]
+    fn lines_are_what_stands_between_the_line_ends() {
+        for text in ["", "a", "a\r\n", "\r\n\r\nb", "a\r\nb\r\n\r\n"] {
+            let expected: Vec<&[u8]> = text.split("\r\n").map(str::as_bytes).collect();
+            assert_eq!(lines(text).collect::<Vec<_>>(), expected, "{text:?}");
+        }
     }
 
     #[test]
