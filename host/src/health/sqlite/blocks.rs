@@ -27,7 +27,7 @@ const MASK: i64 = (1 << 48) - 1;
 
 /// The block and the slot in it of a user's delivery; `None` for a number that no user has.
 pub fn place_of(email_id: i64, user: i64) -> Option<(i64, usize)> {
-    (1..=USER_MAX).contains(&user).then(|| ((email_id << CHUNK_BITS) | (user >> SLOT_BITS), (user % DELIVERIES) as usize))
+    (1..=USER_MAX).contains(&user).then_some(((email_id << CHUNK_BITS) | (user >> SLOT_BITS), (user % DELIVERIES) as usize))
 }
 
 /// The email of a block, by its number in the ledger.

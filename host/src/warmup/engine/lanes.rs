@@ -87,17 +87,25 @@ impl LaneBook {
     }
 
     /// Decides what is claimed now, at most up to `rows_max` in hand: live mail of all lanes before any back-fill, as they
-    /// may spend the same limits.
+    /// may spend the same limits. Of many lanes those at the front share what there is, and the others come first the next time: a
+    /// turn costs what it claims, and not what waits.
     pub fn plan(&mut self, rows_max: usize, hands: &Hands, mut around: Around<'_>) -> Vec<Lane> {
         let mut planned = Vec::new();
-        if hands.len() >= rows_max {
+        let room = rows_max.saturating_sub(hands.len());
+        if room == 0 {
             return planned;
         }
         let mut in_hand = hands.by_organization().clone();
         let mut has: Vec<usize> = self.due.iter().map(|lane| hands.of(lane)).collect();
+        let mut passed = 0;
         for source in [Source::Live, Source::Backfill] {
+            // Live mail further back goes before back-fill.
+            if passed > 0 {
+                break;
+            }
             for _ in 0..ROUNDS {
-                let looks = self.look(source, rows_max, &mut around);
+                let looks;
+                (looks, passed) = self.look(source, (rows_max, room), &mut around);
                 let asks: Vec<Ask> = looks.iter().map(|l| Ask { org: self.due[l.place].org, has: has[l.place], wants: l.wants }).collect();
                 let parts = fair::parts(Pool { rows_max, in_hand: &in_hand }, &asks);
                 let mut taken = 0;
@@ -114,21 +122,35 @@ impl LaneBook {
                 }
             }
         }
-        if let Some(first) = self.due.pop_front() {
-            self.due.push_back(first);
-        }
+        self.rotate(passed, &planned);
         planned
     }
 
-    /// What the lanes of a source could claim if they were alone.
-    fn look(&mut self, source: Source, rows_max: usize, around: &mut Around<'_>) -> Vec<Look> {
+    /// Of the lanes that were passed those that got something go behind all others. Where all were looked at, the first does.
+    fn rotate(&mut self, passed: usize, planned: &[Lane]) {
+        if passed == 0 {
+            self.due.rotate_left(usize::from(!self.due.is_empty()));
+            return;
+        }
+        let got = |lane: &LaneKey| planned.iter().any(|planned| planned.claim.lane == *lane);
+        let behind = self.due.split_off(passed);
+        let (served, waiting): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.due).into_iter().partition(got);
+        self.due = waiting.into_iter().chain(behind).chain(served).collect();
+    }
+
+    /// What the lanes of a source could claim if they were alone, of as many as there is room for; and how many lanes it has passed
+    /// where others are left, else 0.
+    fn look(&mut self, source: Source, (rows_max, room): (usize, usize), around: &mut Around<'_>) -> (Vec<Look>, usize) {
         let mut looks = Vec::new();
         for place in 0..self.due.len() {
+            if looks.len() == room {
+                return (looks, place);
+            }
             if self.due[place].source == source {
                 looks.extend(self.look_at(place, rows_max, around));
             }
         }
-        looks
+        (looks, 0)
     }
 
     fn look_at(&mut self, place: usize, rows_max: usize, around: &mut Around<'_>) -> Option<Look> {

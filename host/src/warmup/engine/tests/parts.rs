@@ -43,6 +43,31 @@ async fn organizations_get_equal_parts_whatever_the_number_of_their_providers() 
 }
 
 #[tokio::test]
+async fn more_lanes_than_may_be_in_hand_are_served_in_turn() {
+    const LANES: usize = 40;
+    let world = World::new(settings(1, |o| o.smtp[0].connections = 1_000));
+    for lane in 0..LANES {
+        world.register("acme", 3, &format!("lane{lane}.example")).await;
+    }
+    let email = world.send("acme").await;
+    world.feed().await;
+    let mut engine = world.engine().await;
+    let mut served = [0; LANES];
+    while served.iter().sum::<usize>() < 3 * LANES {
+        engine.once().await;
+        let before = served;
+        for (lane, served) in served.iter_mut().enumerate() {
+            *served += world.script.release_of(&format!("@lane{lane}.example"), accepted);
+        }
+        let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
+        assert!(most - least <= 1, "{before:?}, then {served:?}");
+        engine.answers(served.iter().sum::<usize>() - before.iter().sum::<usize>()).await;
+    }
+    engine.once().await;
+    assert_eq!(world.counts("acme", email).await.sent, 3 * LANES as i64);
+}
+
+#[tokio::test]
 async fn a_client_whose_server_falls_silent_hands_over_to_the_next() {
     let world = World::new(settings(2, |o| o.smtp[0].connections = 4));
     let email = world.broadcast("acme", 12, "mail.example").await;
