@@ -20,6 +20,8 @@ use tokio::task::JoinSet;
 const GROWTH_MAX_KIB: u64 = 128 * 1024;
 /// In which 99 of 100 requests of others are answered.
 const P99_MAX: Duration = Duration::from_millis(500);
+/// The same for the small size, whose hundred requests say nothing of a hundredth of them, on whatever machine: that none hangs.
+const P99_MAX_SMALL: Duration = Duration::from_secs(10);
 const REQUEST_EVERY: Duration = Duration::from_millis(20);
 const LARGE_OCTETS: usize = 3 * 1024 * 1024;
 const NESTED: usize = 400_000;
@@ -81,11 +83,12 @@ pub async fn run(plan: Plan) -> Line {
     attackers.shutdown().await;
     let connections = answers.connections.load(Ordering::Relaxed);
     line.faults = connections;
+    let p99_max = plan.pick(P99_MAX_SMALL, P99_MAX, P99_MAX);
     for (who, Asked { mut took, failed }) in asked {
         took.sort_unstable();
         let p99 = took.get(took.len() * 99 / 100).copied().unwrap_or(Duration::MAX);
         line.note(format!("{who}: {} answers, p99 {p99:.1?}, {failed} failed", took.len()));
-        line.expect(p99 <= P99_MAX && failed == 0, || format!("{who}: p99 {p99:.1?}, {failed} failed"));
+        line.expect(p99 <= p99_max && failed == 0, || format!("{who}: p99 {p99:.1?}, {failed} failed"));
     }
     let growth = largest.resident_kib.saturating_sub(before.resident_kib);
     line.note(format!(
