@@ -13,7 +13,8 @@ const DELIVERIES: i64 = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 6;
 /// The last slot of a block.
 pub const SLOT_LAST: usize = (DELIVERIES - 1) as usize;
-const CHUNK_BITS: u32 = 26;
+/// What a block's number has below its email's.
+pub const CHUNK_BITS: u32 = 26;
 /// The highest number of a user that has a place: 32 bits.
 const USER_MAX: i64 = (1 << (SLOT_BITS + CHUNK_BITS)) - 1;
 

@@ -38,9 +38,9 @@ pub fn positions(db: &Connection) -> Result<Vec<Position>> {
 /// Up to `max` blocks with a watched message that was sent before `sent_before`, each with its organization and email.
 pub fn blocks_before(db: &Connection, sent_before: i64, max: usize) -> Result<Vec<(i64, (i64, i64))>> {
     let mut select = db.prepare_cached(
-        "SELECT b.id, e.org, e.email FROM blocks b JOIN emails e ON e.id = b.id >> 26 WHERE b.oldest < ?1 ORDER BY b.oldest LIMIT ?2",
+        "SELECT b.id, e.org, e.email FROM blocks b JOIN emails e ON e.id = b.id >> ?3 WHERE b.oldest < ?1 ORDER BY b.oldest LIMIT ?2",
     )?;
-    let rows = select.query_map((sent_before, max as i64), |r| Ok((r.get(0)?, (r.get(1)?, r.get(2)?))))?;
+    let rows = select.query_map((sent_before, max as i64, blocks::CHUNK_BITS), |r| Ok((r.get(0)?, (r.get(1)?, r.get(2)?))))?;
     rows.collect()
 }
 
@@ -119,10 +119,10 @@ pub fn watched(db: &Connection, org: &OrgName, chosen: &Chosen, after: u64, max:
     let Some(org) = find_org(db, org)? else { return Ok(Vec::new()) };
     let (first, slot_after) = blocks::at_position(after.min(i64::MAX as u64) as i64);
     let mut select = db.prepare_cached(
-        "SELECT b.id, b.packed, e.email, e.from_domain FROM blocks b INDEXED BY blocks_watched JOIN emails e ON e.id = b.id >> 26
+        "SELECT b.id, b.packed, e.email, e.from_domain FROM blocks b INDEXED BY blocks_watched JOIN emails e ON e.id = b.id >> ?3
          WHERE b.org = ?1 AND b.oldest IS NOT NULL AND b.id >= ?2 ORDER BY b.id",
     )?;
-    let mut rows = select.query((org, first))?;
+    let mut rows = select.query((org, first, blocks::CHUNK_BITS))?;
     let mut page = Vec::new();
     let mut places: HashMap<i64, Option<String>> = HashMap::new();
     while page.len() < max {
