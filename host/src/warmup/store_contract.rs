@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod histories;
 pub mod lanes;
 pub mod order;
 pub mod suite;

@@ -60,6 +60,9 @@ async fn kill(plan: Plan, organization: &str, (broadcasts, kills, recipients): (
             line.faults += 1;
             at_dot += u64::from(moment.is_at_dot());
         }
+        if organization == RESEND {
+            trial.resent().await;
+        }
         line.add(recipients as u64, check(&trial.end().await));
     }
     line.note(format!(

@@ -147,6 +147,12 @@ impl Trial {
         found
     }
 
+    /// Waits until what is in doubt has been sent again.
+    pub async fn resent(&self) {
+        let (postwarm, broadcast) = self.running.as_ref().expect("it runs between breaks");
+        postwarm.counts_when(broadcast.email, |counts| counts["unknown"] == 0).await;
+    }
+
     /// Waits for the end, and gathers all that is known.
     pub async fn end(&mut self) -> Evidence {
         let (postwarm, broadcast) = self.running.take().expect("it runs between breaks");

@@ -20,9 +20,9 @@ pub fn enqueue(sink: Address, recipients: usize) -> f64 {
         service.import(recipients).await;
         let rows = Connection::open_with_flags(service.data().join("warmup.db"), OpenFlags::SQLITE_OPEN_READ_ONLY);
         let rows = rows.expect("the database can be read");
-        // No answer tells it: `counts` and lists speak of the frozen audience. The last row is found by the key.
+        // No answer tells it: `counts` and lists speak of the frozen audience. How far fan-out is stands beside the counts.
         let mut last =
-            rows.prepare("SELECT coalesce(max(user), 0) FROM deliveries WHERE org = 1 AND email = 1").expect("the rows have keys");
+            rows.prepare("SELECT coalesce(max(fanned_out), 0) FROM progress WHERE org = 1 AND number = 1").expect("the rows have keys");
         let begun = Instant::now();
         service.send(&Content::Text.request()).await;
         loop {

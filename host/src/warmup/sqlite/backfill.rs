@@ -213,8 +213,8 @@ pub fn set_back(connection: &Connection, by: i64, now: i64) -> Result<(), DbErro
 fn in_hand(connection: &Connection, delivery: DeliveryKey) -> Result<i64, DbError> {
     let found = connection
         .prepare_cached(
-            "SELECT count(*) FROM sending s CROSS JOIN deliveries d ON d.org = s.org AND d.email = s.email AND d.user = s.user
-             WHERE s.org = ?1 AND s.user = ?2 AND s.email <> ?3 AND d.source = 1",
+            "SELECT count(*) FROM sending s CROSS JOIN deliveries d ON d.org = s.org AND d.email = s.email AND d.user = ?2
+             WHERE s.org = ?1 AND s.block = ?2 >> 6 AND s.users & (1 << (?2 & 63)) AND s.email <> ?3 AND d.source = 1",
         )?
         .query_row([delivery.org.0, delivery.user.0, delivery.email.0], |row| row.get(0))?;
     Ok(found)

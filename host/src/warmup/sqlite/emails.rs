@@ -3,12 +3,12 @@
 use crate::bus::wire;
 use crate::db::DbError;
 use crate::model::address::Address;
-use crate::model::delivery::Counts;
+use crate::model::delivery::{Counts, State};
 use crate::model::email::{Email, EmailSummary, Mailbox, NewEmail};
 use crate::model::event::{EmailProgressed, Event, Progress};
 use crate::model::name::{EmailNumber, OrgId};
-use crate::warmup::sqlite::outbox;
 use crate::warmup::sqlite::rows::Context;
+use crate::warmup::sqlite::{outbox, sending, waiting};
 use crate::warmup::store::{Accepted, Idempotency};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -93,7 +93,7 @@ pub fn tell(connection: &Connection, context: &mut Context, org: OrgId, number: 
         org: context.org_name(connection, org)?,
         email: EmailNumber(number),
         progress,
-        from_domain: context.sender_domain(connection, org, number)?.to_string(),
+        from_domain: context.email(connection, org, number)?.from_domain.to_string(),
         recipients,
         at: now,
     });
@@ -135,18 +135,13 @@ const LIST: &str = "
 pub fn list(connection: &Connection, org: OrgId, after: EmailNumber, limit: usize) -> Result<Vec<EmailSummary>, DbError> {
     let mut statement = connection.prepare_cached(LIST)?;
     let mut found: Vec<EmailSummary> = statement.query_map(params![org.0, after.0, limit as i64], summary)?.collect::<Result<_, _>>()?;
-    let mut sending = connection.prepare_cached(
-        "SELECT s.email, d.state, count(*) FROM sending s JOIN deliveries d ON d.org = s.org AND d.email = s.email AND d.user = s.user
-         WHERE s.org = ?1 GROUP BY s.email, d.state",
-    )?;
-    let mut rows = sending.query([org.0])?;
-    while let Some(row) = rows.next()? {
-        let (email, was, count): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        if let Some(email) = found.iter_mut().find(|e| e.number.0 == email) {
+    for held in found.last().map_or(Ok(Vec::new()), |last| sending::of_emails(connection, org, last.number))? {
+        let Some(email) = found.iter_mut().find(|e| e.number.0 == held.block.email) else { continue };
+        for (_, was, count) in waiting::in_hand(connection, &held)? {
             email.counts.sending += count;
             match was {
-                1 => email.counts.deferred -= count,
-                6 => email.counts.unknown -= count,
+                State::Deferred => email.counts.deferred -= count,
+                State::Unknown => email.counts.unknown -= count,
                 _ => email.counts.queued -= count,
             }
         }

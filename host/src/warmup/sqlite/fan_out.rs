@@ -1,4 +1,4 @@
-//! Fan-out: an email's frozen audience becomes delivery rows, some at a time, surviving a restart where it stood.
+//! Fan-out: an email's frozen audience joins the lanes, some users at a time, surviving a restart where it stood.
 //!
 //! Organizations take turns, a step each; within one, emails go in the order of their acceptance.
 
@@ -7,10 +7,12 @@ use crate::db::DbError;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
+use crate::warmup::sqlite::blocks::{Block, Users};
 use crate::warmup::sqlite::rows::Context;
-use crate::warmup::sqlite::{emails, outbox, waiting};
+use crate::warmup::sqlite::{emails, fresh, outbox, waiting};
 use crate::warmup::store::{Believed, FanOut};
 use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::BTreeMap;
 
 pub fn next(connection: &Connection, last: OrgId, rows: usize, believed: Believed) -> Result<Option<FanOut>, DbError> {
     let email = match oldest_behind(connection, last.0)? {
@@ -80,34 +82,64 @@ pub fn fan_out(
         .prepare_cached("SELECT fanned_out, audience FROM progress WHERE org = ?1 AND number = ?2")?
         .query_row([org.0, email.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let to = audience.min(from + rows as i64);
-    connection
-        .prepare_cached(
-            "INSERT INTO deliveries (org, email, user, provider, queue, next_at, state, source, queued_at, finished_at)
-             SELECT u.org, ?2, u.number, d.provider, iif(u.suppressed_at IS NULL, 1, NULL), iif(u.suppressed_at IS NULL, 0, NULL),
-                    iif(u.suppressed_at IS NULL, 0, 5), 0, e.created_at, iif(u.suppressed_at IS NULL, NULL, ?5)
-             FROM users u JOIN domains d ON d.id = u.domain JOIN emails e ON e.org = u.org AND e.number = ?2
-             WHERE u.org = ?1 AND u.number > ?3 AND u.number <= ?4 ORDER BY u.number",
-        )?
-        .execute([org.0, email.0, from, to, now])?;
-    waiting::fanned_out(connection, org, email, (from, to))?;
-    let suppressed = suppressed(connection, org, from, to)?;
-    for user in &suppressed {
-        tell_suppressed(connection, context, DeliveryKey { org, email, user: UserNumber(*user) }, Source::Live, now)?;
+    let joining = joining(connection, org, email, (from, to))?;
+    for ((block, provider), users) in joining.fresh {
+        fresh::add(connection, block, provider, users)?;
+    }
+    for (provider, users) in joining.waiting {
+        waiting::changed(connection, (org, email.0, provider), (users, 0))?;
+    }
+    for (user, provider) in &joining.suppressed {
+        let delivery = DeliveryKey { org, email, user: *user };
+        let queued_at = context.email(connection, org, email.0)?.created_at;
+        connection
+            .prepare_cached(
+                "INSERT INTO deliveries (org, email, user, provider, state, source, queued_at, finished_at)
+                 VALUES (?1, ?2, ?3, ?4, 5, 0, ?5, ?6)",
+            )?
+            .execute([org.0, email.0, user.0, *provider, queued_at, now])?;
+        tell_suppressed(connection, context, delivery, Source::Live, now)?;
     }
     connection
         .prepare_cached("UPDATE progress SET fanned_out = ?3, suppressed = suppressed + ?4 WHERE org = ?1 AND number = ?2")?
-        .execute([org.0, email.0, to, suppressed.len() as i64])?;
+        .execute([org.0, email.0, to, joining.suppressed.len() as i64])?;
     if to == audience {
         emails::complete(connection, context, org, email.0, now)?;
     }
     Ok(())
 }
 
-fn suppressed(connection: &Connection, org: OrgId, from: i64, to: i64) -> Result<Vec<i64>, DbError> {
-    let mut statement = connection
-        .prepare_cached("SELECT number FROM users WHERE org = ?1 AND number > ?2 AND number <= ?3 AND suppressed_at IS NOT NULL")?;
-    let found = statement.query_map([org.0, from, to], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    Ok(found)
+/// Users that an email is fanned out to.
+#[derive(Default)]
+struct Joining {
+    /// By block and provider.
+    fresh: BTreeMap<(Block, i64), Users>,
+    /// How many, by provider.
+    waiting: BTreeMap<i64, i64>,
+    /// With the provider of each.
+    suppressed: Vec<(UserNumber, i64)>,
+}
+
+/// The users numbered from behind `from` up to `to`.
+fn joining(connection: &Connection, org: OrgId, email: EmailNumber, (from, to): (i64, i64)) -> Result<Joining, DbError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT u.number, d.provider, u.suppressed_at IS NOT NULL FROM users u CROSS JOIN domains d ON d.id = u.domain
+         WHERE u.org = ?1 AND u.number > ?2 AND u.number <= ?3 ORDER BY u.number",
+    )?;
+    let mut rows = statement.query([org.0, from, to])?;
+    let mut joining = Joining::default();
+    while let Some(row) = rows.next()? {
+        let (user, provider) = (UserNumber(row.get(0)?), row.get(1)?);
+        if row.get(2)? {
+            joining.suppressed.push((user, provider));
+            continue;
+        }
+        let (block, slot) = Block::of(DeliveryKey { org, email, user });
+        let users = joining.fresh.entry((block, provider)).or_default();
+        *users = users.and(Users::one(slot));
+        *joining.waiting.entry(provider).or_default() += 1;
+    }
+    Ok(joining)
 }
 
 /// Writes the event that a user who wants no mail got none.
@@ -125,7 +157,7 @@ pub fn tell_suppressed(
              LEFT JOIN deliveries v ON v.org = u.org AND v.email = ?3 AND v.user = u.number WHERE u.org = ?1 AND u.number = ?2",
         )?
         .query_row([delivery.org.0, delivery.user.0, delivery.email.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    let from_domain = context.sender_domain(connection, delivery.org, delivery.email.0)?;
+    let from_domain = context.email(connection, delivery.org, delivery.email.0)?.from_domain;
     let event = Event::Recipient(RecipientChanged {
         org: context.org_name(connection, delivery.org)?,
         email: delivery.email,

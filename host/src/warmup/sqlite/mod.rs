@@ -7,14 +7,21 @@
 //! Invariant: no other module names a table of `warmup.db`.
 
 mod backfill;
+mod blocks;
 mod claims;
 mod clock;
 mod emails;
 mod fan_out;
+mod fresh;
+mod listing;
+#[cfg(test)]
+mod migration_tests;
 mod outbox;
 mod outcomes;
 mod recover;
 mod rows;
+mod sending;
+mod sent;
 #[cfg(test)]
 mod testing;
 mod users;
@@ -43,8 +50,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
-const MIGRATIONS: &[&str] =
-    &[include_str!("../../../migrations/warmup/0001_main.sql"), include_str!("../../../migrations/warmup/0002_state_index.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/warmup/0001_main.sql"),
+    include_str!("../../../migrations/warmup/0002_state_index.sql"),
+    include_str!("../../../migrations/warmup/0003_blocks.sql"),
+];
 
 /// How many connections read at a time for the API, and as many for what sends: neither waits for the other.
 const READERS: usize = 2;
@@ -219,7 +229,7 @@ impl Store for SqliteStore {
     }
 
     async fn deliveries(&self, org: OrgId, email: EmailNumber, page: DeliveryPage) -> Result<Deliveries> {
-        self.read(move |connection| rows::deliveries(connection, org, email, &page)).await
+        self.read(move |connection| listing::deliveries(connection, org, email, &page)).await
     }
 
     async fn resolve(&self, org: OrgId, email: EmailNumber, which: Which, action: Action, now: i64) -> Result<usize> {

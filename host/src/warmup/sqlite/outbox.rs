@@ -4,6 +4,7 @@ use crate::bus::{Outgoing, Record, batch, wire};
 use crate::db::DbError;
 use crate::warmup::metrics::Depth;
 use crate::warmup::sqlite::rows::Context;
+use crate::warmup::sqlite::sending;
 use rusqlite::Connection;
 
 /// Adds a record to those of the job that runs.
@@ -41,11 +42,11 @@ pub fn pending(connection: &Connection, max: usize) -> Result<Vec<Outgoing>, DbE
 /// How much is under way. Reads one short row an email, and what is in `sending`.
 pub fn depth(connection: &Connection) -> Result<Depth, DbError> {
     // Numbers are given one by one and go from the lowest, so the ends tell how many there are.
-    let sql = "SELECT (SELECT count(*) FROM sending),
-        (SELECT coalesce(sum(recipients + backfilled - sent - failed - suppressed - unknown), 0) FROM progress),
+    let sql = "SELECT (SELECT coalesce(sum(recipients + backfilled - sent - failed - suppressed - unknown), 0) FROM progress),
         coalesce((SELECT max(number) FROM outbox) - (SELECT min(number) FROM outbox) + 1, 0)";
-    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
-    let (sending, open, outbox) = connection.prepare_cached(sql)?.query_row([], read)?;
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+    let (open, outbox) = connection.prepare_cached(sql)?.query_row([], read)?;
+    let sending: i64 = sending::all(connection)?.iter().map(|held| held.users.len() as i64).sum();
     Ok(Depth { queued: (open - sending).max(0), sending, outbox })
 }
 

@@ -5,10 +5,12 @@ use crate::db::DbError;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
 use crate::model::name::OrgId;
+use crate::warmup::sqlite::blocks::{Block, Users};
+use crate::warmup::sqlite::claims::retries;
 use crate::warmup::sqlite::rows::{Context, fault_number};
-use crate::warmup::sqlite::{backfill, clock, emails, outbox, waiting};
+use crate::warmup::sqlite::{backfill, clock, emails, fresh, outbox, sending, sent, waiting};
 use crate::warmup::store::{BackfillPace, Claimed, Recorded, Settled, Turn, Usage};
-use rusqlite::{CachedStatement, Connection, params};
+use rusqlite::{Connection, params};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,30 +71,35 @@ pub fn record(connection: &Connection, context: &mut Context, turn: &Turn) -> Re
     if turn.outcomes.is_empty() {
         return Ok(());
     }
-    let mut deltas = Deltas::default();
-    let mut statements = Statements::new(connection)?;
+    let mut changes = Changes::default();
     for recorded in turn.outcomes.iter() {
         let pace = pace(turn, recorded.claimed.delivery.org);
-        one(connection, context, recorded, pace, (&mut statements, &mut deltas))?;
+        one(connection, context, recorded, pace, &mut changes)?;
     }
     clock::see(connection, turn.now)?;
-    deltas.write(connection, context, turn.now)
+    changes.write(connection, context, turn.now)
 }
 
-/// What every row of a turn runs; looked up once a turn.
-struct Statements<'a> {
-    leave_sending: CachedStatement<'a>,
-    settle: CachedStatement<'a>,
+/// What the outcomes of a turn change beside the rows of single deliveries, gathered so that it is written once.
+#[derive(Default)]
+struct Changes {
+    counts: Deltas,
+    left_hands: BTreeMap<Block, Users>,
+    fresh: fresh::Leaving,
+    /// Entries of `sent`.
+    sent: BTreeMap<Block, Vec<u8>>,
 }
 
-impl<'a> Statements<'a> {
-    fn new(connection: &'a Connection) -> Result<Statements<'a>, DbError> {
-        let leave_sending = connection.prepare_cached("DELETE FROM sending WHERE org = ?1 AND email = ?2 AND user = ?3")?;
-        let settle = connection.prepare_cached(
-            "UPDATE deliveries SET state = ?4, queue = ?5, next_at = ?6, attempts = ?7, client = ?8, finished_at = ?9, code = ?10,
-             enhanced = ?11, reply = ?12, fault = ?13, detail = ?14 WHERE org = ?1 AND email = ?2 AND user = ?3",
-        )?;
-        Ok(Statements { leave_sending, settle })
+impl Changes {
+    fn write(self, connection: &Connection, context: &mut Context, now: i64) -> Result<(), DbError> {
+        for (block, users) in self.left_hands {
+            sending::leave(connection, block, users)?;
+        }
+        self.fresh.write(connection)?;
+        for (block, entries) in self.sent.into_iter().filter(|(_, entries)| !entries.is_empty()) {
+            sent::add(connection, block, &entries)?;
+        }
+        self.counts.write(connection, context, now)
     }
 }
 
@@ -105,21 +112,29 @@ fn one(
     context: &mut Context,
     recorded: &Recorded,
     pace: BackfillPace,
-    (statements, deltas): (&mut Statements<'_>, &mut Deltas),
+    changes: &mut Changes,
 ) -> Result<(), DbError> {
     let (claimed, at) = (&*recorded.claimed, recorded.at);
     let key = claimed.delivery;
-    statements.leave_sending.execute([key.org.0, key.email.0, key.user.0])?;
+    let (block, slot) = Block::of(key);
+    let users = changes.left_hands.entry(block).or_default();
+    *users = users.and(Users::one(slot));
+    let provider = context.name_id(connection, &claimed.provider)?;
+    let first = (claimed.source, claimed.was, claimed.attempt) == (Source::Live, State::Queued, 1);
+    let untried = first && !changes.fresh.take(connection, block, provider, Users::one(slot))?.is_empty();
     let (state, said, next_at) = match &recorded.result {
         Settled::Sent(said) => (State::Sent, said, None),
         Settled::Failed(said) => (State::Failed, said, None),
         Settled::Deferred { said, next_at } => (State::Deferred, said, Some(*next_at)),
         Settled::Unknown { said, resend_at } => (State::Unknown, said, *resend_at),
-        Settled::Returned { next_at } => return give_back(connection, claimed, *next_at),
+        Settled::Returned { next_at } => return give_back(connection, claimed, provider, *next_at),
     };
     let client = context.name_id(connection, &claimed.client)?;
-    update(&mut statements.settle, client, claimed, (state, said, next_at), at)?;
-    deltas.moved((key.org, key.email.0), &claimed.provider, claimed.was, state);
+    let packed = untried && state == State::Sent && sent::pack(changes.sent.entry(block).or_default(), slot, client, at, said);
+    if !packed {
+        settle(connection, claimed, (provider, client), (state, said, next_at), at)?;
+    }
+    changes.counts.moved((key.org, key.email.0), &claimed.provider, claimed.was, state);
     if claimed.source == Source::Backfill {
         match state {
             State::Unknown => backfill::in_doubt(connection, key, pace, at)?,
@@ -132,40 +147,64 @@ fn one(
 }
 
 /// It was first in its lane; among the retries it is again, and newer live mail, which waits for no time, does not pass it.
-fn give_back(connection: &Connection, claimed: &Claimed, next_at: i64) -> Result<(), DbError> {
+fn give_back(connection: &Connection, claimed: &Claimed, provider: i64, next_at: i64) -> Result<(), DbError> {
     let key = claimed.delivery;
     connection
-        .prepare_cached("UPDATE deliveries SET next_at = ?4, queue = iif(queue = 1, 0, queue) WHERE org = ?1 AND email = ?2 AND user = ?3")?
-        .execute([key.org.0, key.email.0, key.user.0, next_at])?;
+        .prepare_cached(
+            "INSERT INTO deliveries (org, email, user, provider, queue, next_at, state, source, queued_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8) ON CONFLICT (org, email, user) DO UPDATE SET next_at = excluded.next_at",
+        )?
+        .execute([
+            key.org.0,
+            key.email.0,
+            key.user.0,
+            provider,
+            retries(claimed.source),
+            next_at,
+            claimed.source as i64,
+            claimed.queued_at,
+        ])?;
     Ok(())
 }
 
-fn update(
-    settle: &mut CachedStatement<'_>,
-    client: i64,
+/// Writes what became of a delivery into a row of its own, which it has from then on.
+fn settle(
+    connection: &Connection,
     claimed: &Claimed,
+    (provider, client): (i64, i64),
     (state, said, next_at): (State, &Said, Option<i64>),
     at: i64,
 ) -> Result<(), DbError> {
     let key = claimed.delivery;
-    let queue = next_at.map(|_| if claimed.source == Source::Live { 0 } else { 2 });
     let reply = said.reply.as_ref();
-    settle.execute(params![
-        key.org.0,
-        key.email.0,
-        key.user.0,
-        state as i64,
-        queue,
-        next_at,
-        claimed.attempt,
-        client,
-        (next_at.is_none()).then_some(at),
-        reply.map(|r| r.code),
-        reply.and_then(|r| r.enhanced).map(|e| e.to_string()),
-        reply.map(|r| &r.text),
-        fault_number(said.fault),
-        said.detail
-    ])?;
+    connection
+        .prepare_cached(
+            "INSERT INTO deliveries (org, email, user, provider, source, queued_at, state, queue, next_at, attempts, client, finished_at,
+                 code, enhanced, reply, fault, detail)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
+             ON CONFLICT (org, email, user) DO UPDATE SET state = excluded.state, queue = excluded.queue, next_at = excluded.next_at,
+                 attempts = excluded.attempts, client = excluded.client, finished_at = excluded.finished_at, code = excluded.code,
+                 enhanced = excluded.enhanced, reply = excluded.reply, fault = excluded.fault, detail = excluded.detail",
+        )?
+        .execute(params![
+            key.org.0,
+            key.email.0,
+            key.user.0,
+            provider,
+            claimed.source as i64,
+            claimed.queued_at,
+            state as i64,
+            next_at.map(|_| retries(claimed.source)),
+            next_at,
+            claimed.attempt,
+            client,
+            (next_at.is_none()).then_some(at),
+            reply.map(|r| r.code),
+            reply.and_then(|r| r.enhanced).map(|e| e.to_string()),
+            reply.map(|r| &r.text),
+            fault_number(said.fault),
+            said.detail
+        ])?;
     Ok(())
 }
 

@@ -7,9 +7,11 @@ use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
 use crate::model::message_id::Tokens;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
+use crate::warmup::sqlite::claims::{User, users_of};
 use crate::warmup::sqlite::outcomes::Deltas;
-use crate::warmup::sqlite::rows::{Context, address, email_exists, state};
-use crate::warmup::sqlite::{backfill, outbox};
+use crate::warmup::sqlite::rows::{Context, email_exists, state};
+use crate::warmup::sqlite::sending::in_no_hand;
+use crate::warmup::sqlite::{backfill, fresh, outbox, sending};
 use crate::warmup::store::{Action, BackfillPace, Claimed};
 use rusqlite::{Connection, Row, params};
 use std::collections::BTreeSet;
@@ -42,7 +44,7 @@ impl Doubt {
     }
 
     fn tell(&self, connection: &Connection, context: &mut Context, state: State, detail: &str, now: i64) -> Result<(), DbError> {
-        let from_domain = context.sender_domain(connection, self.delivery.org, self.delivery.email.0)?;
+        let from_domain = context.email(connection, self.delivery.org, self.delivery.email.0)?.from_domain;
         let event = Event::Recipient(RecipientChanged {
             org: context.org_name(connection, self.delivery.org)?,
             email: self.delivery.email,
@@ -63,36 +65,51 @@ impl Doubt {
     }
 }
 
-const IN_HAND: &str = "
-    SELECT d.org, d.email, d.user, o.name AS org_name, u.address_key, u.address, u.name, p.name AS provider, c.name AS client, d.source,
-        d.state, d.attempts + 1 AS attempt, d.queued_at, g.from_domain
-    FROM sending s JOIN deliveries d ON d.org = s.org AND d.email = s.email AND d.user = s.user
-    JOIN organizations o ON o.id = d.org JOIN users u ON u.org = d.org AND u.number = d.user
-    JOIN progress g ON g.org = d.org AND g.number = d.email
-    JOIN names p ON p.id = d.provider JOIN names c ON c.id = s.client ORDER BY s.org, s.email, s.user";
-
 /// Every row in `sending`, with all that a turn needs to record what became of it.
 pub fn in_hand(connection: &Connection, tokens: &Tokens) -> Result<Vec<Claimed>, DbError> {
-    let mut statement = connection.prepare_cached(IN_HAND)?;
-    let mut rows = statement.query([])?;
     let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        let delivery = delivery(row)?;
-        found.push(Claimed {
-            delivery,
-            org_name: OrgName::parse(&row.get::<_, String>("org_name")?).map_err(DbError::Unavailable)?,
-            address: address(row, "address_key", "address")?,
-            name: row.get("name")?,
-            provider: row.get::<_, String>("provider")?.into(),
-            client: row.get::<_, String>("client")?.into(),
-            source: source(row)?,
-            was: state(row.get("state")?)?,
-            attempt: row.get("attempt")?,
-            queued_at: row.get("queued_at")?,
-            message_id: tokens.recipient_message_id(delivery, &row.get::<_, String>("from_domain")?).into(),
-        });
+    for held in sending::all(connection)? {
+        let lanes = fresh::of_block(connection, held.block)?;
+        for (slot, user) in users_of(connection, held.block, held.users)? {
+            let lane = lanes.iter().find(|(_, untried)| untried.has(slot)).map(|(provider, _)| *provider);
+            found.push(claimed(connection, tokens, held.block.delivery(slot), (lane, held.client), user)?);
+        }
     }
     Ok(found)
+}
+
+/// `lane`: the provider whose lane an untried delivery waits in. Every other one has a row.
+const CLAIMED: &str = "
+    SELECT o.name AS org_name, p.name AS provider, c.name AS client, coalesce(d.source, 0) AS source, coalesce(d.state, 0) AS state,
+        coalesce(d.attempts, 0) + 1 AS attempt, coalesce(d.queued_at, e.created_at) AS queued_at, g.from_domain
+    FROM organizations o JOIN progress g ON g.org = o.id AND g.number = ?2 JOIN emails e ON e.org = o.id AND e.number = ?2
+    LEFT JOIN deliveries d ON d.org = o.id AND d.email = ?2 AND d.user = ?3
+    JOIN names p ON p.id = coalesce(d.provider, ?4) JOIN names c ON c.id = ?5 WHERE o.id = ?1";
+
+fn claimed(
+    connection: &Connection,
+    tokens: &Tokens,
+    delivery: DeliveryKey,
+    (lane, client): (Option<i64>, i64),
+    user: User,
+) -> Result<Claimed, DbError> {
+    let mut statement = connection.prepare_cached(CLAIMED)?;
+    let mut rows = statement.query(params![delivery.org.0, delivery.email.0, delivery.user.0, lane, client])?;
+    let nothing = || DbError::Damaged(format!("delivery {delivery} is in hand and stands nowhere else"));
+    let row = rows.next()?.ok_or_else(nothing)?;
+    Ok(Claimed {
+        delivery,
+        org_name: OrgName::parse(&row.get::<_, String>("org_name")?).map_err(DbError::Unavailable)?,
+        address: user.address,
+        name: user.name,
+        provider: row.get::<_, String>("provider")?.into(),
+        client: row.get::<_, String>("client")?.into(),
+        source: source(row)?,
+        was: state(row.get("state")?)?,
+        attempt: row.get("attempt")?,
+        queued_at: row.get("queued_at")?,
+        message_id: tokens.recipient_message_id(delivery, &row.get::<_, String>("from_domain")?).into(),
+    })
 }
 
 fn delivery(row: &Row<'_>) -> Result<DeliveryKey, DbError> {
@@ -114,21 +131,27 @@ fn doubts(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql]) -
 }
 
 /// An address names one user, and a user has one delivery of an email.
-const UNKNOWN_BY_NAME: &str = "
+const UNKNOWN_BY_NAME: &str = concat!(
+    "
     SELECT d.org, d.email, d.user, d.attempts, d.source, m.name AS domain, p.name AS provider, c.name AS client
     FROM users u CROSS JOIN deliveries d ON d.org = u.org AND d.email = ?2 AND d.user = u.number
     JOIN domains m ON m.id = u.domain JOIN names p ON p.id = d.provider LEFT JOIN names c ON c.id = d.client
     WHERE u.org = ?1 AND u.address_key = ?3 AND d.state = 6
-      AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)";
+      AND ",
+    in_no_hand!()
+);
 
 /// The list repeats the condition of the index, without which SQLite does not take it.
-const UNKNOWN: &str = "
+const UNKNOWN: &str = concat!(
+    "
     SELECT d.org, d.email, d.user, d.attempts, d.source, m.name AS domain, p.name AS provider, c.name AS client
     FROM deliveries d INDEXED BY deliveries_state CROSS JOIN users u ON u.org = d.org AND u.number = d.user
     JOIN domains m ON m.id = u.domain JOIN names p ON p.id = d.provider LEFT JOIN names c ON c.id = d.client
     WHERE d.org = ?1 AND d.email = ?2 AND d.state = 6 AND (d.state = 1 OR d.state > 3) AND d.user > ?3
-      AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.org = d.org AND s.email = d.email AND s.user = d.user)
-    ORDER BY d.user LIMIT ?4";
+      AND ",
+    in_no_hand!(),
+    "ORDER BY d.user LIMIT ?4"
+);
 
 /// A part of the unknown deliveries, small enough for one commit.
 pub enum Part {

@@ -117,7 +117,10 @@ pub fn find(connection: &Connection, org: OrgId, wanted: &Address) -> Result<Opt
 
 pub fn unsubscribe(connection: &Connection, delivery: DeliveryKey, now: i64) -> Result<bool, DbError> {
     let known = connection
-        .prepare_cached("SELECT 1 FROM deliveries WHERE org = ?1 AND email = ?2 AND user = ?3")?
+        .prepare_cached(
+            "SELECT 1 FROM progress WHERE org = ?1 AND number = ?2 AND fanned_out >= ?3
+             UNION ALL SELECT 1 FROM deliveries WHERE org = ?1 AND email = ?2 AND user = ?3",
+        )?
         .query_row([delivery.org.0, delivery.email.0, delivery.user.0], |_| Ok(()))
         .optional()?;
     if known.is_none() {

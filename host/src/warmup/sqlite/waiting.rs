@@ -1,23 +1,13 @@
 //! How many recipients of each email wait in each lane, counted as they come and go, so that asking costs a step a lane.
 
 use crate::db::DbError;
+use crate::model::delivery::State;
 use crate::model::name::{EmailNumber, OrgId};
-use crate::warmup::sqlite::rows::Context;
+use crate::warmup::sqlite::rows::{Context, state};
+use crate::warmup::sqlite::sending::InHand;
+use crate::warmup::sqlite::{fresh, sending};
 use crate::warmup::store::WaitingLane;
 use rusqlite::{Connection, params};
-
-/// The recipients of the users numbered from behind `from` up to `to` join their lanes.
-pub fn fanned_out(connection: &Connection, org: OrgId, email: EmailNumber, (from, to): (i64, i64)) -> Result<(), DbError> {
-    connection
-        .prepare_cached(
-            "INSERT INTO waiting (org, email, provider, queued, deferred)
-             SELECT u.org, ?2, d.provider, count(*), 0 FROM users u JOIN domains d ON d.id = u.domain
-             WHERE u.org = ?1 AND u.number > ?3 AND u.number <= ?4 AND u.suppressed_at IS NULL GROUP BY d.provider
-             ON CONFLICT DO UPDATE SET queued = queued + excluded.queued",
-        )?
-        .execute([org.0, email.0, from, to])?;
-    Ok(())
-}
 
 /// `queued` and `deferred` recipients join a lane, or leave it where they are negative.
 pub fn changed(connection: &Connection, (org, email, provider): (OrgId, i64, i64), (queued, deferred): (i64, i64)) -> Result<(), DbError> {
@@ -57,27 +47,44 @@ pub fn of(connection: &Connection, org: OrgId, email: EmailNumber) -> Result<Vec
          FROM waiting w JOIN names n ON n.id = w.provider WHERE w.org = ?1 AND w.email <= ?2
          GROUP BY w.provider HAVING max(w.email) = ?2 ORDER BY n.name",
     )?;
+    let mut name = connection.prepare_cached("SELECT name FROM names WHERE id = ?1")?;
     let lane =
         |row: &rusqlite::Row<'_>| Ok(WaitingLane { provider: row.get(0)?, queued: row.get(1)?, deferred: row.get(2)?, ahead: row.get(3)? });
     let mut lanes: Vec<WaitingLane> = statement.query_map([org.0, email.0], lane)?.collect::<Result<_, _>>()?;
-    let mut sending = connection.prepare_cached(
-        "SELECT n.name, s.email, d.state, count(*) FROM sending s
-         JOIN deliveries d ON d.org = s.org AND d.email = s.email AND d.user = s.user JOIN names n ON n.id = d.provider
-         WHERE s.org = ?1 AND s.email <= ?2 AND d.state < 2 GROUP BY n.name, s.email, d.state",
-    )?;
-    let mut rows = sending.query(params![org.0, email.0])?;
-    while let Some(row) = rows.next()? {
-        let (provider, of, was, count): (String, i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        let Some(lane) = lanes.iter_mut().find(|lane| lane.provider == provider) else { continue };
-        let own = of == email.0;
-        match was {
-            0 => {
-                lane.ahead -= count;
-                lane.queued -= if own { count } else { 0 };
+    for held in sending::of_emails(connection, org, email)? {
+        let own = held.block.email == email.0;
+        for (provider, was, count) in in_hand(connection, &held)? {
+            let provider = name.query_row([provider], |row| row.get::<_, String>(0))?;
+            let Some(lane) = lanes.iter_mut().find(|lane| lane.provider == provider) else { continue };
+            let own = if own { count } else { 0 };
+            match was {
+                State::Deferred => lane.deferred -= own,
+                State::Queued => {
+                    lane.ahead -= count;
+                    lane.queued -= own;
+                }
+                _ => {}
             }
-            _ => lane.deferred -= if own { count } else { 0 },
         }
     }
     lanes.retain(|lane| lane.queued > 0 || lane.deferred > 0);
     Ok(lanes)
+}
+
+/// How many of what a client has in hand came from which lane and state.
+pub fn in_hand(connection: &Connection, held: &InHand) -> Result<Vec<(i64, State, i64)>, DbError> {
+    let mut found = Vec::new();
+    for (provider, users) in fresh::of_block(connection, held.block)? {
+        found.push((provider, State::Queued, users.both(held.users).len() as i64));
+    }
+    let mut statement = connection.prepare_cached(
+        "SELECT provider, state, count(*) FROM deliveries
+         WHERE org = ?1 AND email = ?2 AND user BETWEEN ?3 AND ?4 AND ?5 & (1 << (user & 63)) GROUP BY provider, state",
+    )?;
+    let users = held.block.users();
+    let mut rows = statement.query(params![held.block.org, held.block.email, users.start(), users.end(), held.users])?;
+    while let Some(row) = rows.next()? {
+        found.push((row.get(0)?, state(row.get(1)?)?, row.get(2)?));
+    }
+    Ok(found)
 }

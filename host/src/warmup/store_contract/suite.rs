@@ -40,6 +40,9 @@ macro_rules! store_contract {
             what_may_have_arrived_counts_for_the_pace_and_what_was_dropped_does_not
             the_pace_ends_in_time_after_the_clock_was_set_back
         }
+        $crate::warmup::store_contract::suite::store_contract! { $open, histories:
+            a_random_history_is_told_as_it_was
+        }
     };
     ($open:expr, main: $($case:ident)+) => {
         $(
@@ -49,19 +52,11 @@ macro_rules! store_contract {
             }
         )+
     };
-    ($open:expr, order: $($case:ident)+) => {
+    ($open:expr, $part:ident: $($case:ident)+) => {
         $(
             #[tokio::test]
             async fn $case() {
-                $crate::warmup::store_contract::order::$case($open).await;
-            }
-        )+
-    };
-    ($open:expr, lanes: $($case:ident)+) => {
-        $(
-            #[tokio::test]
-            async fn $case() {
-                $crate::warmup::store_contract::lanes::$case($open).await;
+                $crate::warmup::store_contract::$part::$case($open).await;
             }
         )+
     };

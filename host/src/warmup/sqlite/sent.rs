@@ -1,0 +1,181 @@
+//! `sent`: live mail that was accepted at its first attempt, packed: an entry a delivery, one row a block.
+//!
+//! Invariant: an entry comes back as it was packed. Whatever an entry cannot say has a row in `deliveries` instead. Numbers are
+//! little endian.
+
+use crate::db::DbError;
+use crate::model::delivery::Said;
+use crate::warmup::sqlite::blocks::{Block, Slot};
+use postwarm_plugin_api::{EnhancedCode, Reply};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::BTreeMap;
+
+/// The server gave an enhanced status code.
+const ENHANCED: u8 = 1;
+/// There is a sentence of our own.
+const DETAIL: u8 = 2;
+
+/// What is known of a delivery that was accepted at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    pub client: i64,
+    pub at: i64,
+    pub said: Said,
+}
+
+/// Packs an entry behind others; `false` where it does not fit into one.
+pub fn pack(entries: &mut Vec<u8>, slot: Slot, client: i64, at: i64, said: &Said) -> bool {
+    let (Some(reply), None) = (&said.reply, said.fault) else { return false };
+    let (Ok(client), Ok(at)) = (u32::try_from(client), u64::try_from(at)) else { return false };
+    let detail = said.detail.as_deref();
+    if reply.text.len() > usize::from(u16::MAX) || detail.is_some_and(|text| text.len() > usize::from(u16::MAX)) {
+        return false;
+    }
+    let flags = if reply.enhanced.is_some() { ENHANCED } else { 0 } | if detail.is_some() { DETAIL } else { 0 };
+    entries.extend([slot as u8, flags]);
+    entries.extend(client.to_le_bytes());
+    entries.extend(at.to_le_bytes());
+    entries.extend(reply.code.to_le_bytes());
+    if let Some(EnhancedCode(class, subject, detail)) = reply.enhanced {
+        entries.push(class);
+        entries.extend(subject.to_le_bytes());
+        entries.extend(detail.to_le_bytes());
+    }
+    for text in [Some(reply.text.as_str()), detail].into_iter().flatten() {
+        entries.extend((text.len() as u16).to_le_bytes());
+        entries.extend(text.as_bytes());
+    }
+    true
+}
+
+/// The entries of a row.
+struct Entries<'a>(&'a [u8]);
+
+impl<'a> Entries<'a> {
+    fn octets<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (octets, left) = self.0.split_first_chunk::<N>()?;
+        self.0 = left;
+        Some(*octets)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let length = usize::from(u16::from_le_bytes(self.octets()?));
+        let (text, left) = self.0.split_at_checked(length)?;
+        self.0 = left;
+        Some(std::str::from_utf8(text).ok()?.to_owned())
+    }
+
+    fn next(&mut self) -> Option<(Slot, Accepted)> {
+        let [slot, flags] = self.octets()?;
+        let client = i64::from(u32::from_le_bytes(self.octets()?));
+        let at = i64::try_from(u64::from_le_bytes(self.octets()?)).ok()?;
+        let code = u16::from_le_bytes(self.octets()?);
+        let enhanced = match flags & ENHANCED {
+            0 => None,
+            _ => {
+                let [class] = self.octets()?;
+                Some(EnhancedCode(class, u16::from_le_bytes(self.octets()?), u16::from_le_bytes(self.octets()?)))
+            }
+        };
+        let reply = Some(Reply { code, enhanced, text: self.text()? });
+        let detail = if flags & DETAIL == 0 { None } else { Some(self.text()?) };
+        Some((Slot::from(slot), Accepted { client, at, said: Said { reply, fault: None, detail } }))
+    }
+}
+
+/// Reads what [`pack`] has packed; `None` where it is damaged.
+fn unpack(octets: &[u8]) -> Option<BTreeMap<Slot, Accepted>> {
+    let mut entries = Entries(octets);
+    let mut found = BTreeMap::new();
+    while !entries.0.is_empty() {
+        let (slot, accepted) = entries.next()?;
+        found.insert(slot, accepted);
+    }
+    Some(found)
+}
+
+/// Adds entries to those of a block.
+pub fn add(connection: &Connection, block: Block, entries: &[u8]) -> Result<(), DbError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO sent (org, email, block, entries) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (org, email, block) DO UPDATE SET entries = CAST(entries || excluded.entries AS BLOB)",
+        )?
+        .execute(params![block.org, block.email, block.number, entries])?;
+    Ok(())
+}
+
+/// Those of a block's users that were accepted at once.
+pub fn of_block(connection: &Connection, block: Block) -> Result<BTreeMap<Slot, Accepted>, DbError> {
+    let entries: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT entries FROM sent WHERE org = ?1 AND email = ?2 AND block = ?3")?
+        .query_row([block.org, block.email, block.number], |row| row.get(0))
+        .optional()?;
+    let damaged =
+        || DbError::Damaged(format!("what stands of sent mail in block {} of email {} makes no sense", block.number, block.email));
+    entries.map_or(Ok(BTreeMap::new()), |octets| unpack(&octets).ok_or_else(damaged))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::warmup::sqlite::testing::database;
+    use postwarm_plugin_api::Fault;
+    use proptest::prelude::*;
+
+    fn accepted() -> impl Strategy<Value = Accepted> {
+        let enhanced = prop::option::of((0_u8..10, 0_u16..1000, 0_u16..1000).prop_map(|(a, b, c)| EnhancedCode(a, b, c)));
+        let reply = (200_u16..600, enhanced, any::<String>()).prop_map(|(code, enhanced, text)| Reply { code, enhanced, text });
+        (1_i64..=i64::from(u32::MAX), 0_i64..i64::MAX, reply, prop::option::of(any::<String>()))
+            .prop_map(|(client, at, reply, detail)| Accepted { client, at, said: Said { reply: Some(reply), fault: None, detail } })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn entries_come_back_as_they_were_packed_however_many_at_a_time(
+            wanted in prop::collection::btree_map(0_u32..64, accepted(), 1..64), at_a_time in 1_usize..20,
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let (connection, _) = database(&folder, 1);
+            let block = Block { org: 1, email: 1, number: 7 };
+            for part in wanted.iter().collect::<Vec<_>>().chunks(at_a_time) {
+                let mut entries = Vec::new();
+                for (slot, entry) in part {
+                    prop_assert!(pack(&mut entries, **slot, entry.client, entry.at, &entry.said));
+                }
+                add(&connection, block, &entries).unwrap();
+            }
+            prop_assert_eq!(of_block(&connection, block).unwrap(), wanted);
+            prop_assert_eq!(of_block(&connection, Block { number: 8, ..block }).unwrap(), BTreeMap::new());
+        }
+    }
+
+    #[test]
+    fn what_an_entry_cannot_say_is_not_packed_at_all() {
+        let reply = |text: &str| Some(Reply { code: 250, enhanced: None, text: text.to_owned() });
+        let long = "x".repeat(70_000);
+        let none = Said { reply: None, ..Said::default() };
+        let blamed = Said { reply: reply("ok"), fault: Some(Fault::Network), detail: None };
+        let wordy = Said { reply: reply(&long), ..Said::default() };
+        let explained = Said { reply: reply("ok"), fault: None, detail: Some(long.clone()) };
+        let plain = Said { reply: reply("ok"), ..Said::default() };
+        let cases = [(1, 0, &none), (1, 0, &blamed), (1, 0, &wordy), (1, 0, &explained), (1 << 32, 0, &plain), (1, -1, &plain)];
+        for (client, at, said) in cases {
+            let mut entries = Vec::new();
+            assert!(!pack(&mut entries, 0, client, at, said), "{client} {at}");
+            assert!(entries.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_damaged_row_is_told_and_not_taken_for_fewer_entries() {
+        let said = Said { reply: Some(Reply { code: 250, enhanced: None, text: "ok".to_owned() }), ..Said::default() };
+        let mut entries = Vec::new();
+        assert!(pack(&mut entries, 0, 1, 1, &said));
+        for length in 1..entries.len() {
+            assert_eq!(unpack(&entries[..length]), None, "{length}");
+        }
+        assert!(unpack(&entries).is_some());
+    }
+}
