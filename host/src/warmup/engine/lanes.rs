@@ -51,6 +51,10 @@ struct Look {
 /// Parts that nobody could use, as limits are shared, are given out again once.
 const ROUNDS: usize = 2;
 
+/// Among how many lanes the pool of rows in hand is shared at a time where more wait. Fewer would be unfair, and of more none
+/// would have enough rows to share a client's writes and a turn's commit.
+const SHARERS: usize = 32;
+
 /// The lanes that have work, in the order in which they are served.
 #[derive(Default)]
 pub struct LaneBook {
@@ -87,8 +91,8 @@ impl LaneBook {
     }
 
     /// Decides what is claimed now, at most up to `rows_max` in hand: live mail of all lanes before any back-fill, as they
-    /// may spend the same limits. Of many lanes those at the front share what there is, and the others come first the next time: a
-    /// turn costs what it claims, and not what waits.
+    /// may spend the same limits. Of many lanes [`SHARERS`] at the front share what there is, and the others come first
+    /// the next time: a turn costs what it claims, and not what waits.
     pub fn plan(&mut self, rows_max: usize, hands: &Hands, mut around: Around<'_>) -> Vec<Lane> {
         let mut planned = Vec::new();
         let room = rows_max.saturating_sub(hands.len());
@@ -122,32 +126,38 @@ impl LaneBook {
                 }
             }
         }
-        self.rotate(passed, &planned);
+        self.rotate(passed, &has);
         planned
     }
 
-    /// Of the lanes that were passed those that got something go behind all others. Where all were looked at, the first does.
-    fn rotate(&mut self, passed: usize, planned: &[Lane]) {
+    /// Of the lanes that were passed those that have something in hand now go behind all others. Where all were looked at, the first
+    /// does.
+    fn rotate(&mut self, passed: usize, has: &[usize]) {
         if passed == 0 {
             self.due.rotate_left(usize::from(!self.due.is_empty()));
             return;
         }
-        let got = |lane: &LaneKey| planned.iter().any(|planned| planned.claim.lane == *lane);
         let behind = self.due.split_off(passed);
-        let (served, waiting): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.due).into_iter().partition(got);
-        self.due = waiting.into_iter().chain(behind).chain(served).collect();
+        let (mut first, mut last) = (VecDeque::new(), VecDeque::new());
+        for (lane, has) in self.due.drain(..).zip(has) {
+            if *has > 0 { last.push_back(lane) } else { first.push_back(lane) }
+        }
+        self.due = first.into_iter().chain(behind).chain(last).collect();
     }
 
-    /// What the lanes of a source could claim if they were alone, of as many as there is room for; and how many lanes it has passed
-    /// where others are left, else 0.
+    /// What the lanes of a source could claim if they were alone, of as many as can use the room there is; and how many lanes it has
+    /// passed where others are left, else 0.
     fn look(&mut self, source: Source, (rows_max, room): (usize, usize), around: &mut Around<'_>) -> (Vec<Look>, usize) {
-        let mut looks = Vec::new();
+        let (mut looks, mut used) = (Vec::new(), 0);
         for place in 0..self.due.len() {
-            if looks.len() == room {
+            if used >= room {
                 return (looks, place);
             }
-            if self.due[place].source == source {
-                looks.extend(self.look_at(place, rows_max, around));
+            if self.due[place].source == source
+                && let Some(look) = self.look_at(place, rows_max, around)
+            {
+                used += look.wants.min((rows_max / SHARERS).max(1));
+                looks.push(look);
             }
         }
         (looks, 0)

@@ -68,6 +68,37 @@ async fn more_lanes_than_may_be_in_hand_are_served_in_turn() {
 }
 
 #[tokio::test]
+async fn of_many_lanes_some_get_several_rows_at_a_time_and_all_have_their_turn() {
+    const LANES: usize = 100;
+    const USERS: usize = 8;
+    let world = World::new(edit(&settings(1, |o| o.smtp[0].connections = 1_000), |process, _| process.sending_rows_max = 128));
+    for lane in 0..LANES {
+        world.register("acme", USERS, &format!("lane{lane}.example")).await;
+    }
+    let email = world.send("acme").await;
+    world.feed().await;
+    let mut engine = world.engine().await;
+    let (mut served, mut turns) = (vec![0; LANES], 0);
+    while served.iter().sum::<usize>() < USERS * LANES {
+        engine.once().await;
+        let before = served.clone();
+        for (lane, served) in served.iter_mut().enumerate() {
+            *served += world.script.release_of(&format!("@lane{lane}.example"), accepted);
+        }
+        let got: Vec<usize> = served.iter().zip(&before).map(|(now, before)| now - before).filter(|got| *got > 0).collect();
+        if turns == 0 {
+            assert!(got.len() <= 32 && got[0] == 4, "{got:?}");
+        }
+        let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
+        assert!(most - least <= 5, "{before:?}, then {served:?}");
+        engine.answers(got.iter().sum()).await;
+        turns += 1;
+    }
+    engine.once().await;
+    assert_eq!(world.counts("acme", email).await.sent, (USERS * LANES) as i64);
+}
+
+#[tokio::test]
 async fn a_client_whose_server_falls_silent_hands_over_to_the_next() {
     let world = World::new(settings(2, |o| o.smtp[0].connections = 4));
     let email = world.broadcast("acme", 12, "mail.example").await;
