@@ -73,8 +73,7 @@ pub fn record(connection: &Connection, context: &mut Context, turn: &Turn) -> Re
     }
     let mut changes = Changes::default();
     for recorded in turn.outcomes.iter() {
-        let pace = pace(turn, recorded.claimed.delivery.org);
-        one(connection, context, recorded, pace, &mut changes)?;
+        one(connection, context, turn, recorded, &mut changes)?;
     }
     clock::see(connection, turn.now)?;
     changes.write(connection, context, turn.now)
@@ -107,14 +106,12 @@ pub fn pace(turn: &Turn, org: OrgId) -> BackfillPace {
     turn.paces.get(&org).copied().unwrap_or(PACE)
 }
 
-fn one(
-    connection: &Connection,
-    context: &mut Context,
-    recorded: &Recorded,
-    pace: BackfillPace,
-    changes: &mut Changes,
-) -> Result<(), DbError> {
-    let (claimed, at) = (&*recorded.claimed, recorded.at);
+fn one(connection: &Connection, context: &mut Context, turn: &Turn, recorded: &Recorded, changes: &mut Changes) -> Result<(), DbError> {
+    let claimed = &*recorded.claimed;
+    let pace = pace(turn, claimed.delivery.org);
+    // A clock that was set back since: it came no later than now, and waits no longer than it was told to.
+    let at = recorded.at.min(turn.now);
+    let when = |next_at: i64| next_at - (recorded.at - at);
     let key = claimed.delivery;
     let (block, slot) = Block::of(key);
     let users = changes.left_hands.entry(block).or_default();
@@ -125,9 +122,9 @@ fn one(
     let (state, said, next_at) = match &recorded.result {
         Settled::Sent(said) => (State::Sent, said, None),
         Settled::Failed(said) => (State::Failed, said, None),
-        Settled::Deferred { said, next_at } => (State::Deferred, said, Some(*next_at)),
-        Settled::Unknown { said, resend_at } => (State::Unknown, said, *resend_at),
-        Settled::Returned { next_at } => return give_back(connection, claimed, provider, *next_at),
+        Settled::Deferred { said, next_at } => (State::Deferred, said, Some(when(*next_at))),
+        Settled::Unknown { said, resend_at } => (State::Unknown, said, resend_at.map(when)),
+        Settled::Returned { next_at } => return give_back(connection, claimed, provider, when(*next_at)),
     };
     let client = context.name_id(connection, &claimed.client)?;
     let packed = untried && state == State::Sent && sent::pack(changes.sent.entry(block).or_default(), slot, client, at, said);

@@ -99,6 +99,25 @@ pub async fn nor_does_one_that_was_set_back_between_two_starts(open: Open) {
     waits_at_most_its_back_off(open, true).await;
 }
 
+pub async fn what_is_recorded_after_the_clock_was_set_back_waits_no_longer_either(open: Open) {
+    let f = Fixture::new(open).await;
+    f.register("a@x.example", NOW).await;
+    f.register("b@x.example", NOW).await;
+    f.accept(NOW).await;
+    f.fan_out().await;
+    let claimed = f.claim(2, NOW).await;
+    let back = NOW - TWO_HOURS;
+    let (deferred, returned) =
+        (Settled::Deferred { said: said(451, "later"), next_at: NOW + 60_000 }, Settled::Returned { next_at: NOW + 500 });
+    let came_at = |claimed: &Arc<Claimed>, result| Recorded { claimed: claimed.clone(), result, at: NOW };
+    let outcomes = Arc::new(vec![came_at(&claimed[0], deferred), came_at(&claimed[1], returned)]);
+    f.store.turn(Turn { outcomes, now: back, ..Turn::default() }).await.unwrap();
+    assert_eq!(f.claim(10, back + 499).await.len(), 0);
+    assert_eq!(f.claim(10, back + 500).await.len(), 1);
+    assert_eq!(f.claim(10, back + 59_999).await.len(), 0);
+    assert_eq!(f.claim(10, back + 60_000).await.len(), 1);
+}
+
 pub async fn an_idempotency_key_is_kept_a_day_from_when_the_clock_was_set_back(open: Open) {
     let f = Fixture::new(open).await;
     let key = || Some(Idempotency { key: "k".into(), body_hash: [1; 32] });

@@ -31,6 +31,7 @@ macro_rules! store_contract {
             what_is_handed_to_another_client_is_in_its_hand
             a_clock_set_back_lets_no_retry_wait_longer_than_its_back_off
             nor_does_one_that_was_set_back_between_two_starts
+            what_is_recorded_after_the_clock_was_set_back_waits_no_longer_either
             an_idempotency_key_is_kept_a_day_from_when_the_clock_was_set_back
         }
         $crate::warmup::store_contract::suite::store_contract! { $open, lanes:
