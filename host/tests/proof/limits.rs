@@ -114,9 +114,9 @@ async fn case(scope: Scope, windows: [Window; 3], recipients: usize) -> Seen {
     let began = Instant::now();
     let (first, second) = (Sink::start(script()).await, Sink::start(script()).await);
     let (site, clock) = WallClock::give(site(scope, windows, &first, &second));
-    let jump = async |seconds| {
+    let jump = |seconds| {
         if let Ok(clock) = &clock {
-            clock.jump(seconds).await;
+            clock.jump(seconds);
         }
     };
     let postwarm = site.serve();
@@ -138,18 +138,18 @@ async fn case(scope: Scope, windows: [Window; 3], recipients: usize) -> Seen {
         within("the next messages", both).await;
     };
     accepts(recipients / 4).await;
-    jump(DAY_SECS).await;
+    jump(DAY_SECS);
     accepts(recipients / 2).await;
     let killed = began.elapsed();
     postwarm.kill();
     if scope == Scope::TwoClients {
         first.close();
     }
-    jump(-DAY_SECS).await;
+    jump(-DAY_SECS);
     let postwarm = site.serve();
     let serves = began.elapsed();
     accepts(recipients * 3 / 4).await;
-    jump(0).await;
+    jump(0);
     let found = check(&broadcast.evidence(postwarm, &site, &[&first, &second]).await);
     let at: Vec<Duration> = accepted_at(&[&first, &second], counted, began);
     let last = at.last().copied().unwrap_or_default();
