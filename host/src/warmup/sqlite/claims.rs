@@ -3,7 +3,7 @@
 use crate::db::DbError;
 use crate::model::address::Address;
 use crate::model::delivery::{Source, State};
-use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
+use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
 use crate::warmup::sqlite::blocks::{Block, Slot, Users, slot_of};
 use crate::warmup::sqlite::outcomes::{Deltas, pace};
 use crate::warmup::sqlite::rows::{Context, address, state};
@@ -68,6 +68,7 @@ fn from_lane(
         pace: pace(turn, org),
         claim,
         provider,
+        org_name: context.org_name(connection, org)?,
         provider_name: context.name(connection, provider)?,
         client: context.name_id(connection, &claim.client)?,
         counts: Deltas::default(),
@@ -88,6 +89,7 @@ struct Lane<'a> {
     now: i64,
     pace: BackfillPace,
     claim: &'a Claim,
+    org_name: OrgName,
     provider: i64,
     provider_name: Arc<str>,
     client: i64,
@@ -148,10 +150,10 @@ impl Lane<'_> {
 
     fn push(&mut self, context: &mut Context, row: Due) -> Result<(), DbError> {
         let key = row.delivery;
-        let from_domain = context.email(self.connection, key.org, key.email.0)?.from_domain.clone();
+        let from_domain = context.email(self.connection, key.org, key.email.0)?.from_domain;
         self.claimed.push(Claimed {
             delivery: key,
-            org_name: context.org_name(self.connection, key.org)?,
+            org_name: self.org_name.clone(),
             address: row.user.address,
             name: row.user.name,
             provider: self.provider_name.clone(),
@@ -174,8 +176,9 @@ pub struct User {
 }
 
 impl User {
+    /// From the first four columns.
     fn read(row: &Row<'_>) -> rusqlite::Result<User> {
-        Ok(User { address: address(row, "address_key", "address")?, name: row.get("name")?, suppressed: row.get("suppressed")? })
+        Ok(User { address: address(row, 0, 1)?, name: row.get(2)?, suppressed: row.get(3)? })
     }
 }
 
@@ -190,8 +193,7 @@ struct Due {
 }
 
 const RETRIED: &str = concat!(
-    "SELECT d.email, d.user, d.attempts, d.state, d.queued_at, d.source, u.address_key, u.address, u.name,
-            u.suppressed_at IS NOT NULL AS suppressed
+    "SELECT u.address_key, u.address, u.name, u.suppressed_at IS NOT NULL, d.email, d.user, d.attempts, d.state, d.queued_at, d.source
      FROM deliveries d INDEXED BY deliveries_due JOIN users u ON u.org = d.org AND u.number = d.user
      WHERE d.org = ?1 AND d.provider = ?2 AND d.queue = ?3 AND d.next_at <= ?4 AND ",
     in_no_hand!(),
@@ -204,11 +206,11 @@ fn retried(connection: &Connection, org: OrgId, provider: i64, (queue, wanted, n
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push(Due {
-            delivery: DeliveryKey { org, email: EmailNumber(row.get(0)?), user: UserNumber(row.get(1)?) },
-            attempts: row.get(2)?,
-            was: state(row.get(3)?)?,
-            queued_at: row.get(4)?,
-            source: if row.get::<_, i64>(5)? == 0 { Source::Live } else { Source::Backfill },
+            delivery: DeliveryKey { org, email: EmailNumber(row.get(4)?), user: UserNumber(row.get(5)?) },
+            attempts: row.get(6)?,
+            was: state(row.get(7)?)?,
+            queued_at: row.get(8)?,
+            source: if row.get::<_, i64>(9)? == 0 { Source::Live } else { Source::Backfill },
             user: User::read(row)?,
         });
     }
@@ -218,7 +220,7 @@ fn retried(connection: &Connection, org: OrgId, provider: i64, (queue, wanted, n
 /// Users of a block, each with his bit. A search for each row of neighbours.
 pub fn users_of(connection: &Connection, block: Block, users: Users) -> Result<Vec<(Slot, User)>, DbError> {
     let mut statement = connection.prepare_cached(
-        "SELECT number, address_key, address, name, suppressed_at IS NOT NULL AS suppressed FROM users
+        "SELECT address_key, address, name, suppressed_at IS NOT NULL, number FROM users
          WHERE org = ?1 AND number BETWEEN ?2 AND ?3 ORDER BY number",
     )?;
     let mut found = Vec::with_capacity(users.len());
@@ -226,7 +228,7 @@ pub fn users_of(connection: &Connection, block: Block, users: Users) -> Result<V
         let (first, last) = (block.delivery(first).user.0, block.delivery(last).user.0);
         let mut rows = statement.query([block.org, first, last])?;
         while let Some(row) = rows.next()? {
-            found.push((slot_of(row.get(0)?), User::read(row)?));
+            found.push((slot_of(row.get(4)?), User::read(row)?));
         }
     }
     Ok(found)

@@ -9,7 +9,7 @@ use crate::model::message_id::Tokens;
 use crate::model::name::{OTHER, OrgId, OrgName};
 use crate::warmup::metrics::Changes;
 use postwarm_plugin_api::{Fault, Reply};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, RowIndex, params};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -139,7 +139,7 @@ fn bounded<K, V>(map: &mut HashMap<K, V>) -> &mut HashMap<K, V> {
 }
 
 /// Reads an address from its two columns.
-pub fn address(row: &Row<'_>, key: &str, given: &str) -> rusqlite::Result<Address> {
+pub fn address<I: RowIndex>(row: &Row<'_>, key: I, given: I) -> rusqlite::Result<Address> {
     let text: Option<String> = row.get(given)?;
     Ok(Address::stored(match text {
         Some(text) => text,
