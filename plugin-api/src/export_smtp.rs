@@ -92,6 +92,7 @@ unsafe fn read_message(request: *const abi::SendRequest) -> (Message, Duration) 
             body,
             eight_bit: c.flags & abi::EIGHT_BIT != 0,
             smtputf8: c.flags & abi::SMTPUTF8 != 0,
+            mark: None,
         };
         (message, Duration::from_millis(c.timeout_ms))
     }

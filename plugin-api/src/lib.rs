@@ -19,6 +19,7 @@ mod export_instance;
 #[cfg(feature = "export")]
 mod export_smtp;
 pub mod feedback_loop;
+pub mod mark;
 pub mod message;
 pub mod outcome;
 pub mod register;
@@ -26,6 +27,7 @@ pub mod smtp_client;
 
 pub use descriptor::{Descriptor, Instance, Kind, Secret, SettingsProblem};
 pub use feedback_loop::{Aggregate, Capabilities, Fact, FactKind, FactSink, FeedbackLoop, Poll, PollError, Report, WatchList, Watched};
+pub use mark::{KeepMarks, Mark};
 pub use message::Message;
 pub use outcome::{Cause, EnhancedCode, Fault, NoEnhancedCode, Outcome, Phase, Reply};
 pub use register::{Builtin, FeedbackFactory, SmtpFactory};

@@ -3,6 +3,7 @@
 //! Invariant: the bytes are RFC 5322 clean. Lines end in CRLF, no bare CR or LF stands anywhere, no line is longer than
 //! 998 octets, and the content ends in CRLF. A client adds nothing but the dot-stuffing of RFC 5321 4.5.2.
 
+use crate::Mark;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -23,6 +24,9 @@ pub struct Message {
     pub eight_bit: bool,
     /// An envelope address or a header is not ASCII (SMTPUTF8, RFC 6531).
     pub smtputf8: bool,
+    /// What a client that [marks the end of data](crate::SmtpClient::marks_end_of_data) sets before the end of this message's data can
+    /// leave. Absent for any other, and where the host keeps no marks.
+    pub mark: Option<Mark>,
 }
 
 impl Message {

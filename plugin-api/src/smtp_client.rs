@@ -12,6 +12,15 @@ pub trait SmtpClient: Send + Sync + 'static {
     /// The number of `send` calls that keep every connection busy. At least 1.
     fn in_flight_max(&self) -> usize;
 
+    /// Tells whether [`send`](SmtpClient::send) sets [`Message::mark`] itself: before every write that can carry the end of data, and
+    /// not before what comes in front of it. It takes the mark back where it is certain that the end of data has not left.
+    ///
+    /// For a client that says no, the host sets the mark before it calls `send`; a kill then leaves unknown all that the client had
+    /// been given and not answered.
+    fn marks_end_of_data(&self) -> bool {
+        false
+    }
+
     /// Sends one message and says what became of it. It always resolves, at the latest soon after `deadline`.
     ///
     /// Dropping the future abandons the answer, not the truth: a connection dies with its cancelled message, so that no

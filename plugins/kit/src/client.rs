@@ -60,6 +60,10 @@ impl SmtpClient for Client {
         self.pool.connections_max * IN_FLIGHT_PER_CONNECTION
     }
 
+    fn marks_end_of_data(&self) -> bool {
+        true
+    }
+
     fn send(&self, message: Message, deadline: std::time::Instant) -> BoxFuture<'_, Outcome> {
         Box::pin(self.send_inner(message, deadline.into()))
     }

@@ -204,10 +204,15 @@ impl<'a> Connection<'a> {
         {
             self.push_envelope(next);
         }
-        self.mark_dot_sent(true);
+        if let Some(job) = &mut self.content {
+            job.dot_leaves();
+        }
         let flushed = self.wire.flush(block, deadline).await;
-        if flushed.is_err() && self.wire.handed() < dot_end {
-            self.mark_dot_sent(false);
+        if flushed.is_err()
+            && self.wire.handed() < dot_end
+            && let Some(job) = &mut self.content
+        {
+            job.dot_stayed();
         }
         Ok(flushed?)
     }
@@ -221,12 +226,6 @@ impl<'a> Connection<'a> {
                 filled?;
                 Err(Broken::session("the server replied before the end of the content"))
             }
-        }
-    }
-
-    fn mark_dot_sent(&mut self, dot_sent: bool) {
-        if let Some(job) = &mut self.content {
-            job.dot_sent = dot_sent;
         }
     }
 

@@ -13,7 +13,7 @@ pub struct Job {
     pub message: Message,
     pub deadline: Instant,
     /// The end of data may have left.
-    pub dot_sent: bool,
+    dot_sent: bool,
     answer: Option<oneshot::Sender<Outcome>>,
 }
 
@@ -21,6 +21,22 @@ impl Job {
     pub fn new(message: Message, deadline: Instant) -> (Job, oneshot::Receiver<Outcome>) {
         let (answer, receiver) = oneshot::channel();
         (Job { id: 0, message, deadline, dot_sent: false, answer: Some(answer) }, receiver)
+    }
+
+    /// Notes that the end of data may leave from now on, also in what outlives the process.
+    pub fn dot_leaves(&mut self) {
+        self.dot_sent = true;
+        if let Some(mark) = &self.message.mark {
+            mark.set();
+        }
+    }
+
+    /// Notes that the end of data has certainly not left.
+    pub fn dot_stayed(&mut self) {
+        self.dot_sent = false;
+        if let Some(mark) = &self.message.mark {
+            mark.clear();
+        }
     }
 
     /// Answers the job. Nobody listens any more where it was cancelled.

@@ -93,6 +93,7 @@ mod tests {
             body: "hi\r\n".into(),
             eight_bit: false,
             smtputf8: false,
+            mark: None,
         };
         let none = Capabilities::default();
         assert_eq!(refuse(&plain, &none), None);

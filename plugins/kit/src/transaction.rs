@@ -188,6 +188,7 @@ mod tests {
             body: "hi\r\n".into(),
             eight_bit: true,
             smtputf8: true,
+            mark: None,
         }
     }
 

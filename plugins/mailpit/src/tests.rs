@@ -64,6 +64,7 @@ impl Mailpit {
                 body: "Hello\r\n".into(),
                 eight_bit: false,
                 smtputf8: false,
+                mark: None,
             };
             let outcome = client.send(message, Instant::now() + LONG).await;
             assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");

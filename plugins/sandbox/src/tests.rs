@@ -31,6 +31,7 @@ fn message(n: usize, to: &str) -> Message {
         body: Bytes::from_static(b"Hello\r\n.\r\n..\r\nthe end\r\n"),
         eight_bit: false,
         smtputf8: false,
+        mark: None,
     }
 }
 

@@ -42,6 +42,7 @@ async fn a_message_goes_through_the_configured_server() {
         body: "hi\r\n".into(),
         eight_bit: false,
         smtputf8: false,
+        mark: None,
     };
     let outcome = client.send(message, Instant::now() + Duration::from_secs(30)).await;
     assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");

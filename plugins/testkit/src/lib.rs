@@ -4,6 +4,7 @@
 pub mod conformance;
 pub mod corpora;
 pub mod instance;
+pub mod marks;
 pub mod preset;
 pub mod sink;
 pub mod skip;

@@ -124,6 +124,7 @@ pub fn message(to: &str) -> Message {
         body: ".first\r\nsecond\r\n..third\r\nlast\r\n".into(),
         eight_bit: false,
         smtputf8: false,
+        mark: None,
     }
 }
 

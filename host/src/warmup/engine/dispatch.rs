@@ -206,6 +206,7 @@ fn message(job: &Job) -> Result<Message, Unmade> {
         body: rendered.body,
         eight_bit: false,
         smtputf8: rendered.smtputf8 || !claimed.address.as_str().is_ascii(),
+        mark: None,
     })
 }
 

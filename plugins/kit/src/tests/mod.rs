@@ -1,5 +1,6 @@
 //! Black-box tests of the client against the scripted sink.
 
+mod marks;
 mod matrix;
 mod order;
 mod session;
@@ -7,7 +8,7 @@ mod truth;
 
 use crate::client::Client;
 use crate::settings::{Defaults, ServerSettings};
-use postwarm_plugin_api::{Message, Outcome, SmtpClient as _};
+use postwarm_plugin_api::{Mark, Message, Outcome, SmtpClient as _};
 use postwarm_plugin_testkit::instance::instance;
 use postwarm_plugin_testkit::sink::Sink;
 use serde_json::{Value, json};
@@ -42,6 +43,7 @@ fn message(to: &str) -> Message {
         body: "One\r\n.\r\n.two\r\n".into(),
         eight_bit: false,
         smtputf8: false,
+        mark: None,
     }
 }
 
@@ -49,6 +51,13 @@ fn message(to: &str) -> Message {
 fn send(client: &Arc<Client>, to: &str) -> tokio::task::JoinHandle<Outcome> {
     let client = Arc::clone(client);
     let message = message(to);
+    tokio::spawn(async move { client.send(message, far()).await })
+}
+
+/// The same, with a mark.
+fn send_marked(client: &Arc<Client>, to: &str, mark: Mark) -> tokio::task::JoinHandle<Outcome> {
+    let client = Arc::clone(client);
+    let message = Message { mark: Some(mark), ..message(to) };
     tokio::spawn(async move { client.send(message, far()).await })
 }
 

@@ -1,6 +1,8 @@
 //! What the client says became of a message, when connections break and callers leave.
 
 use super::*;
+use crate::job::Job;
+use postwarm_plugin_testkit::marks::Watched;
 use postwarm_plugin_testkit::sink::journal::Fact;
 use postwarm_plugin_testkit::sink::script::{Action, Gate, Rule, Script, Step};
 
@@ -104,8 +106,57 @@ async fn a_reply_before_the_end_of_a_large_content_leaves_it_certainly_unsent() 
     let client = client(&sink, 1);
     let mut large = message("a@y.example");
     large.body = "x".repeat(76).into_bytes().into_iter().chain(*b"\r\n").collect::<Vec<u8>>().repeat(400_000).into();
+    let (watched, mark) = Watched::new();
+    large.mark = Some(mark);
     let outcome = client.send(large, far()).await;
     assert_eq!(words(&outcome), "NotAttempted Disconnected");
+    assert_eq!(watched.times_set(), 0, "its content went out in part, and the dot was not near");
+}
+
+#[tokio::test]
+async fn a_message_is_marked_when_its_dot_has_left_and_the_envelope_behind_it_is_not() {
+    let (mail, dot) = (Gate::closed(), Gate::closed());
+    let script = Script::default()
+        .rule(Rule::new(Step::Mail, Action::Hold(mail.clone())).times(1))
+        .rule(Rule::new(Step::EndOfData, Action::Hold(dot.clone())).times(1));
+    let sink = Sink::start(script).await;
+    let client = client(&sink, 1);
+    let (first, first_mark) = Watched::new();
+    let (second, second_mark) = Watched::new();
+    let a = send_marked(&client, "a@y.example", first_mark);
+    sink.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Mail(_)))).await;
+    assert!(!first.is_set(), "no content was asked for");
+    let b = send_marked(&client, "b@y.example", second_mark);
+    while client.queued() < 1 {
+        tokio::task::yield_now().await;
+    }
+    mail.open();
+    sink.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Content { .. }))).await;
+    assert!(first.is_set());
+    assert_eq!((client.queued(), second.times_set()), (0, 0), "its envelope went out with the dot of the first");
+    dot.open();
+    assert_eq!((words(&a.await.unwrap()), words(&b.await.unwrap())), ("Accepted".to_owned(), "Accepted".to_owned()));
+    assert!(first.is_set() && second.is_set(), "the host takes them back once what became of them is committed");
+}
+
+#[tokio::test]
+async fn a_refused_envelope_leaves_no_mark() {
+    let sink = Sink::start(Script::default().on(Step::Rcpt, Action::reply("550 5.1.1 no such user"))).await;
+    let (watched, mark) = Watched::new();
+    assert_eq!(words(&send_marked(&client(&sink, 1), "a@y.example", mark).await.unwrap()), "Rejected Recipient");
+    assert_eq!(watched.times_set(), 0);
+}
+
+#[tokio::test]
+async fn a_dot_that_the_system_did_not_take_is_not_marked_any_more() {
+    let (watched, mark) = Watched::new();
+    let (mut job, answer) = Job::new(Message { mark: Some(mark), ..message("a@y.example") }, far().into());
+    job.dot_leaves();
+    assert!(watched.is_set());
+    job.dot_stayed();
+    assert!(!watched.is_set());
+    drop(job);
+    assert_eq!(words(&answer.await.unwrap()), "NotAttempted Stopping");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod basics;
 mod smtp_content;
 mod smtp_end;
 mod smtp_faults;
+mod smtp_marks;
 
 use std::fmt;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //! Invariant: what the client says is compared with what the server saw, never with itself.
 
 use super::basics::{self, Create};
-use super::{Finding, Report, ensure, smtp_content, smtp_end, smtp_faults};
+use super::{Finding, Report, ensure, smtp_content, smtp_end, smtp_faults, smtp_marks};
 use crate::sink::Sink;
 use crate::sink::script::Script;
 use bytes::Bytes;
@@ -34,6 +34,7 @@ pub async fn smtp_client(suite: Pointed<'_>) -> Report {
     smtp_content::checks(&mut report, suite).await;
     smtp_faults::checks(&mut report, suite).await;
     smtp_end::checks(&mut report, suite).await;
+    smtp_marks::checks(&mut report, suite).await;
     report
 }
 
@@ -101,6 +102,7 @@ pub(super) fn message(n: usize, to: &str, body: &[u8]) -> Message {
         body: Bytes::copy_from_slice(body),
         eight_bit: !body.is_ascii(),
         smtputf8: false,
+        mark: None,
     }
 }
 
