@@ -12,6 +12,7 @@ use crate::warmup::engine::{Engine, Feeder, Looked, Parts, ProviderLookup, View}
 use crate::warmup::limits::{Limits as SendLimits, Shared as SharedLimits};
 use crate::warmup::mailbox_provider::dns::DnsLookup;
 use crate::warmup::mailbox_provider::{Directory, Found, MxLookup, fingerprint};
+use crate::warmup::marks::MarksFile;
 use crate::warmup::progress::{self, EmailNow, Question};
 use crate::warmup::render::{self, RenderSettings};
 use crate::warmup::sqlite::SqliteStore;
@@ -74,6 +75,7 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
         view: view.clone(),
         limits: limits.clone(),
         signers: Arc::new(DkimSigners(shared.plugins.env.clone())),
+        marks: MarksFile::new(&shared.options.data, shared.clock.boot_id()),
         seed: shared.clock.now().wall_ms as u64,
     };
     let engine = Engine::start(parts).await.map_err(|e| unavailable(shared, e))?;

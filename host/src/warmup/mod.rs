@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod engine;
 pub mod limits;
 pub mod mailbox_provider;
+pub mod marks;
 pub mod metrics;
 pub mod progress;
 pub mod render;

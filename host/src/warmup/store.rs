@@ -161,6 +161,8 @@ pub trait Queue: Outbox {
     /// Every row in `sending`, as it was claimed: after a start, what an earlier process left there. Reads only; a row
     /// leaves `sending` by a turn that records what became of it.
     async fn in_hand(&self) -> Result<Vec<Claimed>>;
+    /// The number of the last turn that was committed; 0 before the first.
+    async fn last_turn(&self) -> Result<i64>;
     /// One turn: outcomes recorded, limits written, rows handed to another client, new rows claimed into `sending`, all in one
     /// commit. Answers the new rows.
     async fn turn(&self, turn: Turn) -> Result<Vec<Claimed>>;
@@ -189,6 +191,8 @@ pub trait Queue: Outbox {
 /// One turn of the engine.
 #[derive(Debug, Default)]
 pub struct Turn {
+    /// Numbers the turns that were committed, from 1; one that could not be is tried again under its number.
+    pub number: i64,
     /// Shared, as whoever asks keeps them until the turn has committed.
     pub outcomes: Arc<Vec<Recorded>>,
     /// Rows in `sending` that go to another client now: the one that they name.

@@ -8,10 +8,11 @@ use crate::model::message_id::Tokens;
 use crate::model::name::{EmailNumber, OrgId};
 use crate::warmup::engine::calls::Back;
 use crate::warmup::engine::returns::Done;
+use crate::warmup::marks::Marker;
 use crate::warmup::render::{Recipient, RenderSettings, Template};
 use crate::warmup::store::{Claimed, Queue};
 use bytes::{Bytes, BytesMut};
-use postwarm_plugin_api::{Message, Outcome, Phase, SmtpClient};
+use postwarm_plugin_api::{Mark, Message, Outcome, Phase, SmtpClient};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +45,8 @@ pub struct Job {
     pub prepared: Arc<Prepared>,
     pub signer: Arc<dyn Sign>,
     pub tokens: Arc<Tokens>,
+    /// `None` where what leaves is not marked.
+    pub marker: Option<Marker>,
     /// Milliseconds since 1970 UTC.
     pub now: i64,
 }
@@ -164,8 +167,9 @@ impl Drop for Guard<'_> {
 }
 
 /// Makes a message and hands it to its client.
-pub async fn send(job: Job, client: &Arc<dyn SmtpClient>, back: &Back) {
+pub async fn send(mut job: Job, client: &Arc<dyn SmtpClient>, back: &Back) {
     let mut guard = Guard { claimed: Some(job.claimed.clone()), handed_over: false, back };
+    let marker = job.marker.take();
     let made = match job.signer.is_slow() {
         true => {
             let making = tokio::task::spawn_blocking(move || message(&job));
@@ -174,8 +178,9 @@ pub async fn send(job: Job, client: &Arc<dyn SmtpClient>, back: &Back) {
         false => message(&job),
     };
     match made {
-        Ok(message) => {
+        Ok(mut message) => {
             guard.handed_over = true;
+            message.mark = marker.and_then(|marker| hand_over(marker, &**client));
             let outcome = client.send(message, Instant::now() + SEND_MAX).await;
             guard.finish(Ok(outcome));
         }
@@ -183,9 +188,19 @@ pub async fn send(job: Job, client: &Arc<dyn SmtpClient>, back: &Back) {
     }
 }
 
+/// Marks that the client has the message now; the mark of its end of data is for the client to set, or set here for one that does not.
+fn hand_over(marker: Marker, client: &dyn SmtpClient) -> Option<Mark> {
+    marker.handed();
+    if client.marks_end_of_data() {
+        return Some(marker.into_mark());
+    }
+    marker.left();
+    None
+}
+
 /// Makes one recipient's message.
 fn message(job: &Job) -> Result<Message, Unmade> {
-    let Job { claimed, prepared, signer, tokens, now } = job;
+    let Job { claimed, prepared, signer, tokens, now, .. } = job;
     let link = prepared.links.public_url.as_ref().and_then(|_| prepared.links.unsubscribe_url(&tokens.unsubscribe(claimed.delivery)));
     let recipient = Recipient {
         name: &claimed.name,

@@ -64,7 +64,7 @@ pub fn next(mut hand: Hand, why: &str, running: &mut Running, limits: &mut Limit
     running.reserve(index, 1, now.boot_ms);
     let (name, client) = running.client(index);
     let claimed = Arc::new(Claimed { client: name, ..(*hand.claimed).clone() });
-    Next::Client(Hand { claimed, scopes, client, declined: hand.declined })
+    Next::Client(Hand { claimed, scopes, client, place: hand.place, declined: hand.declined })
 }
 
 fn wait(hand: &Hand, running: &mut Running, until_boot_ms: Option<i64>, now: Now) -> Next {

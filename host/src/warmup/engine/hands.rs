@@ -4,6 +4,7 @@
 //! it was offered to; its limits are settled under the scopes of the client that has it, whatever the settings say by then.
 
 use crate::model::name::{DeliveryKey, OrgId};
+use crate::warmup::marks::Place;
 use crate::warmup::store::{Claimed, LaneKey};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,6 +21,8 @@ pub struct Hand {
     pub claimed: Arc<Claimed>,
     pub scopes: Scopes,
     pub client: ClientNumber,
+    /// Where it is marked when it leaves.
+    pub place: Option<Place>,
     /// Who had it before in this attempt.
     pub declined: Vec<Declined>,
 }
@@ -29,6 +32,19 @@ pub struct Declined {
     pub number: ClientNumber,
     pub client: Arc<str>,
     pub why: String,
+}
+
+/// A row in hand that its client may get: this is committed.
+pub struct Ready {
+    pub claimed: Arc<Claimed>,
+    pub client: ClientNumber,
+    pub place: Option<Place>,
+}
+
+impl Hand {
+    pub fn ready(&self) -> Ready {
+        Ready { claimed: self.claimed.clone(), client: self.client, place: self.place }
+    }
 }
 
 /// All rows in hand, and how many each lane has.

@@ -5,7 +5,7 @@
 //! commits, messages travel and their outcomes gather for the next.
 //!
 //! Invariant: at most `sending_rows_max` rows are in `sending`; nothing is dispatched that was not committed there, under
-//! the client that gets it; an outcome that could not be committed is kept and committed by a later turn.
+//! the client that gets it; an outcome that could not be committed is kept and committed by a later turn, and the row's mark with it.
 
 mod calls;
 mod client;
@@ -29,11 +29,12 @@ use crate::clock::Clock;
 use crate::config::settings::{Organization, Settings, SmtpEntry};
 use crate::model::name::OrgId;
 use crate::warmup::limits::Shared;
+use crate::warmup::marks::{Marks, MarksFile};
 use crate::warmup::store::{BackfillPace, Claim, Claimed, Queue, Recorded, Settled, Store, StoreError, Turn};
 use calls::Back;
 use dispatch::Templates;
 use handover::Next;
-use hands::{ClientNumber, Hand, Hands};
+use hands::{Hand, Hands, Ready};
 use lanes::{Around, Lane, LaneBook};
 use organizations::Organizations;
 use postwarm_plugin_api::{Outcome, SmtpClient};
@@ -78,6 +79,7 @@ pub struct Parts {
     /// What an earlier process counted is not in them yet.
     pub limits: Shared,
     pub signers: Arc<dyn MakeSigner>,
+    pub marks: MarksFile,
     /// Seeds the jitter.
     pub seed: u64,
 }
@@ -97,9 +99,12 @@ pub struct Engine {
     /// Outcomes that wait for their commit.
     recorded: Vec<Recorded>,
     /// Rows in hand whose next client waits for the commit that notes it.
-    handed: Vec<(Arc<Claimed>, ClientNumber)>,
+    handed: Vec<Ready>,
     draining: bool,
     hands: Hands,
+    marks: Marks,
+    /// The last turn that was committed.
+    turn_last: i64,
     untried: Untried,
     sending_rows_max: usize,
     paces: Arc<HashMap<OrgId, BackfillPace>>,
@@ -126,13 +131,15 @@ impl Engine {
             handed: Vec::new(),
             draining: false,
             hands: Hands::default(),
+            marks: Marks::none(),
+            turn_last: 0,
             untried: Untried::default(),
             sending_rows_max: 0,
             paces: Arc::default(),
             random: fastrand::Rng::with_seed(parts.seed),
         };
         engine.take_settings().await?;
-        engine.settle_left().await?;
+        engine.settle_left(&parts.marks).await?;
         Ok(engine)
     }
 
@@ -229,10 +236,14 @@ impl Engine {
         let now = self.clock.now();
         let outcomes = Arc::new(std::mem::take(&mut self.recorded));
         let usage = self.limits.lock().dirty(now);
-        let handed = self.handed.iter().map(|(row, _)| row.clone()).collect();
-        let turn = Turn { outcomes: outcomes.clone(), handed, claims, usage, paces: self.paces.clone(), now: now.wall_ms };
+        let handed = self.handed.iter().map(|ready| ready.claimed.clone()).collect();
+        let number = self.turn_last + 1;
+        self.marks.intend(number);
+        let turn = Turn { number, outcomes: outcomes.clone(), handed, claims, usage, paces: self.paces.clone(), now: now.wall_ms };
         match self.queue.turn(turn).await {
             Ok(claimed) => {
+                self.turn_last = number;
+                self.marks.committed(number);
                 self.limits.lock().written();
                 // Only now can the store find what came back as due.
                 for recorded in outcomes.iter() {
@@ -248,30 +259,31 @@ impl Engine {
     }
 
     /// Notes the claimed rows as in hand, each with what its lane decided.
-    fn take_in_hand(&mut self, planned: &mut [Lane], claimed: Vec<Claimed>) -> Vec<(Arc<Claimed>, ClientNumber)> {
+    fn take_in_hand(&mut self, planned: &mut [Lane], claimed: Vec<Claimed>) -> Vec<Ready> {
         let mut rows = Vec::with_capacity(claimed.len());
         let mut place = 0;
         for row in claimed {
             // Rows come in the order of the claims, so that the last lane is nearly always the one.
             if !planned.get(place).is_some_and(|lane| lane.made(&row)) {
                 let Some(found) = planned.iter().position(|lane| lane.made(&row)) else {
-                    tracing::error!(delivery.id = %row.delivery, "the store handed out a row that nobody claimed; it is unknown after a restart");
+                    tracing::error!(delivery.id = %row.delivery, "the store handed out a row that nobody claimed; it stays in hand until a restart");
                     continue;
                 };
                 place = found;
             }
             let lane = &mut planned[place];
             lane.got += 1;
-            let claimed = Arc::new(row);
-            self.hands.add(Hand { claimed: claimed.clone(), scopes: lane.scopes.clone(), client: lane.client, declined: Vec::new() });
-            rows.push((claimed, lane.client));
+            let place = self.marks.take(row.delivery);
+            let hand = Hand { claimed: Arc::new(row), scopes: lane.scopes.clone(), client: lane.client, place, declined: Vec::new() };
+            rows.push(hand.ready());
+            self.hands.add(hand);
         }
         rows
     }
 
-    async fn dispatch(&mut self, rows: Vec<(Arc<Claimed>, ClientNumber)>) {
+    async fn dispatch(&mut self, rows: Vec<Ready>) {
         let (tokens, now) = (self.organizations.tokens(), self.clock.now());
-        for (row, client) in rows {
+        for Ready { claimed: row, client, place } in rows {
             let Some(org) = self.organizations.get(row.delivery.org) else {
                 self.organizations.back().unsent(row, "the organization is gone");
                 continue;
@@ -283,7 +295,8 @@ impl Engine {
             match self.templates.get(&*self.queue, &row, &org.settings).await {
                 Ok(prepared) => {
                     let (signer, tokens) = (org.signer.clone(), tokens.clone());
-                    calls.push(dispatch::Job { claimed: row, prepared, signer, tokens, now: now.wall_ms });
+                    let marker = self.marks.marker(place);
+                    calls.push(dispatch::Job { claimed: row, prepared, signer, tokens, marker, now: now.wall_ms });
                 }
                 Err(unmade) => self.returns.push(Done { claimed: row, outcome: Err(unmade), at: now }),
             }
@@ -300,8 +313,12 @@ impl Engine {
 
     fn take_in(&mut self, done: Done) {
         let Some(hand) = self.hands.remove(done.claimed.delivery) else { return };
+        let place = hand.place;
         match &done.outcome {
-            Ok(Outcome::NotAttempted { .. }) | Err(_) => self.limits.lock().give_back(&hand.scopes, 1),
+            Ok(Outcome::NotAttempted { .. }) | Err(_) => {
+                self.limits.lock().give_back(&hand.scopes, 1);
+                self.marks.clear(place);
+            }
             Ok(_) => self.limits.lock().settle(&hand.scopes, 1, done.at.boot_ms),
         }
         let counts = self.untried.came_back(done.claimed.delivery, &done.outcome);
@@ -331,12 +348,13 @@ impl Engine {
             None => settle::without_organization(&done),
         };
         self.view.settled(&done.claimed, &settled, done.at);
+        self.marks.leaves(place);
         self.recorded.push(Recorded { claimed: done.claimed, result: settled, at: done.at.wall_ms });
     }
 
     /// Notes a row as in the next client's hand; the next turn commits that, and then the client gets it.
     fn hand_over(&mut self, hand: Hand) {
-        self.handed.push((hand.claimed.clone(), hand.client));
+        self.handed.push(hand.ready());
         self.hands.add(hand);
     }
 

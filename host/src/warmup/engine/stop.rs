@@ -1,43 +1,52 @@
 //! How the engine ends, and what it finds of one that ended otherwise: rows whose reply nobody will learn.
 //!
 //! Invariant: a stop makes a row unknown only where a client does not know what became of it, or does not say so in time; a kill,
-//! wherever a client may have had it.
+//! where the end of its data may have left, or where the marks that would tell are not believed.
 
 use crate::clock::Now;
 use crate::warmup::engine::{Engine, settle};
-use crate::warmup::store::{Claimed, Recorded};
+use crate::warmup::marks::{MarksFile, Reached};
+use crate::warmup::store::{Claimed, Recorded, Settled};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Why a row is unknown that an earlier process had in hand.
-const CRASHED: &str = "the process ended while a client had the message in hand";
+const CRASHED: &str = "the process ended while the message may have been on its way";
 /// Why a row is unknown whose reply had not come when the drain ended.
 const STOPPED: &str = "the process stopped before the reply came";
 /// How long a client has, after its time is up, to say what became of what it had: what it never sent in full is in no doubt.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 impl Engine {
-    /// Takes back what an earlier process counted. What it had in hand is unknown; that counts too, wherever it was taken from.
-    pub(super) async fn settle_left(&mut self) -> anyhow::Result<()> {
+    /// Takes back what an earlier process counted, and settles what it had in hand: unknown is what may have left, and the rest is
+    /// sent again. What a client was given counts, wherever it was taken from. Then what leaves is marked anew.
+    pub(super) async fn settle_left(&mut self, marks: &MarksFile) -> anyhow::Result<()> {
         let (counted, left) = (self.queue.usage().await?, self.queue.in_hand().await?);
+        self.turn_last = self.queue.last_turn().await?;
         let now = self.clock.now();
-        self.limits.lock().restore(counted, left.len() as u64, now);
-        if left.is_empty() {
-            return Ok(());
+        let reached = if left.is_empty() { Vec::new() } else { reached(&left, marks, self.turn_last) };
+        let tried = reached.iter().filter(|reached| **reached != Reached::Nobody).count();
+        self.limits.lock().restore(counted, tried as u64, now);
+        for (claimed, reached) in left.into_iter().map(Arc::new).zip(reached) {
+            if reached == Reached::Wire {
+                self.doubt(claimed, CRASHED, now);
+            } else {
+                self.settled(claimed, Settled::Returned { next_at: now.wall_ms }, now);
+            }
         }
-        tracing::warn!(rows = left.len(), "rows that an earlier process had in hand are unknown now");
-        for claimed in left {
-            self.doubt(Arc::new(claimed), CRASHED, now);
+        if !self.recorded.is_empty() {
+            self.commit(Vec::new()).await?;
         }
-        self.commit(Vec::new()).await?;
+        // Not before: a kill up to here must find what the process before this one marked.
+        self.marks = marks.begin(self.turn_last, self.sending_rows_max);
         Ok(())
     }
 
     /// Takes no new row, lets the running messages end, records them. What still waits for its reply becomes unknown.
     pub(super) async fn drain(mut self) {
         self.draining = true;
-        for (row, _) in std::mem::take(&mut self.handed) {
-            self.organizations.back().unsent(row, "the process stops");
+        for ready in std::mem::take(&mut self.handed) {
+            self.organizations.back().unsent(ready.claimed, "the process stops");
         }
         let grace = self.settings.borrow().process.drain_max;
         let closing = self.organizations.close(grace);
@@ -77,6 +86,7 @@ impl Engine {
         let now = clock.now();
         for hand in left {
             self.limits.lock().settle(&hand.scopes, 1, now.boot_ms);
+            self.marks.leaves(hand.place);
             self.doubt(hand.claimed, STOPPED, now);
         }
         if let Err(error) = self.commit(Vec::new()).await {
@@ -88,7 +98,29 @@ impl Engine {
     fn doubt(&mut self, claimed: Arc<Claimed>, words: &str, now: Now) {
         let settings = self.organizations.get(claimed.delivery.org).map(|running| &*running.settings);
         let result = settle::in_doubt(settings, words, now.wall_ms);
+        self.settled(claimed, result, now);
+    }
+
+    fn settled(&mut self, claimed: Arc<Claimed>, result: Settled, now: Now) {
         self.view.settled(&claimed, &result, now);
         self.recorded.push(Recorded { claimed, result, at: now.wall_ms });
     }
+}
+
+/// How far each row came that an earlier process left in `sending`: as it marked, or as far as can be.
+fn reached(left: &[Claimed], marks: &MarksFile, turn: i64) -> Vec<Reached> {
+    let marked = marks.left(turn);
+    let reached: Vec<Reached> = left.iter().map(|row| marked.as_ref().map_or(Reached::Wire, |marked| marked.of(row.delivery))).collect();
+    let unknown = reached.iter().filter(|reached| **reached == Reached::Wire).count();
+    match marked {
+        Ok(_) => tracing::warn!(
+            rows = left.len(),
+            unknown,
+            "an earlier process was killed; of what it had in hand, only what may have left is unknown now, and the rest is sent again"
+        ),
+        Err(why) => {
+            tracing::warn!(rows = left.len(), unknown, %why, "an earlier process was killed; all that it had in hand is unknown now")
+        }
+    }
+    reached
 }

@@ -5,9 +5,11 @@ mod breaks;
 mod carries;
 mod fixture;
 mod flaky;
+mod kills;
 mod making;
 mod parts;
 mod reloads;
+mod script;
 mod stops;
 mod waits;
 
@@ -21,6 +23,7 @@ use crate::model::email::{Mailbox, NewEmail};
 use crate::model::name::{EmailNumber, OrgName, UserNumber};
 use crate::model::user::NewUser;
 use crate::warmup::limits::Limits;
+use crate::warmup::marks::MarksFile;
 use crate::warmup::progress::{self, EmailNow, Question};
 use crate::warmup::sqlite::SqliteStore;
 use crate::warmup::store::DeliveryPage;
@@ -113,6 +116,7 @@ impl Running {
             wake: wake.clone(),
             view: view.clone(),
             limits: limits.clone(),
+            marks: MarksFile::new(folder.path(), clock.boot_id()),
             signers: Arc::new(Unsigned),
             seed: 1,
         };

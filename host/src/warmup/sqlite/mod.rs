@@ -277,12 +277,17 @@ impl Queue for SqliteStore {
         self.read_queue(move |connection| recover::in_hand(connection, &tokens)).await
     }
 
+    async fn last_turn(&self) -> Result<i64> {
+        self.read_queue(recover::last_turn).await
+    }
+
     async fn turn(&self, turn: Turn) -> Result<Vec<Claimed>> {
         self.follow_clock(turn.now).await?;
         self.write(move |connection, context| {
             outcomes::record(connection, context, &turn)?;
             outcomes::write_usage(connection, &turn.usage)?;
             claims::hand_over(connection, context, &turn.handed)?;
+            recover::note_turn(connection, turn.number)?;
             claims::claim(connection, context, &turn)
         })
         .await

@@ -13,7 +13,7 @@ use crate::warmup::sqlite::rows::{Context, email_exists, state};
 use crate::warmup::sqlite::sending::in_no_hand;
 use crate::warmup::sqlite::{backfill, fresh, outbox, sending};
 use crate::warmup::store::{Action, BackfillPace, Claimed};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -110,6 +110,19 @@ fn claimed(
         queued_at: row.get("queued_at")?,
         message_id: tokens.recipient_message_id(delivery, &row.get::<_, String>("from_domain")?).into(),
     })
+}
+
+/// Notes the turn in its own commit: what tells of `sending` beside the database knows by it whether it tells of this one.
+pub fn note_turn(connection: &Connection, number: i64) -> Result<(), DbError> {
+    connection
+        .prepare_cached("INSERT INTO meta (key, value) VALUES ('turn', ?1) ON CONFLICT DO UPDATE SET value = excluded.value")?
+        .execute([number])?;
+    Ok(())
+}
+
+pub fn last_turn(connection: &Connection) -> Result<i64, DbError> {
+    let noted: Option<i64> = connection.query_row("SELECT value FROM meta WHERE key = 'turn'", [], |row| row.get(0)).optional()?;
+    Ok(noted.unwrap_or(0))
 }
 
 fn delivery(row: &Row<'_>) -> Result<DeliveryKey, DbError> {

@@ -23,6 +23,16 @@ pub async fn organizations_take_turns_in_fan_out_and_their_emails_go_in_order(op
     assert_eq!(turns, [(1, 1), (2, 1), (1, 1), (2, 1), (1, 2), (1, 2)]);
 }
 
+pub async fn the_number_of_a_turn_is_committed_with_it(open: Open) {
+    let f = Fixture::new(open).await;
+    assert_eq!(f.store.last_turn().await.unwrap(), 0, "there was none");
+    for number in [1, 2, 3] {
+        f.store.turn(Turn { number, ..Turn::default() }).await.unwrap();
+    }
+    let f = f.restart().await;
+    assert_eq!(f.store.last_turn().await.unwrap(), 3);
+}
+
 pub async fn live_mail_is_due_whatever_the_clock_shows(open: Open) {
     let f = Fixture::new(open).await;
     f.register("a@x.example", NOW).await;

@@ -26,6 +26,7 @@ macro_rules! store_contract {
         }
         $crate::warmup::store_contract::suite::store_contract! { $open, order:
             organizations_take_turns_in_fan_out_and_their_emails_go_in_order
+            the_number_of_a_turn_is_committed_with_it
             live_mail_is_due_whatever_the_clock_shows
             what_came_back_unsent_goes_before_newer_mail
             what_is_handed_to_another_client_is_in_its_hand

@@ -6,12 +6,12 @@ use crate::model::name::EmailNumber;
 use crate::warmup::engine::Engine;
 use std::time::Duration;
 
-const CALLS: usize = 2;
+pub const CALLS: usize = 2;
 /// All of the 16 rows that may be in hand, but the reserve.
 const SHARE: usize = 14;
 
 /// An engine whose first client has answered two messages a millisecond for a while, and has two more in its calls.
-async fn fast(world: &World) -> (Engine, EmailNumber) {
+pub async fn fast(world: &World) -> (Engine, EmailNumber) {
     let email = world.broadcast("acme", 200, "mail.example").await;
     let mut engine = world.engine().await;
     engine.once().await;
@@ -24,7 +24,7 @@ async fn fast(world: &World) -> (Engine, EmailNumber) {
     (engine, email)
 }
 
-fn two_calls(clients: usize) -> World {
+pub fn two_calls(clients: usize) -> World {
     World::new(settings(clients, |o| o.smtp[0].connections = CALLS as u32))
 }
 

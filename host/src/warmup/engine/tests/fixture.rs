@@ -10,16 +10,18 @@ use crate::model::user::NewUser;
 use crate::warmup::engine::dispatch::{MakeSigner, Sign};
 use crate::warmup::engine::feeder::{Looked, ProviderLookup};
 use crate::warmup::engine::tests::flaky::Flaky;
-use crate::warmup::engine::{Engine, MakeClient, Parts, View};
+use crate::warmup::engine::tests::script::Script;
+use crate::warmup::engine::{Engine, Parts, View};
 use crate::warmup::limits::{Limits, Shared};
+use crate::warmup::marks::MarksFile;
 use crate::warmup::progress::{self, Question};
 use crate::warmup::sqlite::SqliteStore;
 use crate::warmup::store::{Accepted, Believed, Queue, Store};
-use postwarm_plugin_api::{BoxFuture, Cause, EnhancedCode, Message, Outcome, Phase, Reply, SmtpClient};
-use std::collections::VecDeque;
+use postwarm_plugin_api::{Cause, EnhancedCode, Outcome, Phase, Reply};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -124,86 +126,9 @@ pub fn unknown() -> Outcome {
     Outcome::Unknown { phase: Phase::EndOfData, detail: "silence".into() }
 }
 
-/// Clients of all names that answer what the test says, and are silent until then.
-#[derive(Clone, Default)]
-pub struct Script(Arc<Mutex<Scripted>>);
-
-#[derive(Default)]
-struct Scripted {
-    silent: Vec<(String, tokio::sync::oneshot::Sender<Outcome>)>,
-    answers: VecDeque<Outcome>,
-}
-
-impl Script {
-    /// The next messages get these answers at once.
-    pub fn answers(&self, outcomes: impl IntoIterator<Item = Outcome>) {
-        self.0.lock().unwrap().answers.extend(outcomes);
-    }
-
-    /// Answers every message that waits for its reply.
-    pub fn release(&self, outcome: impl Fn() -> Outcome) -> usize {
-        self.release_of("", outcome)
-    }
-
-    /// Answers the messages to recipients of a domain.
-    pub fn release_of(&self, domain: &str, outcome: impl Fn() -> Outcome) -> usize {
-        let waiting = {
-            let mut script = self.0.lock().unwrap();
-            let (of_domain, others) = std::mem::take(&mut script.silent).into_iter().partition(|(to, _)| to.ends_with(domain));
-            script.silent = others;
-            let of_domain: Vec<(String, tokio::sync::oneshot::Sender<Outcome>)> = of_domain;
-            of_domain
-        };
-        waiting.into_iter().filter_map(|(_, reply)| reply.send(outcome()).ok()).count()
-    }
-}
-
-impl MakeClient for Script {
-    fn make(&self, _: &Organization, entry: &SmtpEntry) -> Result<Arc<dyn SmtpClient>, String> {
-        Ok(Arc::new(ScriptedClient { script: self.clone(), in_flight_max: entry.connections as usize }))
-    }
-}
-
-struct ScriptedClient {
-    script: Script,
-    in_flight_max: usize,
-}
-
-impl SmtpClient for ScriptedClient {
-    fn in_flight_max(&self) -> usize {
-        self.in_flight_max
-    }
-
-    fn send(&self, message: Message, _: Instant) -> BoxFuture<'_, Outcome> {
-        Box::pin(async move {
-            let reply = {
-                let mut script = self.script.0.lock().unwrap();
-                if let Some(answer) = script.answers.pop_front() {
-                    return answer;
-                }
-                let (answer, reply) = tokio::sync::oneshot::channel();
-                script.silent.push((message.envelope_to.to_string(), answer));
-                reply
-            };
-            match reply.await {
-                Ok(outcome) => outcome,
-                Err(_) => std::future::pending().await,
-            }
-        })
-    }
-
-    fn verify(&self, _: Instant) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn close(&self, _: Duration) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::pending())
-    }
-}
-
 /// The database, the settings and the clients; engines come and go.
 pub struct World {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     pub queue: Arc<Flaky>,
     pub clock: Arc<ManualClock>,
     pub settings: watch::Sender<Arc<Settings>>,
@@ -222,7 +147,7 @@ impl World {
         let (clock, view) = (Arc::new(ManualClock::at(START)), Arc::new(View::default()));
         let limits = Mutex::new(Shared::new(Limits::new(clock.boot_id())));
         World {
-            _folder: folder,
+            folder,
             queue,
             clock,
             settings: watch::channel(settings).0,
@@ -231,6 +156,11 @@ impl World {
             limits,
             signers: Arc::new(Unsigned),
         }
+    }
+
+    /// The file of marks.
+    pub fn marks(&self) -> PathBuf {
+        self.folder.path().join("sending.marks")
     }
 
     pub async fn org(&self, name: &str) -> OrgId {
@@ -278,6 +208,10 @@ impl World {
 
     /// A new process: what the one before it counted is in the database alone.
     pub async fn engine(&self) -> Engine {
+        self.try_engine().await.unwrap()
+    }
+
+    pub async fn try_engine(&self) -> anyhow::Result<Engine> {
         let limits = Shared::new(Limits::new(self.clock.boot_id()));
         *self.limits.lock().unwrap() = limits.clone();
         let parts = Parts {
@@ -289,10 +223,11 @@ impl World {
             wake: Arc::new(Notify::new()),
             view: self.view.clone(),
             limits,
+            marks: MarksFile::new(self.folder.path(), self.clock.boot_id()),
             signers: self.signers.clone(),
             seed: 1,
         };
-        Engine::start(parts).await.unwrap()
+        Engine::start(parts).await
     }
 
     /// Stops an engine whose messages are in flight, and lets its drain expire.

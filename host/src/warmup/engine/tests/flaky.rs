@@ -114,6 +114,10 @@ impl Queue for Flaky {
         self.store.in_hand().await
     }
 
+    async fn last_turn(&self) -> Stored<i64> {
+        self.store.last_turn().await
+    }
+
     async fn turn(&self, turn: Turn) -> Stored<Vec<Claimed>> {
         unless(&self.turns_fail)?;
         self.store.turn(turn).await

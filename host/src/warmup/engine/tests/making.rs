@@ -1,6 +1,7 @@
 //! Clients are made apart: what a plugin takes for it is no worker's time.
 
 use super::fixture::*;
+use super::script::Script;
 use crate::clock::SystemClock;
 use crate::config::settings::{Organization, SmtpEntry};
 use crate::warmup::engine::MakeClient;

@@ -1,0 +1,352 @@
+//! Which rows in hand may have left, in a file that outlives the process though not a loss of power.
+//!
+//! Each row in hand has a place in it from before a client sees it until the commit that takes the row out of `sending`: an
+//! outcome that came and was not committed is still marked. The header names the boot and the turns of the database between which
+//! the file holds, so that a start knows whether it tells of this database.
+//!
+//! Invariant: a row that is in `sending` and has no mark in a file that a start believes has certainly not left. Whatever makes that
+//! doubtful makes the file unbelieved, and then all rows are in doubt.
+//! Invariant: a file is changed only by the process that made it; the next one puts its own in its place, once what this one left is
+//! settled.
+
+mod map;
+#[cfg(test)]
+mod tests;
+
+use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
+use map::{Map, WORD_OCTETS, is_on_reliable_file_system};
+use postwarm_plugin_api::{KeepMarks, Mark};
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Says what the file is, and how it is laid out.
+const MAGIC: u64 = u64::from_be_bytes(*b"pwmarks1");
+/// The words of the header.
+const FORM: usize = 0;
+const PLACES: usize = 1;
+const COMMITTED: usize = 2;
+const INTENDED: usize = 3;
+const WITHOUT_PLACE: usize = 4;
+const BOOT: std::ops::Range<usize> = 5..13;
+const HEADER_WORDS: usize = 16;
+/// The words of a place: organization, email, user, and how far the message came.
+const PLACE_WORDS: usize = 4;
+
+/// A client was given the message.
+const HANDED: u64 = 0b01;
+/// The end of its data may have left.
+const LEFT: u64 = 0b10;
+/// The bits below the ticket.
+const BITS: u32 = 2;
+
+/// How far a row came that an earlier process had in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reached {
+    /// No client has it, or the one that had it gave it back.
+    Nobody,
+    /// A client that had not begun the end of its data: certainly unsent.
+    Client,
+    /// The end of its data may have left.
+    Wire,
+}
+
+/// Why what an earlier process marked is not believed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unbelieved {
+    #[error("it left no marks")]
+    Absent,
+    #[error("its marks cannot be read: {0}")]
+    Unreadable(String),
+    #[error("its marks come from the disk and not from memory, and may be old")]
+    FromDisk,
+    #[error("its marks have another form")]
+    OtherForm,
+    #[error("its marks are of another boot")]
+    OtherBoot,
+    #[error("its marks are of turn {committed} or {intended} of the database, which is at turn {database}")]
+    OtherTurn { committed: i64, intended: i64, database: i64 },
+    #[error("{0} of its rows had no place for a mark")]
+    WithoutPlace(u64),
+}
+
+/// Where the marks are kept, by one process after another.
+#[derive(Debug, Clone)]
+pub struct MarksFile {
+    path: PathBuf,
+    boot_id: String,
+}
+
+impl MarksFile {
+    pub fn new(folder: &Path, boot_id: String) -> MarksFile {
+        MarksFile { path: folder.join("sending.marks"), boot_id }
+    }
+
+    /// What an earlier process marked, where the database is at this turn. It stays until [`MarksFile::begin`]; what is not
+    /// believed is taken away at once, as a look at it makes it look as if it had been in memory.
+    pub fn left(&self, turn: i64) -> Result<Left, Unbelieved> {
+        let left = self.read(turn);
+        if left.is_err() {
+            // It is not there, or cannot be written either; then the turns tell it from what is current.
+            let _ = std::fs::remove_file(&self.path);
+        }
+        left
+    }
+
+    fn read(&self, turn: i64) -> Result<Left, Unbelieved> {
+        let unreadable = |error: io::Error| Unbelieved::Unreadable(error.to_string());
+        // mincore tells the truth only to whom may write.
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(&self.path);
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unbelieved::Absent),
+            opened => opened.map_err(unreadable)?,
+        };
+        let map = Map::of(&file).map_err(unreadable)?;
+        if !map.is_in_memory().map_err(unreadable)? {
+            return Err(Unbelieved::FromDisk);
+        }
+        Left::read(map.words(), &self.boot_id, turn)
+    }
+
+    /// Begins to mark, where the database is at this turn and has nothing in `sending`. Without a file nothing is marked, and a
+    /// warning says so.
+    pub fn begin(&self, turn: i64, places: usize) -> Marks {
+        match self.make(turn, places) {
+            Ok(map) => Marks::over(map, places),
+            Err(error) => {
+                tracing::warn!(%error, "what leaves cannot be marked in the data folder: a kill leaves all rows in hand unknown");
+                let _ = std::fs::remove_file(&self.path);
+                Marks::none()
+            }
+        }
+    }
+
+    fn make(&self, turn: i64, places: usize) -> io::Result<Map> {
+        let boot = boot_words(&self.boot_id).ok_or_else(|| io::Error::other("nothing names this boot of the system"))?;
+        let part = self.path.with_extension("marks.part");
+        let _ = std::fs::remove_file(&part);
+        let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&part)?;
+        if !is_on_reliable_file_system(&file)? {
+            return Err(io::Error::other("its file system is not ext4, XFS or tmpfs"));
+        }
+        // Written and flushed, so that every block is there: a page must not need room when the disk is full.
+        file.write_all(&vec![0; (HEADER_WORDS + places * PLACE_WORDS) * WORD_OCTETS])?;
+        file.sync_all()?;
+        let map = Map::of(&file)?;
+        // A page that was taken out of memory for want of it would make the next start believe nothing.
+        map.keep_in_memory();
+        let words = map.words();
+        let turn = turn as u64;
+        for (word, value) in [(PLACES, places as u64), (COMMITTED, turn), (INTENDED, turn), (WITHOUT_PLACE, 0), (FORM, MAGIC)] {
+            words[word].store(value, Ordering::Release);
+        }
+        words[BOOT].iter().zip(boot).for_each(|(word, value)| word.store(value, Ordering::Release));
+        std::fs::rename(&part, &self.path)?;
+        Ok(map)
+    }
+}
+
+/// A boot's name, padded; `None` where there is none or it is too long.
+fn boot_words(boot_id: &str) -> Option<[u64; BOOT.end - BOOT.start]> {
+    let mut octets = [0; (BOOT.end - BOOT.start) * WORD_OCTETS];
+    octets.get_mut(..boot_id.len()).filter(|room| !room.is_empty())?.copy_from_slice(boot_id.as_bytes());
+    let mut words = [0; BOOT.end - BOOT.start];
+    for (word, octets) in words.iter_mut().zip(octets.chunks_exact(WORD_OCTETS)) {
+        octets.iter().for_each(|octet| *word = *word << 8 | u64::from(*octet));
+    }
+    Some(words)
+}
+
+/// How far each row came that had a place.
+#[derive(Debug)]
+pub struct Left(HashMap<DeliveryKey, Reached>);
+
+impl Left {
+    fn read(words: &[AtomicU64], boot_id: &str, turn: i64) -> Result<Left, Unbelieved> {
+        let word = |place: usize| words.get(place).map_or(0, |word| word.load(Ordering::Acquire));
+        let places = words.get(HEADER_WORDS..).unwrap_or_default();
+        if word(FORM) != MAGIC || !places.len().is_multiple_of(PLACE_WORDS) || word(PLACES) != (places.len() / PLACE_WORDS) as u64 {
+            return Err(Unbelieved::OtherForm);
+        }
+        if boot_words(boot_id).is_none_or(|boot| BOOT.zip(boot).any(|(place, value)| word(place) != value)) {
+            return Err(Unbelieved::OtherBoot);
+        }
+        let (committed, intended) = (word(COMMITTED) as i64, word(INTENDED) as i64);
+        if turn != committed && turn != intended {
+            return Err(Unbelieved::OtherTurn { committed, intended, database: turn });
+        }
+        match word(WITHOUT_PLACE) {
+            0 => {}
+            rows => return Err(Unbelieved::WithoutPlace(rows)),
+        }
+        let mut left = HashMap::new();
+        for place in places.chunks_exact(PLACE_WORDS) {
+            let [org, email, user, flag] = [0, 1, 2, 3].map(|word| place[word].load(Ordering::Acquire));
+            let reached = match flag {
+                flag if flag & LEFT != 0 => Reached::Wire,
+                flag if flag & HANDED != 0 => Reached::Client,
+                _ => continue,
+            };
+            let row = DeliveryKey { org: OrgId(org as i64), email: EmailNumber(email as i64), user: UserNumber(user as i64) };
+            // A place may still tell of an earlier time that the row was in hand.
+            let before = left.entry(row).or_insert(reached);
+            *before = reached.max(*before);
+        }
+        Ok(Left(left))
+    }
+
+    /// How far the row came at most.
+    pub fn of(&self, row: DeliveryKey) -> Reached {
+        self.0.get(&row).copied().unwrap_or(Reached::Nobody)
+    }
+}
+
+/// The place of a row in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    index: usize,
+    /// Tells the rows apart that have had the place: what comes late for one of them does not touch another's mark.
+    ticket: u64,
+}
+
+/// The places of this process, for the one who takes rows in hand.
+pub struct Marks {
+    kept: Option<Arc<Kept>>,
+    free: Vec<usize>,
+    ticket_last: u64,
+    /// Rows in hand that found no place: there are more than when the process started.
+    without_place: u64,
+    /// What the next commit takes out of `sending`.
+    leaving: Vec<Option<Place>>,
+}
+
+impl Marks {
+    /// Marks nothing.
+    pub fn none() -> Marks {
+        Marks { kept: None, free: Vec::new(), ticket_last: 0, without_place: 0, leaving: Vec::new() }
+    }
+
+    fn over(map: Map, places: usize) -> Marks {
+        Marks { kept: Some(Arc::new(Kept(map))), free: (0..places).rev().collect(), ..Marks::none() }
+    }
+
+    /// Gives a row that is in `sending` now a place; `None` where there is none.
+    pub fn take(&mut self, row: DeliveryKey) -> Option<Place> {
+        let kept = self.kept.as_deref()?;
+        let Some(index) = self.free.pop() else {
+            self.without_place += 1;
+            kept.store(WITHOUT_PLACE, self.without_place);
+            return None;
+        };
+        self.ticket_last += 1;
+        let words = kept.place(index);
+        for (word, number) in words.iter().zip([row.org.0, row.email.0, row.user.0]) {
+            word.store(number as u64, Ordering::Release);
+        }
+        words[PLACE_WORDS - 1].store(self.ticket_last << BITS, Ordering::Release);
+        Some(Place { index, ticket: self.ticket_last })
+    }
+
+    /// What marks the place, to go with the message.
+    pub fn marker(&self, place: Option<Place>) -> Option<Marker> {
+        Some(Marker { kept: self.kept.clone()?, place: place? })
+    }
+
+    /// The row's client has certainly not sent it.
+    pub fn clear(&self, place: Option<Place>) {
+        if let (Some(kept), Some(place)) = (&self.kept, place) {
+            kept.change(place, |_| 0);
+        }
+    }
+
+    /// The next commit takes the row out of `sending`.
+    pub fn leaves(&mut self, place: Option<Place>) {
+        if self.kept.is_some() {
+            self.leaving.push(place);
+        }
+    }
+
+    /// The database comes to this turn now, or stays where it is.
+    pub fn intend(&self, turn: i64) {
+        if let Some(kept) = &self.kept {
+            kept.store(INTENDED, turn as u64);
+        }
+    }
+
+    /// The database has come to this turn: what left in it needs its place no more.
+    pub fn committed(&mut self, turn: i64) {
+        let Some(kept) = &self.kept else { return };
+        kept.store(COMMITTED, turn as u64);
+        let had_room = self.without_place == 0;
+        for place in self.leaving.drain(..) {
+            match place {
+                Some(place) => {
+                    kept.place(place.index)[PLACE_WORDS - 1].store(0, Ordering::Release);
+                    self.free.push(place.index);
+                }
+                None => self.without_place = self.without_place.saturating_sub(1),
+            }
+        }
+        if !had_room {
+            kept.store(WITHOUT_PLACE, self.without_place);
+        }
+    }
+}
+
+/// Marks one row.
+pub struct Marker {
+    kept: Arc<Kept>,
+    place: Place,
+}
+
+impl Marker {
+    /// A client is given the message.
+    pub fn handed(&self) {
+        self.kept.change(self.place, |bits| bits | HANDED);
+    }
+
+    /// The end of its data may leave from now on.
+    pub fn left(&self) {
+        self.kept.set(self.place.index, self.place.ticket);
+    }
+
+    /// For a client that marks the end of data itself.
+    pub fn into_mark(self) -> Mark {
+        Mark::new(self.kept, self.place.index, self.place.ticket)
+    }
+}
+
+/// The file, shared with all who mark.
+struct Kept(Map);
+
+impl Kept {
+    fn store(&self, word: usize, value: u64) {
+        self.0.words()[word].store(value, Ordering::Release);
+    }
+
+    fn place(&self, index: usize) -> &[AtomicU64] {
+        &self.0.words()[HEADER_WORDS + index * PLACE_WORDS..][..PLACE_WORDS]
+    }
+
+    /// Changes how far the row came that has the place, if it still has it.
+    fn change(&self, place: Place, bits: impl Fn(u64) -> u64) {
+        let flag = &self.place(place.index)[PLACE_WORDS - 1];
+        let changed = |now: u64| (now >> BITS == place.ticket).then(|| place.ticket << BITS | bits(now & (HANDED | LEFT)));
+        // Another row has the place by now: there is nothing to mark.
+        let _ = flag.fetch_update(Ordering::AcqRel, Ordering::Acquire, changed);
+    }
+}
+
+impl KeepMarks for Kept {
+    fn set(&self, index: usize, ticket: u64) {
+        self.change(Place { index, ticket }, |bits| bits | LEFT);
+    }
+
+    fn clear(&self, index: usize, ticket: u64) {
+        self.change(Place { index, ticket }, |bits| bits & !LEFT);
+    }
+}

@@ -1,0 +1,212 @@
+//! Each reason not to believe a file, and when a place is given to another row.
+
+use super::*;
+use postwarm_plugin_testkit::skip::skip;
+use std::os::unix::fs::PermissionsExt;
+
+const BOOT_ID: &str = "8d5e6f0c-7c43-4f3c-9d0e-1f0f6d3a2b1c";
+const TURN: i64 = 40;
+
+struct Site {
+    folder: tempfile::TempDir,
+    file: MarksFile,
+}
+
+impl Site {
+    fn new() -> Site {
+        let folder = tempfile::tempdir().unwrap();
+        let file = MarksFile::new(folder.path(), BOOT_ID.to_owned());
+        Site { folder, file }
+    }
+
+    /// Changes the file as a process does that has it mapped.
+    fn change(&self, change: impl FnOnce(&[AtomicU64])) {
+        let file = OpenOptions::new().read(true).write(true).open(&self.file.path).unwrap();
+        change(Map::of(&file).unwrap().words());
+    }
+
+    fn of_other_boot(&self) -> MarksFile {
+        MarksFile::new(self.folder.path(), "other".to_owned())
+    }
+}
+
+fn row(user: i64) -> DeliveryKey {
+    DeliveryKey { org: OrgId(1), email: EmailNumber(2), user: UserNumber(user) }
+}
+
+fn reached(left: &Left, users: std::ops::RangeInclusive<i64>) -> Vec<Reached> {
+    users.map(|user| left.of(row(user))).collect()
+}
+
+#[test]
+fn a_start_finds_how_far_each_row_came_however_often_it_looks() {
+    let site = Site::new();
+    let mut marks = site.file.begin(TURN, 8);
+    let places: Vec<_> = (1..=5).map(|user| marks.take(row(user))).collect();
+    for place in &places[1..] {
+        marks.marker(*place).unwrap().handed();
+    }
+    marks.marker(places[2]).unwrap().left();
+    marks.marker(places[3]).unwrap().into_mark().set();
+    let unsent = marks.marker(places[4]).unwrap().into_mark();
+    unsent.set();
+    unsent.clear();
+    drop(marks);
+    for _ in 0..2 {
+        let left = site.file.left(TURN).unwrap();
+        let [nobody, client, wire] = [Reached::Nobody, Reached::Client, Reached::Wire];
+        assert_eq!(reached(&left, 1..=6), [nobody, client, wire, wire, client, nobody]);
+    }
+}
+
+#[test]
+fn what_a_client_gave_back_was_with_nobody() {
+    let site = Site::new();
+    let mut marks = site.file.begin(TURN, 1);
+    let place = marks.take(row(1));
+    let marker = marks.marker(place).unwrap();
+    marker.handed();
+    marker.left();
+    marks.clear(place);
+    assert_eq!(site.file.left(TURN).unwrap().of(row(1)), Reached::Nobody);
+}
+
+#[test]
+fn a_place_is_free_only_after_the_commit_that_its_row_leaves_in() {
+    let site = Site::new();
+    let mut marks = site.file.begin(TURN, 1);
+    let place = marks.take(row(1));
+    marks.marker(place).unwrap().left();
+    marks.leaves(place);
+    assert_eq!(marks.take(row(2)), None, "its outcome is not committed");
+    marks.intend(TURN + 1);
+    assert_eq!(site.file.left(TURN + 1).unwrap_err(), Unbelieved::WithoutPlace(1));
+}
+
+#[test]
+fn what_comes_late_for_a_row_does_not_touch_the_next_one_of_its_place() {
+    let site = Site::new();
+    let mut marks = site.file.begin(TURN, 1);
+    let place = marks.take(row(1));
+    let late = marks.marker(place).unwrap().into_mark();
+    marks.leaves(place);
+    marks.committed(TURN + 1);
+    let next = marks.take(row(2));
+    late.set();
+    assert_eq!(site.file.left(TURN + 1).unwrap().of(row(2)), Reached::Nobody);
+    marks.marker(next).unwrap().left();
+    late.clear();
+    marks.clear(place);
+    let left = site.file.left(TURN + 1).unwrap();
+    assert_eq!((left.of(row(1)), left.of(row(2))), (Reached::Nobody, Reached::Wire));
+}
+
+#[test]
+fn rows_without_a_place_are_told_until_they_left() {
+    let site = Site::new();
+    let mut marks = site.file.begin(TURN, 1);
+    let places = [marks.take(row(1)), marks.take(row(2)), marks.take(row(3))];
+    assert!(places[0].is_some() && places[1].is_none() && marks.marker(places[1]).is_none());
+    marks.leaves(places[1]);
+    marks.committed(TURN + 1);
+    marks.leaves(places[2]);
+    marks.committed(TURN + 2);
+    assert_eq!(site.file.left(TURN + 2).unwrap().of(row(1)), Reached::Nobody, "all that are left have a place");
+}
+
+#[test]
+fn the_database_may_stand_on_either_side_of_the_commit_under_way() {
+    let site = Site::new();
+    let marks = site.file.begin(TURN, 1);
+    marks.intend(TURN + 1);
+    assert!(site.file.left(TURN).is_ok());
+    assert!(site.file.left(TURN + 1).is_ok());
+}
+
+#[test]
+fn an_older_or_newer_database_is_another_one() {
+    for turn in [TURN - 1, TURN + 2, 0] {
+        let site = Site::new();
+        site.file.begin(TURN, 1).intend(TURN + 1);
+        let other = Unbelieved::OtherTurn { committed: TURN, intended: TURN + 1, database: turn };
+        assert_eq!(site.file.left(turn).unwrap_err(), other);
+    }
+}
+
+#[test]
+fn another_boot_is_not_believed() {
+    let site = Site::new();
+    site.file.begin(TURN, 1);
+    assert_eq!(site.of_other_boot().left(TURN).unwrap_err(), Unbelieved::OtherBoot);
+}
+
+#[test]
+fn what_is_no_file_of_marks_is_not_believed() {
+    let site = Site::new();
+    assert_eq!(site.file.left(TURN).unwrap_err(), Unbelieved::Absent);
+    for content in [&b"x"[..], &[0; 4096], &[0xff; 160]] {
+        std::fs::write(&site.file.path, content).unwrap();
+        let why = site.file.left(TURN).unwrap_err();
+        assert!(matches!(why, Unbelieved::OtherForm | Unbelieved::Unreadable(_)), "{why:?}");
+    }
+    site.file.begin(TURN, 2);
+    let whole = std::fs::read(&site.file.path).unwrap();
+    std::fs::write(&site.file.path, &whole[..whole.len() - 32]).unwrap();
+    assert_eq!(site.file.left(TURN).unwrap_err(), Unbelieved::OtherForm, "it is shorter than it says");
+    site.file.begin(TURN, 2);
+    site.change(|words| words[FORM].store(MAGIC + 1, Ordering::SeqCst));
+    assert_eq!(site.file.left(TURN).unwrap_err(), Unbelieved::OtherForm, "a later form");
+}
+
+#[test]
+fn what_comes_from_the_disk_is_not_believed_though_a_look_has_brought_it_to_memory() {
+    let site = Site::new();
+    let mut marks = site.file.begin(TURN, 8);
+    marks.take(row(1));
+    drop(marks);
+    let file = OpenOptions::new().read(true).write(true).open(&site.file.path).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    if Map::of(&file).unwrap().is_in_memory().unwrap() {
+        skip("what_comes_from_the_disk_is_not_believed", "the file system of temporary files keeps all in memory");
+        return;
+    }
+    assert_eq!(site.file.left(TURN).unwrap_err(), Unbelieved::FromDisk);
+    assert_eq!(site.file.left(TURN).unwrap_err(), Unbelieved::Absent, "it is gone");
+}
+
+#[test]
+fn a_process_that_begins_takes_the_place_of_the_one_before_and_leaves_its_own_alone() {
+    let site = Site::new();
+    let mut before = site.file.begin(TURN, 1);
+    let late = before.take(row(1));
+    let _now = site.file.begin(TURN + 1, 1);
+    before.marker(late).unwrap().left();
+    before.committed(TURN + 9);
+    assert_eq!(site.file.left(TURN + 1).unwrap().of(row(1)), Reached::Nobody);
+    assert_eq!(std::fs::metadata(&site.file.path).unwrap().permissions().mode() & 0o777, 0o600);
+    let names: Vec<_> = std::fs::read_dir(site.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["sending.marks"]);
+}
+
+#[test]
+fn without_a_file_nothing_is_marked_and_nothing_fails() {
+    let nowhere = MarksFile::new(Path::new("/proc/none"), BOOT_ID.to_owned());
+    let mut marks = nowhere.begin(TURN, 8);
+    let place = marks.take(row(1));
+    assert!(place.is_none() && marks.marker(place).is_none());
+    marks.clear(place);
+    marks.leaves(place);
+    marks.intend(TURN + 1);
+    marks.committed(TURN + 1);
+    assert_eq!(nowhere.left(TURN + 1).unwrap_err(), Unbelieved::Absent);
+}
+
+#[test]
+fn a_boot_without_a_name_marks_nothing_and_takes_the_old_marks_away() {
+    let site = Site::new();
+    site.file.begin(TURN, 1);
+    let unnamed = MarksFile::new(site.folder.path(), String::new());
+    assert!(unnamed.begin(TURN, 1).take(row(1)).is_none());
+    assert_eq!(site.file.left(TURN).unwrap_err(), Unbelieved::Absent);
+}
