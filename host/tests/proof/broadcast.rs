@@ -76,11 +76,12 @@ impl Broadcast {
         rows
     }
 
-    /// How many deliveries have come to be in doubt since this was asked before.
-    pub async fn new_doubts(&mut self, postwarm: &Postwarm) -> usize {
+    /// The deliveries that have come to be in doubt since this was asked before.
+    pub async fn new_doubts(&mut self, postwarm: &Postwarm) -> Vec<Row> {
         let before = self.seen.clone();
-        let rows = self.look(postwarm, Some("unknown")).await;
-        rows.iter().filter(|row| !before.contains(&row.change())).count()
+        let mut rows = self.look(postwarm, Some("unknown")).await;
+        rows.retain(|row| !before.contains(&row.change()));
+        rows
     }
 
     /// Waits until nothing is left to be sent.

@@ -2,7 +2,7 @@
 
 use crate::check::check;
 use crate::scenario::{Line, Plan};
-use crate::trial::{Moment, SENDING_ROWS_MAX, Trial, targets};
+use crate::trial::{CONNECTIONS, Moment, SENDING_ROWS_MAX, Trial, targets};
 use std::time::Duration;
 
 /// Of so many kills one falls between a final dot and its reply.
@@ -36,7 +36,7 @@ pub async fn resend(plan: Plan) -> Line {
 async fn kill(plan: Plan, organization: &str, (broadcasts, kills, recipients): (usize, usize, usize)) -> Line {
     let mut line = Line::new(&plan);
     let mut rng = plan.rng();
-    let (mut worst, mut doubts, mut at_dot, mut missed) = (0, 0, 0, 0);
+    let (mut worst, mut doubts, mut unseen, mut at_dot, mut missed, mut by_marks) = (0, 0, 0, 0, 0, 0);
     for broadcast in 0..broadcasts {
         let mut trial = Trial::prepare(organization, Duration::ZERO).await;
         trial.begin(recipients).await;
@@ -48,8 +48,14 @@ async fn kill(plan: Plan, organization: &str, (broadcasts, kills, recipients): (
                 let held = trial.reach(target, moment).await;
                 let found = trial.broken_by(held, async |postwarm, _| postwarm.kill()).await;
                 line.expect(found.doubts <= SENDING_ROWS_MAX, || format!("{} left {} rows in doubt", place(), found.doubts));
+                // Without marks it cannot be told what had not left.
+                let unseen_max = if trial.marks() { CONNECTIONS } else { SENDING_ROWS_MAX };
+                line.expect(found.unseen <= unseen_max, || {
+                    format!("{} left {} rows in doubt whose final dot cannot have been on its way", place(), found.unseen - CONNECTIONS)
+                });
                 worst = worst.max(found.doubts);
                 doubts += found.doubts;
+                unseen += found.unseen;
                 counts = found.open > 0;
                 if counts {
                     break;
@@ -64,9 +70,14 @@ async fn kill(plan: Plan, organization: &str, (broadcasts, kills, recipients): (
             trial.resent().await;
         }
         line.add(recipients as u64, check(&trial.end().await));
+        by_marks += trial.starts_by_marks();
+        if !trial.marks() {
+            line.note("the file system of temporary files can hold no marks: all that was in hand is in doubt");
+        }
     }
     line.note(format!(
-        "{at_dot} of the kills fell between a final dot and its reply; rows in doubt: {doubts}, {worst} after the worst kill"
+        "{at_dot} of the kills fell between a final dot and its reply; rows in doubt: {doubts}, {worst} after the worst kill, {unseen} that the \
+         sink never had; {by_marks} starts went by marks"
     ));
     if missed > 0 {
         line.note(format!("{missed} more kills met no open transaction and do not count"));

@@ -46,7 +46,7 @@ use std::process::ExitCode;
 /// Every scenario, in the order in which they run.
 const SCENARIOS: &[Scenario] = &[
     scenario!("checker", "The checker itself catches what is lost, false, doubled, unlisted or untold.", checker::run),
-    scenario!("kills", "kill -9 loses nothing and doubles nothing; at most 128 messages are in doubt, each listed.", kills::hold),
+    scenario!("kills", "kill -9 loses nothing and doubles nothing; in doubt, and listed, is only what may have left.", kills::hold),
     scenario!("resend", "With on_unknown = \"resend\" a message comes twice only where it was listed as unknown first.", kills::resend),
     scenario!("stops", "SIGTERM leaves nothing in doubt, doubles nothing, and ends within 15 s.", stops::answered),
     scenario!("stalled-stops", "SIGTERM doubts only messages whose final dot has no reply when drain_max ends.", stops::stalled),

@@ -16,7 +16,7 @@ pub async fn run(plan: Plan) -> Line {
     let mut line = Line::new(&plan);
     let mut rng = plan.rng();
     let (broadcasts, losses, recipients) = plan.pick((1, 1, 600), (1, 5, 4_000), (5, 10, 20_000));
-    let (mut worst, mut doubts) = (0, 0);
+    let (mut worst, mut doubts, mut from_disk) = (0, 0, 0);
     for broadcast in 0..broadcasts {
         let mut trial = Trial::prepare("", Duration::ZERO).await;
         let mut volume = match Volume::mount(trial.site.folder.path().join("disk"), trial.site.data(), VOLUME_MIB) {
@@ -38,6 +38,9 @@ pub async fn run(plan: Plan) -> Line {
                 .await;
             let place = || format!("loss {nth} of broadcast {broadcast}, {moment:?} after {target} messages,");
             line.expect(found.doubts <= SENDING_ROWS_MAX, || format!("{} left {} rows in doubt", place(), found.doubts));
+            line.expect(trial.starts_by_marks() == 0, || {
+                format!("{} was taken for a kill: the marks are older than what was sent", place())
+            });
             line.faults += 1;
             worst = worst.max(found.doubts);
             doubts += found.doubts;
@@ -49,8 +52,11 @@ pub async fn run(plan: Plan) -> Line {
         }
         line.expect(found.duplicates == 0, || format!("{} messages came twice", found.duplicates));
         line.add(recipients as u64, found);
+        from_disk += trial.starts_with_marks_of_the_disk();
     }
-    line.note(format!("rows in doubt: {doubts}, {worst} after the worst loss"));
+    line.note(format!(
+        "rows in doubt: {doubts}, {worst} after the worst loss; {from_disk} starts found marks that came from the disk, and did not believe them"
+    ));
     line
 }
 

@@ -9,10 +9,17 @@ use postwarm_plugin_testkit::sink::script::{Action, Gate, Rule, Script, Step};
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// The default of `sending_rows_max`: as many rows may be in doubt after a kill.
+/// The default of `sending_rows_max`: as many rows may be in hand, and in doubt where no marks tell of them.
 pub const SENDING_ROWS_MAX: usize = 128;
-/// The connections of [`site`].
-const CONNECTIONS: usize = 10;
+/// The connections of [`site`]: as many final dots may be on their way and not have come to the sink.
+pub const CONNECTIONS: usize = 10;
+
+/// What the log says where a start went by what the killed process had marked.
+const BELIEVED: &str = "only what may have left is unknown now";
+/// What it says where the marks were not in memory any more.
+const FROM_DISK: &str = "its marks come from the disk";
+/// What it says where the data folder can hold no marks.
+const NO_MARKS: &str = "cannot be marked in the data folder";
 
 /// When a break falls.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +61,8 @@ pub struct Break {
     pub open: usize,
     /// Rows that came to be in doubt.
     pub doubts: usize,
+    /// Of these, those whose content the sink never had in full.
+    pub unseen: usize,
 }
 
 /// So many accepted messages after which the breaks of a broadcast fall. What may be in doubt by then is left out, so that the
@@ -142,7 +151,9 @@ impl Trial {
         // It prints its addresses when it has recovered.
         let postwarm = self.site.serve();
         let doubts = broadcast.new_doubts(&postwarm).await;
-        let found = Break { open: held.max(open_transactions(&entries)), doubts };
+        let seen = contents(&entries);
+        let unseen = doubts.iter().filter(|row| !seen.contains(row.recipient.as_str())).count();
+        let found = Break { open: held.max(open_transactions(&entries)), doubts: doubts.len(), unseen };
         self.running = Some((postwarm, broadcast));
         found
     }
@@ -153,11 +164,35 @@ impl Trial {
         postwarm.counts_when(broadcast.email, |counts| counts["unknown"] == 0).await;
     }
 
+    /// How many starts went by what the process before had marked.
+    pub fn starts_by_marks(&self) -> usize {
+        self.site.log().matches(BELIEVED).count()
+    }
+
+    /// How many starts found marks that came from the disk, and did not believe them.
+    pub fn starts_with_marks_of_the_disk(&self) -> usize {
+        self.site.log().matches(FROM_DISK).count()
+    }
+
+    /// Tells whether what leaves is marked here at all.
+    pub fn marks(&self) -> bool {
+        !self.site.log().contains(NO_MARKS)
+    }
+
     /// Waits for the end, and gathers all that is known.
     pub async fn end(&mut self) -> Evidence {
         let (postwarm, broadcast) = self.running.take().expect("it runs between breaks");
         broadcast.evidence(postwarm, &self.site, &[&self.sink]).await
     }
+}
+
+/// To whom a content arrived in full.
+fn contents(entries: &[Entry]) -> HashSet<&str> {
+    let contents = entries.iter().filter_map(|entry| match &entry.fact {
+        Fact::Content { to, .. } => Some(to.iter().map(String::as_str)),
+        _ => None,
+    });
+    contents.flatten().collect()
 }
 
 /// How many connections ended between a MAIL and what settled it.
