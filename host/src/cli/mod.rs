@@ -6,5 +6,6 @@ pub mod healthcheck;
 pub mod key;
 pub mod plugin;
 pub mod run;
+mod scheduling;
 mod scratch;
 pub mod serve;

@@ -4,7 +4,7 @@ use crate::app::{Options, RegistryCatalogue, registry};
 use crate::cli::arguments::{Arguments, Command, Folders, Key, Plugin, Service};
 use crate::cli::key::{Fresh, Output};
 use crate::cli::scratch::Scratch;
-use crate::cli::{check, healthcheck, key, plugin, serve};
+use crate::cli::{check, healthcheck, key, plugin, scheduling, serve};
 use crate::clock::{Clock, SystemClock};
 use crate::config::live::SharedEnv;
 use crate::config::serving::Serving;
@@ -98,6 +98,7 @@ fn start(service: Option<Service>, folders: Folders, env: SharedEnv) -> std::io:
         Some(Service::Warmup) => Serving::Warmup,
         Some(Service::Health) => Serving::Health,
     };
+    scheduling::as_batch();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
     let options = Options { serving, config: folders.config, data: folders.data };
     let code = runtime.block_on(serve::run(options, env, &mut std::io::stderr()));

@@ -101,7 +101,7 @@ static DELIVERY: Table = Table {
         key(
             "sending_rows_max",
             Value::Count { min: 1, max: 100_000 },
-            "Deliveries recorded as sending ahead of the wire; bounds what a kill leaves unknown. Default 128.",
+            "Deliveries recorded as sending ahead of the wire; bounds what a power loss leaves unknown. Default 512.",
         ),
         key("drain_max", Value::Duration { min: Duration::ZERO, max: HOUR }, "How long SIGTERM waits for replies. Default 30s."),
     ],

@@ -34,7 +34,7 @@ pub fn decode(document: &Document, brokers: Option<Vec<String>>, report: &mut Re
             .flat_map(Node::entries)
             .map(|(name, share)| (name.to_owned(), limits::windows(document, share.node.get("limits"), report)))
             .collect(),
-        sending_rows_max: delivery.count("sending_rows_max").map_or(128, |n| n as usize),
+        sending_rows_max: delivery.count("sending_rows_max").map_or(512, |n| n as usize),
         drain_max: delivery.duration("drain_max").unwrap_or(Duration::from_secs(30)),
         watch_for,
         dns: Dns {

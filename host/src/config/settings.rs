@@ -33,7 +33,7 @@ pub struct Process {
     pub events: Events,
     /// `[shares.NAME] limits`.
     pub shares: BTreeMap<String, Vec<Window>>,
-    /// `[delivery] sending_rows_max` (rows, default 128): bounds what a power loss leaves unknown.
+    /// `[delivery] sending_rows_max` (rows, default 512): bounds what a power loss leaves unknown.
     pub sending_rows_max: usize,
     /// `[delivery] drain_max` (default 30s): how long SIGTERM waits for replies.
     pub drain_max: Duration,

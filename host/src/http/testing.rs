@@ -35,7 +35,7 @@ pub fn settings(organizations: &[(&str, bool)], default: Option<&str>) -> Arc<Se
         plugins_directory: "plugins".into(),
         events: Events::Embedded { retention: Duration::from_secs(60) },
         shares: Default::default(),
-        sending_rows_max: 128,
+        sending_rows_max: 512,
         drain_max: Duration::from_secs(30),
         watch_for: Duration::from_secs(60),
         dns: Dns { nameserver: None, timeout: Duration::from_secs(2), enabled: false },

@@ -52,7 +52,7 @@ const SCENARIOS: &[Scenario] = &[
     scenario!("stalled-stops", "SIGTERM doubts only messages whose final dot has no reply when drain_max ends.", stops::stalled),
     scenario!(
         "power-loss",
-        "What was acknowledged survives a power loss; at most 128 messages are in doubt, each listed.",
+        "What was acknowledged survives a power loss; at most 512 messages are in doubt, each listed.",
         power_loss::run
     ),
     scenario!("phases", "Each fault of a server in each phase becomes what the document's table says, and nothing hangs.", phases::run),

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 /// The default of `sending_rows_max`: as many rows may be in hand, and in doubt where no marks tell of them.
-pub const SENDING_ROWS_MAX: usize = 128;
+pub const SENDING_ROWS_MAX: usize = 512;
 /// The connections of [`site`]: as many final dots may be on their way and not have come to the sink.
 pub const CONNECTIONS: usize = 10;
 

@@ -60,7 +60,7 @@ fn an_empty_folder_has_every_default() {
                 retention: 7776000s,
             },
             shares: {},
-            sending_rows_max: 128,
+            sending_rows_max: 512,
             drain_max: 30s,
             watch_for: 604800s,
             dns: Dns {
