@@ -1,5 +1,6 @@
 //! What every event log must do, as cases that each adapter's tests run over a fresh log.
 
+use crate::bus::batch::Batch;
 use crate::bus::{Consumed, Consumer, EventLog, Position, Record, Topic};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,16 +24,19 @@ pub const CASES: &[Case] = &[
 /// Long enough for a broker to make topics.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub fn record(topic: Topic, key: &str, number: i64) -> Record {
-    Record {
+pub fn record(topic: Topic, key: &str, number: i64) -> Batch {
+    let (id, payload) = (format!("{key}/{number}"), format!("{key} {number}"));
+    let mut batch = Batch::default();
+    batch.push(&Record {
         topic,
-        key: key.to_owned(),
-        id: format!("{key}/{number}"),
-        kind: "postwarm.test.v1".into(),
-        org: "acme".into(),
         at: number,
-        payload: format!("{key} {number}").into_bytes(),
-    }
+        key: key.as_bytes(),
+        id: id.as_bytes(),
+        kind: b"postwarm.test.v1",
+        org: b"acme",
+        payload: payload.as_bytes(),
+    });
+    batch
 }
 
 async fn read(consumer: &mut Box<dyn Consumer>, count: usize) -> Vec<Consumed> {
@@ -46,7 +50,7 @@ async fn read(consumer: &mut Box<dyn Consumer>, count: usize) -> Vec<Consumed> {
 }
 
 fn texts(consumed: &[Consumed]) -> Vec<String> {
-    consumed.iter().map(|c| String::from_utf8(c.payload.clone()).unwrap()).collect()
+    consumed.iter().map(|c| String::from_utf8(c.payload.to_vec()).unwrap()).collect()
 }
 
 async fn records_of_a_key_come_back_in_order(log: Log) {
@@ -86,12 +90,12 @@ async fn a_consumer_goes_on_where_its_positions_say(log: Log) {
 async fn a_waiting_consumer_wakes_when_a_record_is_published(log: Log) {
     let mut consumer = log.consume(&[Topic::Facts], &[]).await.unwrap();
     let waiting = tokio::spawn(async move { read(&mut consumer, 1).await });
-    log.publish(vec![record(Topic::Facts, "a", 1)]).await.unwrap();
+    log.publish(record(Topic::Facts, "a", 1)).await.unwrap();
     assert_eq!(texts(&waiting.await.unwrap()), ["a 1"]);
 }
 
 async fn topics_stay_apart(log: Log) {
-    let batch = [Topic::Emails, Topic::Recipients, Topic::Facts].map(|t| record(t, &format!("{t:?}"), 1)).to_vec();
+    let batch = [Topic::Emails, Topic::Recipients, Topic::Facts].map(|t| record(t, &format!("{t:?}"), 1)).into_iter().collect();
     log.publish(batch).await.unwrap();
     let mut two = log.consume(&[Topic::Emails, Topic::Facts], &[]).await.unwrap();
     let mut found = read(&mut two, 2).await;
@@ -106,5 +110,5 @@ async fn an_empty_log_answers_nothing_after_the_wait(log: Log) {
 }
 
 async fn an_empty_publish_is_no_error(log: Log) {
-    log.publish(Vec::new()).await.unwrap();
+    log.publish(Batch::default()).await.unwrap();
 }

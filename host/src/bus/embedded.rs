@@ -3,11 +3,13 @@
 //! Invariant: one process at a time, held by the lock file `events.lock`. The newest row of a topic is always kept, so
 //! that offsets never start again.
 
-use crate::bus::{Consumed, Consumer, EventLog, LogError, POLL_OCTETS_MAX, Position, Record, Topic, batch};
+use crate::bus::batch::{Batch, BatchError};
+use crate::bus::{Consumed, Consumer, EventLog, LogError, POLL_OCTETS_MAX, Position, Topic, batch};
 use crate::clock::Clock;
 use crate::db::DbError;
 use crate::db::sqlite::{Durability, Readers, migrate, open_writer};
 use crate::db::writer::{Writable, Writer};
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension};
 use std::fs::File;
 use std::path::Path;
@@ -68,9 +70,9 @@ impl EmbeddedLog {
 
 #[async_trait::async_trait]
 impl EventLog for EmbeddedLog {
-    async fn publish(&self, records: Vec<Record>) -> Result<(), LogError> {
+    async fn publish(&self, batch: Batch) -> Result<(), LogError> {
         let keep_from = self.clock.now().wall_ms - self.retention.as_millis() as i64;
-        self.writer.write(move |db, ()| append(db, &records, keep_from)).await.map_err(unavailable)?;
+        self.writer.write(move |db, ()| append(db, &batch, keep_from)).await.map_err(unavailable)?;
         self.appended.send_replace(());
         Ok(())
     }
@@ -123,14 +125,18 @@ impl Consumer for EmbeddedConsumer {
     }
 }
 
-fn append(db: &Connection, records: &[Record], keep_from: i64) -> Result<(), DbError> {
-    for topic in [Topic::Emails, Topic::Recipients, Topic::Facts] {
-        let of_topic = records.iter().filter(|r| r.topic == topic);
-        let Some(at) = of_topic.clone().map(|r| r.at).max() else { continue };
+fn append(db: &Connection, batch: &Batch, keep_from: i64) -> Result<(), DbError> {
+    let mut topics = [Topic::Emails, Topic::Recipients, Topic::Facts].map(|topic| (topic, Batch::default(), i64::MIN));
+    for record in batch.records() {
+        let (_, of_topic, at) = &mut topics[record.topic as usize];
+        *at = record.at.max(*at);
+        of_topic.push(&record);
+    }
+    for (topic, of_topic, at) in topics.into_iter().filter(|(_, of_topic, _)| !of_topic.is_empty()) {
         let (_, newest) = bounds(db, topic)?;
-        let last = newest + of_topic.clone().count() as i64;
+        let last = newest + of_topic.len() as i64;
         let insert = format!("INSERT INTO {} (first, last, at, batch) VALUES (?1, ?2, ?3, ?4)", table(topic));
-        db.prepare_cached(&insert)?.execute((newest + 1, last, at, batch::encode(of_topic)))?;
+        db.prepare_cached(&insert)?.execute((newest + 1, last, at, of_topic.blob()))?;
         retain(db, topic, keep_from)?;
     }
     Ok(())
@@ -178,14 +184,15 @@ fn page(db: &Connection, topic: Topic, from: i64, max: usize, found: &mut Vec<Co
     let mut octets = 0;
     while octets < POLL_OCTETS_MAX && found.len() < max {
         let Some(row) = rows.next()? else { break };
-        let records =
-            batch::decode(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?).map_err(|e| DbError::Damaged(e.to_string()))?;
-        for (offset, record) in (row.get(0)?..).zip(records).filter(|(offset, _)| *offset >= from) {
+        let blob = Bytes::copy_from_slice(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?);
+        let damaged = |e: BatchError| DbError::Damaged(e.to_string());
+        for (offset, record) in (row.get(0)?..).zip(batch::records(&blob).map_err(damaged)?).filter(|(offset, _)| *offset >= from) {
             if found.len() == max || octets >= POLL_OCTETS_MAX {
                 break;
             }
-            octets += record.payload.len();
-            found.push(Consumed { topic, partition: 0, offset, payload: record.payload });
+            let payload = blob.slice_ref(record.map_err(damaged)?.payload);
+            octets += payload.len();
+            found.push(Consumed { topic, partition: 0, offset, payload });
         }
     }
     Ok(())
@@ -241,7 +248,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(0));
         let log = open(folder.path(), clock.clone());
-        log.publish(vec![contract::record(Topic::Facts, "a", 1)]).await.unwrap();
+        log.publish(contract::record(Topic::Facts, "a", 1)).await.unwrap();
         let second = EmbeddedLog::open(folder.path(), Duration::ZERO, clock.clone());
         assert!(matches!(second, Err(OpenError::Locked)));
         drop(log);
@@ -285,14 +292,14 @@ mod tests {
         log.publish((0..10).map(|n| contract::record(Topic::Facts, "a", n)).collect()).await.unwrap();
         let mut slow = log.consume(&[Topic::Facts], &[]).await.unwrap();
         clock.advance(Duration::from_secs(1000));
-        log.publish(vec![contract::record(Topic::Facts, "a", 1_000_000)]).await.unwrap();
+        log.publish(contract::record(Topic::Facts, "a", 1_000_000)).await.unwrap();
         assert!(matches!(slow.poll(10, Duration::ZERO).await, Err(LogError::Gone { wanted: 1, oldest: 11, .. })));
         for next_offset in [3, 13] {
             let position = Position { topic: Topic::Facts, partition: 0, next_offset };
             assert!(matches!(log.consume(&[Topic::Facts], &[position]).await, Err(LogError::Gone { .. })), "{next_offset}");
         }
         clock.advance(Duration::from_secs(1_000_000));
-        log.publish(vec![contract::record(Topic::Facts, "a", 0)]).await.unwrap();
+        log.publish(contract::record(Topic::Facts, "a", 0)).await.unwrap();
         let mut consumer = log.consume(&[Topic::Facts], &[]).await.unwrap();
         let kept: Vec<i64> = consumer.poll(10, Duration::ZERO).await.unwrap().iter().map(|r| r.offset).collect();
         assert_eq!(kept, [12], "the newest record stays, so that offsets go on");

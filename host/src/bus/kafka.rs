@@ -7,6 +7,7 @@ mod consumer;
 mod reach;
 mod topics;
 
+use crate::bus::batch::Batch;
 use crate::bus::kafka::reach::{REPORT_EVERY_MS, Reach, Reports};
 use crate::bus::{Consumer, EventLog, LogError, Position, Record, Topic};
 use crate::clock::Clock;
@@ -79,7 +80,7 @@ impl KafkaLog {
 
 #[async_trait::async_trait]
 impl EventLog for KafkaLog {
-    async fn publish(&self, records: Vec<Record>) -> Result<(), LogError> {
+    async fn publish(&self, records: Batch) -> Result<(), LogError> {
         if records.is_empty() {
             return Ok(());
         }
@@ -87,13 +88,13 @@ impl EventLog for KafkaLog {
         let (done, reported) = oneshot::channel();
         // One more than there are records: the batch is not done while it is still being handed over.
         let left = AtomicUsize::new(records.len() + 1);
-        let batch = Arc::new(Batch { left, failed: Mutex::default(), done: Mutex::new(Some(done)) });
-        let (producer, kafka, handed) = (self.producer()?, self.kafka.clone(), batch.clone());
+        let acknowledged = Arc::new(Acknowledged { left, failed: Mutex::default(), done: Mutex::new(Some(done)) });
+        let (producer, kafka, handed) = (self.producer()?, self.kafka.clone(), acknowledged.clone());
         let hand_over = move || hand_over(&producer, &kafka, &records, &handed);
         tokio::task::spawn_blocking(hand_over).await.map_err(|e| LogError::Unavailable(e.to_string()))?;
         let gone = |_| LogError::Unavailable("the producer has stopped".to_owned());
         reported.await.map_err(gone)?;
-        match batch.failed.lock().expect("nobody panics while he holds this lock").take() {
+        match acknowledged.failed.lock().expect("nobody panics while he holds this lock").take() {
             Some(why) => Err(LogError::Unavailable(why)),
             None => Ok(()),
         }
@@ -114,14 +115,14 @@ impl EventLog for KafkaLog {
 }
 
 /// The records of one publish, counted down by their delivery reports.
-struct Batch {
+struct Acknowledged {
     left: AtomicUsize,
     /// Why the first that failed did.
     failed: Mutex<Option<String>>,
     done: Mutex<Option<oneshot::Sender<()>>>,
 }
 
-impl Batch {
+impl Acknowledged {
     fn settle(&self, count: usize, failure: Option<String>) {
         if let Some(why) = failure {
             self.failed.lock().expect("nobody panics while he holds this lock").get_or_insert(why);
@@ -153,24 +154,24 @@ impl ClientContext for Delivered {
 }
 
 impl ProducerContext for Delivered {
-    type DeliveryOpaque = Arc<Batch>;
+    type DeliveryOpaque = Arc<Acknowledged>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, batch: Arc<Batch>) {
-        batch.settle(1, result.as_ref().err().map(|(error, _)| error.to_string()));
+    fn delivery(&self, result: &DeliveryResult<'_>, acknowledged: Arc<Acknowledged>) {
+        acknowledged.settle(1, result.as_ref().err().map(|(error, _)| error.to_string()));
     }
 }
 
 /// Puts the records into the producer's queue, waiting for room. Those behind a failure are not sent.
-fn hand_over(producer: &ThreadedProducer<Delivered>, kafka: &Kafka, records: &[Record], batch: &Arc<Batch>) {
+fn hand_over(producer: &ThreadedProducer<Delivered>, kafka: &Kafka, records: &Batch, acknowledged: &Arc<Acknowledged>) {
     let deadline = Instant::now() + PUBLISH_MAX;
-    for (index, record) in records.iter().enumerate() {
-        let mut message = BaseRecord::with_opaque_to(topic_name(kafka, record.topic), batch.clone())
-            .key(&record.key)
-            .payload(&record.payload)
-            .headers(headers(record));
+    for (index, record) in records.records().enumerate() {
+        let mut message = BaseRecord::with_opaque_to(topic_name(kafka, record.topic), acknowledged.clone())
+            .key(record.key)
+            .payload(record.payload)
+            .headers(headers(&record));
         while let Err((error, returned)) = producer.send(message) {
             if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) || Instant::now() >= deadline {
-                batch.settle(records.len() - index + 1, Some(error.to_string()));
+                acknowledged.settle(records.len() - index + 1, Some(error.to_string()));
                 return;
             }
             // Serves delivery reports, which make room.
@@ -178,21 +179,21 @@ fn hand_over(producer: &ThreadedProducer<Delivered>, kafka: &Kafka, records: &[R
             message = returned;
         }
     }
-    batch.settle(1, None);
+    acknowledged.settle(1, None);
 }
 
 /// The CloudEvents attributes in the binary mode of its Kafka binding.
-fn headers(record: &Record) -> OwnedHeaders {
+fn headers(record: &Record<'_>) -> OwnedHeaders {
     let at = UNIX_EPOCH + Duration::from_millis(record.at.max(0).unsigned_abs());
     let time = humantime::format_rfc3339_millis(at).to_string();
-    let source = format!("/organizations/{}", record.org);
-    let all = [
-        ("ce_specversion", "1.0"),
-        ("ce_id", &record.id),
+    let source = [b"/organizations/", record.org].concat();
+    let all: [(&str, &[u8]); 6] = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", record.id),
         ("ce_source", &source),
-        ("ce_type", &record.kind),
-        ("ce_time", &time),
-        ("content-type", "application/json"),
+        ("ce_type", record.kind),
+        ("ce_time", time.as_bytes()),
+        ("content-type", b"application/json"),
     ];
     all.into_iter().fold(OwnedHeaders::new_with_capacity(6), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
 }

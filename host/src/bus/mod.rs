@@ -12,6 +12,8 @@ pub mod relay;
 pub mod throttle;
 pub mod wire;
 
+use batch::Batch;
+use bytes::Bytes;
 use std::time::Duration;
 
 /// The payloads of one poll take up this much at most, and one record more.
@@ -28,22 +30,22 @@ pub enum Topic {
     Facts,
 }
 
-/// A record to publish.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
+/// A record to publish, as it stands in its batch. Its texts are UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<'a> {
     pub topic: Topic,
-    /// Records of one key stay in order.
-    pub key: String,
-    /// The event's id, the same whenever the same event is published again (`ce_id`).
-    pub id: String,
-    /// The event's type (`ce_type`), such as `postwarm.recipient.sent.v1`.
-    pub kind: std::borrow::Cow<'static, str>,
-    /// The organization (`ce_source` is `/organizations/NAME`).
-    pub org: String,
     /// When it happened, in milliseconds since 1970 UTC (`ce_time`).
     pub at: i64,
+    /// Records of one key stay in order.
+    pub key: &'a [u8],
+    /// The event's id, the same whenever the same event is published again (`ce_id`).
+    pub id: &'a [u8],
+    /// The event's type (`ce_type`), such as `postwarm.recipient.sent.v1`.
+    pub kind: &'a [u8],
+    /// The organization (`ce_source` is `/organizations/NAME`).
+    pub org: &'a [u8],
     /// The event as JSON.
-    pub payload: Vec<u8>,
+    pub payload: &'a [u8],
 }
 
 /// A record as it was read.
@@ -52,7 +54,7 @@ pub struct Consumed {
     pub topic: Topic,
     pub partition: i32,
     pub offset: i64,
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
 }
 
 /// Where a consumer goes on: the next offset of a partition. Partitions without a position start at their beginning.
@@ -79,7 +81,7 @@ pub enum LogError {
 pub trait EventLog: Send + Sync + 'static {
     /// Appends all records durably, in order per key. After an `Err` some may have been appended; publishing them again
     /// is harmless.
-    async fn publish(&self, records: Vec<Record>) -> Result<(), LogError>;
+    async fn publish(&self, batch: Batch) -> Result<(), LogError>;
 
     /// Opens a consumer of these topics that starts at `positions`.
     async fn consume(&self, topics: &[Topic], positions: &[Position]) -> Result<Box<dyn Consumer>, LogError>;
@@ -102,7 +104,7 @@ pub trait Consumer: Send {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
     pub number: i64,
-    pub records: Vec<Record>,
+    pub batch: Batch,
 }
 
 /// The table that the relay empties.

@@ -3,6 +3,7 @@
 //! Invariant: a row is forgotten only after the log has it durably; after a failure the same records are published
 //! again, which is harmless.
 
+use crate::bus::batch::Batch;
 use crate::bus::throttle::{Say, Throttle};
 use crate::bus::{EventLog, LogError, Outbox, OutboxError};
 use crate::clock::Clock;
@@ -102,15 +103,15 @@ impl Relay {
     /// Moves one batch; answers how many rows it had.
     async fn step(&self) -> Result<usize, RelayError> {
         let pending = self.outbox.pending(BATCH_MAX).await?;
-        let oldest_at = pending.iter().flat_map(|row| &row.records).next().map(|oldest| oldest.at);
+        let oldest_at = pending.iter().flat_map(|row| row.batch.records()).next().map(|oldest| oldest.at);
         self.lock().oldest_at = oldest_at;
         let lag_ms = oldest_at.map_or(0, |at| (self.clock.now().wall_ms - at).max(0));
         metrics::gauge!("postwarm_relay_lag_seconds").set(lag_ms as f64 / 1000.0);
         let (rows, last) = (pending.len(), pending.last().map(|row| row.number));
         if let Some(last) = last {
-            let records = pending.into_iter().flat_map(|row| row.records).collect::<Vec<_>>();
-            let count = records.len() as u64;
-            self.log.publish(records).await?;
+            let batch: Batch = pending.into_iter().map(|row| row.batch).collect();
+            let count = batch.len() as u64;
+            self.log.publish(batch).await?;
             self.outbox.published(last).await?;
             metrics::counter!("postwarm_events_published_total").increment(count);
         }
@@ -126,7 +127,7 @@ impl Relay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::{Consumer, Outgoing, Position, Record, Topic, contract};
+    use crate::bus::{Consumer, Outgoing, Position, Topic, contract};
     use crate::clock::ManualClock;
     use tokio::sync::Notify;
 
@@ -159,19 +160,19 @@ mod tests {
     struct Flaky {
         fail: Mutex<usize>,
         failed: Notify,
-        got: Mutex<Vec<Record>>,
+        got: Mutex<Batch>,
     }
 
     #[async_trait::async_trait]
     impl EventLog for Flaky {
-        async fn publish(&self, records: Vec<Record>) -> Result<(), LogError> {
+        async fn publish(&self, batch: Batch) -> Result<(), LogError> {
             let mut fail = self.fail.lock().unwrap();
             if *fail > 0 {
                 *fail -= 1;
                 self.failed.notify_one();
                 return Err(LogError::Unavailable("away".into()));
             }
-            self.got.lock().unwrap().extend(records);
+            self.got.lock().unwrap().append(&batch);
             Ok(())
         }
         async fn consume(&self, _: &[Topic], _: &[Position]) -> Result<Box<dyn Consumer>, LogError> {
@@ -181,8 +182,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_log_that_is_away_keeps_the_rows_and_gets_them_all_in_order_later() {
-        let two = |number: i64| [2 * number - 1, 2 * number].map(|n| contract::record(Topic::Recipients, "a", n)).to_vec();
-        let outgoing = (1..=2500).map(|number| Outgoing { number, records: two(number) }).collect();
+        let two = |number: i64| [2 * number - 1, 2 * number].map(|n| contract::record(Topic::Recipients, "a", n)).into_iter().collect();
+        let outgoing = (1..=2500).map(|number| Outgoing { number, batch: two(number) }).collect();
         let outbox = Arc::new(Rows { rows: Mutex::new(outgoing), ..Rows::default() });
         let log = Arc::new(Flaky { fail: Mutex::new(2), failed: Notify::new(), got: Mutex::default() });
         let (clock, stop) = (Arc::new(ManualClock::at(0)), CancellationToken::new());
@@ -202,7 +203,7 @@ mod tests {
         outbox.emptied.notified().await;
         stop.cancel();
         running.await.unwrap();
-        let got: Vec<i64> = log.got.lock().unwrap().iter().map(|r| r.at).collect();
+        let got: Vec<i64> = log.got.lock().unwrap().records().map(|r| r.at).collect();
         assert_eq!(got, (1..=5000).collect::<Vec<_>>());
         relay.drain().await.unwrap();
         assert_eq!(relay.progress(), Progress::default());

@@ -3,11 +3,15 @@
 //! Invariant: the only file that knows how an event looks in the log. An id says the same thing whenever the same event
 //! is published again. No record holds an address: texts that servers said are stripped of them here.
 
+mod object;
+
+use crate::bus::batch::{Batch, Texts};
 use crate::bus::{Record, Topic};
 use crate::model::address::without_addresses;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{EmailProgressed, Event, FactsReported, Progress, RecipientChanged};
 use crate::model::name::{EmailNumber, OrgName, UserNumber};
+use object::{Fields, push_number, push_text};
 use postwarm_plugin_api::{Fault, Reply, Report};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -26,20 +30,28 @@ pub enum WireError {
     Field(&'static str),
 }
 
-/// Writes an event as a record.
-pub fn encode(event: &Event) -> Record {
+/// Writes an event as the only record of a batch.
+pub fn encode(event: &Event) -> Batch {
+    let mut batch = Batch::default();
     match event {
-        Event::Email(e) => encode_email(e),
-        Event::Recipient(e) => encode_recipient(e),
-        Event::Facts(e) => encode_facts(e),
+        Event::Email(e) => push_email(&mut batch, e),
+        Event::Recipient(e) => push_recipient(&mut batch, e),
+        Event::Facts(e) => push_facts(&mut batch, e),
     }
+    batch
 }
 
 /// Reads an event. Fields that it does not know are ignored: a later program may add some.
 pub fn decode(topic: Topic, payload: &[u8]) -> Result<Event, WireError> {
     match topic {
         Topic::Emails => decode_email(serde_json::from_slice(payload)?).map(Event::Email),
-        Topic::Recipients => decode_recipient(serde_json::from_slice(payload)?).map(Event::Recipient),
+        Topic::Recipients => {
+            let wire = match recipient_as_written(payload) {
+                Some(wire) => wire,
+                None => serde_json::from_slice(payload)?,
+            };
+            decode_recipient(wire).map(Event::Recipient)
+        }
         Topic::Facts => decode_facts(serde_json::from_slice(payload)?).map(Event::Facts),
     }
 }
@@ -58,7 +70,7 @@ struct EmailWire<'a> {
     at_ms: i64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 struct RecipientWire<'a> {
     version: u32,
     #[serde(borrow)]
@@ -76,24 +88,24 @@ struct RecipientWire<'a> {
     provider: Cow<'a, str>,
     #[serde(borrow)]
     message_id: Cow<'a, str>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default)]
     client: Option<Cow<'a, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default)]
     reply: Option<ReplyWire<'a>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     fault: Option<Fault>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default)]
     detail: Option<Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     dropped: bool,
     at_ms: i64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 struct ReplyWire<'a> {
     code: u16,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    enhanced: Option<String>,
+    #[serde(borrow, default)]
+    enhanced: Option<Cow<'a, str>>,
     #[serde(borrow)]
     text: Cow<'a, str>,
 }
@@ -112,7 +124,7 @@ struct FactsWire<'a> {
     at_ms: i64,
 }
 
-fn encode_email(e: &EmailProgressed) -> Record {
+fn push_email(batch: &mut Batch, e: &EmailProgressed) {
     let wire = EmailWire {
         version: VERSION,
         organization: e.org.as_str().into(),
@@ -129,37 +141,112 @@ fn encode_email(e: &EmailProgressed) -> Record {
     };
     let key = format!("{}/{}", e.org, e.email.0);
     let id = format!("{key}/{}", wire.progress);
-    record(Topic::Emails, key, id, kind, e.org.as_str(), e.at, &wire)
+    push(batch.begin(Topic::Emails, e.at), [&key, &id, kind, e.org.as_str()], &wire);
 }
 
-fn encode_recipient(e: &RecipientChanged) -> Record {
-    let reply = e.said.reply.as_ref().map(|r| ReplyWire {
-        code: r.code,
-        enhanced: r.enhanced.map(|e| e.to_string()),
-        text: without_addresses(&r.text),
-    });
-    let wire = RecipientWire {
-        version: VERSION,
-        organization: e.org.as_str().into(),
-        email_id: e.email.0,
-        user_id: e.user.0,
-        state: e.state.as_str().into(),
-        attempt: e.attempt,
-        source: e.source.as_str().into(),
-        domain: (&*e.domain).into(),
-        provider: (&*e.provider).into(),
-        message_id: e.message_id.as_str().into(),
-        client: e.client.as_deref().map(Cow::from),
-        reply,
-        fault: e.said.fault,
-        detail: e.said.detail.as_deref().map(without_addresses),
-        dropped: e.dropped,
-        at_ms: e.at,
+fn push_recipient(batch: &mut Batch, e: &RecipientChanged) {
+    let org = e.org.as_str().as_bytes();
+    let path = |out: &mut Vec<u8>, numbers: &[(&str, i64)]| {
+        out.extend_from_slice(org);
+        numbers.iter().for_each(|(before, number)| push_number(out, before, *number));
     };
-    let kind = recipient_kind(e.state);
-    let key = format!("{}/{}.{}", e.org, e.email.0, e.user.0);
-    let id = format!("{}/{}/{}/{}/{}", e.org, e.email.0, e.user.0, e.attempt, wire.state);
-    record(Topic::Recipients, key, id, kind, e.org.as_str(), e.at, &wire)
+    batch
+        .begin(Topic::Recipients, e.at)
+        .written(|out| path(out, &[("/", e.email.0), (".", e.user.0)]))
+        .written(|out| {
+            path(out, &[("/", e.email.0), ("/", e.user.0), ("/", e.attempt)]);
+            out.push(b'/');
+            out.extend_from_slice(e.state.as_str().as_bytes());
+        })
+        .text(recipient_kind(e.state).as_bytes())
+        .text(org)
+        .written(|out| write_recipient(out, e));
+}
+
+/// What stands before the values of a recipient's event.
+mod before {
+    pub const VERSION: &str = "{\"version\":";
+    pub const ORGANIZATION: &str = ",\"organization\":\"";
+    pub const EMAIL: &str = ",\"email_id\":";
+    pub const USER: &str = ",\"user_id\":";
+    pub const STATE: &str = ",\"state\":\"";
+    pub const ATTEMPT: &str = ",\"attempt\":";
+    pub const SOURCE: &str = ",\"source\":\"";
+    pub const DOMAIN: &str = ",\"domain\":\"";
+    pub const PROVIDER: &str = ",\"provider\":\"";
+    pub const MESSAGE_ID: &str = ",\"message_id\":\"";
+    pub const CLIENT: &str = ",\"client\":\"";
+    pub const CODE: &str = ",\"reply\":{\"code\":";
+    pub const ENHANCED: &str = ",\"enhanced\":\"";
+    pub const TEXT: &str = ",\"text\":\"";
+    pub const AT: &str = ",\"at_ms\":";
+    /// Behind a reply.
+    pub const AT_BEHIND: &str = "},\"at_ms\":";
+}
+
+/// Writes the fields of `RecipientWire` in their order, without those that say nothing.
+fn write_recipient(out: &mut Vec<u8>, e: &RecipientChanged) {
+    push_number(out, before::VERSION, VERSION.into());
+    push_text(out, before::ORGANIZATION, e.org.as_str());
+    push_number(out, before::EMAIL, e.email.0);
+    push_number(out, before::USER, e.user.0);
+    push_text(out, before::STATE, e.state.as_str());
+    push_number(out, before::ATTEMPT, e.attempt);
+    push_text(out, before::SOURCE, e.source.as_str());
+    push_text(out, before::DOMAIN, &e.domain);
+    push_text(out, before::PROVIDER, &e.provider);
+    push_text(out, before::MESSAGE_ID, &e.message_id);
+    if let Some(client) = &e.client {
+        push_text(out, before::CLIENT, client);
+    }
+    if let Some(reply) = &e.said.reply {
+        push_number(out, before::CODE, reply.code.into());
+        if let Some(enhanced) = reply.enhanced {
+            push_text(out, before::ENHANCED, &enhanced.to_string());
+        }
+        push_text(out, before::TEXT, &without_addresses(&reply.text));
+        out.push(b'}');
+    }
+    if let Some(fault) = &e.said.fault {
+        out.extend_from_slice(b",\"fault\":");
+        push_json(out, fault);
+    }
+    if let Some(detail) = &e.said.detail {
+        push_text(out, ",\"detail\":\"", &without_addresses(detail));
+    }
+    if e.dropped {
+        out.extend_from_slice(b",\"dropped\":true");
+    }
+    push_number(out, before::AT, e.at);
+    out.push(b'}');
+}
+
+/// Reads what `write_recipient` writes of a message that was sent; `None` for all else, which the general way reads.
+fn recipient_as_written(payload: &[u8]) -> Option<RecipientWire<'_>> {
+    let mut fields = Fields::of(payload)?;
+    let wire = RecipientWire {
+        version: fields.number(before::VERSION)?.try_into().ok()?,
+        organization: fields.text(before::ORGANIZATION)?,
+        email_id: fields.number(before::EMAIL)?,
+        user_id: fields.number(before::USER)?,
+        state: fields.text(before::STATE)?,
+        attempt: fields.number(before::ATTEMPT)?,
+        source: fields.text(before::SOURCE)?,
+        domain: fields.text(before::DOMAIN)?,
+        provider: fields.text(before::PROVIDER)?,
+        message_id: fields.text(before::MESSAGE_ID)?,
+        client: Some(fields.text(before::CLIENT)?),
+        reply: Some(ReplyWire {
+            code: fields.number(before::CODE)?.try_into().ok()?,
+            enhanced: Some(fields.text(before::ENHANCED)?),
+            text: fields.text(before::TEXT)?,
+        }),
+        fault: None,
+        detail: None,
+        dropped: false,
+        at_ms: fields.number(before::AT_BEHIND)?,
+    };
+    fields.end().map(|()| wire)
 }
 
 fn recipient_kind(state: State) -> &'static str {
@@ -175,11 +262,11 @@ fn recipient_kind(state: State) -> &'static str {
 }
 
 /// The state that a recipient has come to; `None` for other events.
-pub fn state_of(record: &Record) -> Option<State> {
-    State::ALL.into_iter().find(|state| recipient_kind(*state) == record.kind)
+pub fn state_of(record: &Record<'_>) -> Option<State> {
+    State::ALL.into_iter().find(|state| recipient_kind(*state).as_bytes() == record.kind)
 }
 
-fn encode_facts(e: &FactsReported) -> Record {
+fn push_facts(batch: &mut Batch, e: &FactsReported) {
     let told = |r: &Report| matches!(r, Report::Message(f) if f.detail.as_ref().is_some_and(|d| d.contains('@')));
     let reports =
         if e.reports.iter().any(told) { e.reports.iter().cloned().map(report_without_addresses).collect() } else { Cow::from(&e.reports) };
@@ -194,13 +281,16 @@ fn encode_facts(e: &FactsReported) -> Record {
     };
     let key = format!("{}/{}", e.org, e.feedback);
     let id = format!("{key}/{}", e.sequence);
-    record(Topic::Facts, key, id, "postwarm.facts.reported.v1", e.org.as_str(), e.at, &wire)
+    push(batch.begin(Topic::Facts, e.at), [&key, &id, "postwarm.facts.reported.v1", e.org.as_str()], &wire);
 }
 
-fn record<T: Serialize>(topic: Topic, key: String, id: String, kind: &'static str, org: &str, at: i64, wire: &T) -> Record {
-    let mut payload = Vec::with_capacity(320);
-    serde_json::to_writer(&mut payload, wire).expect("strings and numbers are always JSON, and a Vec takes all bytes");
-    Record { topic, key, id, kind: kind.into(), org: org.to_owned(), at, payload }
+fn push<T: Serialize>(record: Texts<'_>, texts: [&str; 4], wire: &T) {
+    let record = texts.into_iter().fold(record, |record, text| record.text(text.as_bytes()));
+    record.written(|out| push_json(out, wire));
+}
+
+fn push_json<T: Serialize>(out: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(out, value).expect("strings and numbers are always JSON, and a Vec takes all bytes");
 }
 
 fn decode_email(wire: EmailWire<'_>) -> Result<EmailProgressed, WireError> {

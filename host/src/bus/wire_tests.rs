@@ -1,7 +1,9 @@
 //! The examples of the documentation are what the code writes and reads.
 
 use super::*;
-use postwarm_plugin_api::{Fact, FactKind};
+use postwarm_plugin_api::{EnhancedCode, Fact, FactKind};
+use proptest::prelude::*;
+use proptest::{option, sample};
 
 const EMAIL: &str = include_str!("../../../docs/events/email.v1.example.json");
 const RECIPIENT: &str = include_str!("../../../docs/events/recipient.v1.example.json");
@@ -12,12 +14,84 @@ const EXAMPLES: [(Topic, &str, &str, &str); 3] = [
     (Topic::Facts, FACTS, "acme/mailpit", "acme/mailpit/4"),
 ];
 
+fn payload(event: &Event) -> String {
+    let batch = encode(event);
+    String::from_utf8(batch.records().next().unwrap().payload.to_vec()).unwrap()
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof!["[ -~]{0,12}", "\\PC{0,8}", "[\"\\\\\u{0}-\u{1f}\u{7f}é/]{0,8}"].prop_map(|text: String| text.replace('@', "."))
+}
+
+prop_compose! {
+    fn said()(
+        reply in option::of((200..600_u16, option::of((2..6_u8, 0..999_u16, 0..999_u16)), text())),
+        fault in option::of(prop_oneof![Just(Fault::Recipient), Just(Fault::Network)]),
+        detail in option::of(text()),
+    ) -> Said {
+        let reply = reply.map(|(code, enhanced, text)| Reply { code, enhanced: enhanced.map(|(a, b, c)| EnhancedCode(a, b, c)), text });
+        Said { reply, fault, detail }
+    }
+}
+
+prop_compose! {
+    fn change()(
+        (email, user, attempt, at) in (1..i64::MAX, 1..5_000_i64, 0..9_i64, any::<i64>()),
+        state in sample::select(State::ALL.to_vec()),
+        [domain, provider, message_id] in [text(), text(), text()],
+        client in option::of(text()),
+        said in said(),
+        dropped in any::<bool>(),
+    ) -> RecipientChanged {
+        let (org, source) = (OrgName::parse("acme").unwrap(), if dropped { Source::Live } else { Source::Backfill });
+        let (email, user, client) = (EmailNumber(email), UserNumber(user), client.map(Into::into));
+        let (domain, provider) = (domain.into(), provider.into());
+        RecipientChanged { org, email, user, state, attempt, source, domain, provider, message_id, client, said, dropped, at }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_its_texts_are_a_change_reads_back(change in change()) {
+        let event = Event::Recipient(change);
+        prop_assert_eq!(decode(Topic::Recipients, payload(&event).as_bytes()).unwrap(), event);
+    }
+
+    #[test]
+    fn what_the_short_way_reads_the_general_way_reads_as_the_same(change in change(), at in any::<sample::Index>(), octet in any::<u8>()) {
+        let sent = RecipientChanged {
+            client: Some("main".into()),
+            said: Said { reply: Some(Reply { code: 250, enhanced: Some(EnhancedCode(2, 0, 0)), text: "Ok".into() }), ..Said::default() },
+            ..change
+        };
+        let mut octets = payload(&Event::Recipient(sent)).into_bytes();
+        let at = at.index(octets.len());
+        octets[at] = octet;
+        if let Some(read) = recipient_as_written(&octets) {
+            prop_assert_eq!(read, serde_json::from_slice(&octets).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_message_that_was_sent_is_read_the_short_way() {
+    let sent = RECIPIENT.replace("failed", "sent").replace(",\"fault\":\"recipient\"", "");
+    let read = recipient_as_written(sent.trim_end().as_bytes());
+    assert_eq!(read.unwrap(), serde_json::from_str(&sent).unwrap());
+    for (from, to) in [("\"attempt\":2", "\"attempt\":02"), ("\"attempt\":2", "\"attempt\":2.5"), ("}", "} x"), ("acme", "ac\\u006de")] {
+        assert!(sent.contains(from), "{sent}");
+        assert_eq!(recipient_as_written(sent.trim_end().replacen(from, to, 1).as_bytes()), None, "{to}");
+    }
+}
+
 #[test]
 fn every_example_reads_and_writes_back_as_it_stands() {
     for (topic, example, key, id) in EXAMPLES {
-        let record = encode(&decode(topic, example.as_bytes()).unwrap());
-        assert_eq!(String::from_utf8(record.payload).unwrap(), example.trim_end());
-        assert_eq!((record.topic, record.key.as_str(), record.id.as_str(), record.org.as_str()), (topic, key, id, "acme"));
+        let batch = encode(&decode(topic, example.as_bytes()).unwrap());
+        let record = batch.records().next().unwrap();
+        assert_eq!(std::str::from_utf8(record.payload).unwrap(), example.trim_end());
+        let texts = [record.key, record.id, record.org].map(|text| std::str::from_utf8(text).unwrap());
+        assert_eq!((record.topic, texts), (topic, [key, id, "acme"]));
     }
 }
 
@@ -48,7 +122,7 @@ fn that_a_person_dropped_a_delivery_is_a_field_of_its_own() {
     let event = decode(Topic::Recipients, dropped.as_bytes()).unwrap();
     let Event::Recipient(change) = &event else { panic!("{event:?}") };
     assert!(change.dropped);
-    assert_eq!(String::from_utf8(encode(&event).payload).unwrap(), dropped);
+    assert_eq!(payload(&event), dropped);
     let schema = include_str!("../../../docs/events/recipient.v1.schema.json");
     assert!(schema.contains("\"dropped\""));
 }
@@ -82,7 +156,7 @@ fn no_record_repeats_an_address_that_a_server_said() {
     let org = changed.org.clone();
     let facts =
         FactsReported { org, feedback: "x".into(), sequence: 1, cursor: String::new(), reports: vec![Report::Message(fact)], at: 0 };
-    for record in [encode(&Event::Recipient(changed)), encode(&Event::Facts(facts))] {
-        assert!(!String::from_utf8(record.payload).unwrap().contains("bob"));
+    for event in [Event::Recipient(changed), Event::Facts(facts)] {
+        assert!(!payload(&event).contains("bob"));
     }
 }

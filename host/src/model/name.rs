@@ -62,6 +62,8 @@ pub struct DeliveryKey {
 
 impl fmt::Display for DeliveryKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.email.0, self.user.0)
+        f.write_str(itoa::Buffer::new().format(self.email.0))?;
+        f.write_str(".")?;
+        f.write_str(itoa::Buffer::new().format(self.user.0))
     }
 }

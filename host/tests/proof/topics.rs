@@ -3,6 +3,7 @@
 use crate::check::Change;
 use crate::harness::Site;
 use crate::harness::kafka::{Event, Kafka};
+use postwarm::bus::batch::Batch;
 use rusqlite::{Connection, OpenFlags};
 
 /// Every record of the two topics of mail, in the order of the log.
@@ -21,7 +22,10 @@ impl Told {
         let ids = |table: &str| -> Vec<String> {
             let mut rows = log.prepare(&format!("SELECT batch FROM {table} ORDER BY first")).unwrap();
             let batches = rows.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
-            batches.flat_map(|batch| postwarm::bus::batch::decode(&batch.unwrap()).unwrap()).map(|record| record.id).collect()
+            let batches = batches.map(|batch| Batch::read(&batch.unwrap()).unwrap());
+            batches
+                .flat_map(|batch| batch.records().map(|record| String::from_utf8(record.id.to_vec()).unwrap()).collect::<Vec<_>>())
+                .collect()
         };
         Told::of(ids("recipients"), ids("emails"))
     }

@@ -6,6 +6,7 @@ use crate::bus::kafka::reach::Reports;
 use crate::bus::kafka::{client_config, topic_name, unavailable};
 use crate::bus::{Consumed, Consumer, LogError, POLL_OCTETS_MAX, Position, Topic};
 use crate::config::settings::Kafka;
+use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -209,6 +210,6 @@ fn lacks_leader(error: &KafkaError) -> bool {
 fn consumed(names: &[(String, Topic)], message: &BorrowedMessage<'_>) -> Result<Consumed, LogError> {
     let topic = names.iter().find(|(name, _)| name == message.topic()).map(|(_, topic)| *topic);
     let topic = topic.ok_or_else(|| LogError::Unavailable(format!("a record of `{}` came, which nobody asked for", message.topic())))?;
-    let payload = message.payload().unwrap_or_default().to_vec();
+    let payload = Bytes::copy_from_slice(message.payload().unwrap_or_default());
     Ok(Consumed { topic, partition: message.partition(), offset: message.offset(), payload })
 }

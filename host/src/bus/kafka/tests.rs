@@ -69,7 +69,7 @@ async fn records_that_a_real_broker_no_longer_keeps_are_gone() {
 async fn a_broker_that_is_away_delays_a_publish_and_loses_nothing() {
     let (cluster, kafka) = mock("away");
     let log = Arc::new(KafkaLog::open(kafka, TopicOptions::default(), Arc::new(SystemClock)).unwrap());
-    log.publish(vec![contract::record(Topic::Recipients, "before", 0)]).await.unwrap();
+    log.publish(contract::record(Topic::Recipients, "before", 0)).await.unwrap();
     cluster.broker_down(1).unwrap();
     let publisher = log.clone();
     let records = (0..5000).map(|n| contract::record(Topic::Recipients, &format!("k{}", n % 7), n)).collect();
@@ -90,7 +90,7 @@ async fn a_broker_that_goes_is_in_trouble_until_it_is_back() {
     let (cluster, kafka) = mock("trouble");
     let address = kafka.brokers[0].clone();
     let log = KafkaLog::open(kafka, TopicOptions::default(), Arc::new(SystemClock)).unwrap();
-    log.publish(vec![contract::record(Topic::Recipients, "before", 0)]).await.unwrap();
+    log.publish(contract::record(Topic::Recipients, "before", 0)).await.unwrap();
     assert_eq!(log.trouble(), None);
     cluster.broker_down(1).unwrap();
     let until = async |wanted: fn(Option<String>, &str) -> bool| {
@@ -112,7 +112,7 @@ async fn a_producer_that_met_a_fatal_error_is_replaced_by_the_next_publish() {
     // The brokers refuse the idempotent producer its number, as where an ACL is missing: that one never asks again.
     cluster.request_errors(RDKafkaApiKey::InitProducerId, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED]);
     let log = KafkaLog::open(kafka, TopicOptions::default(), Arc::new(SystemClock)).unwrap();
-    let publish = async || log.publish(vec![contract::record(Topic::Recipients, "a", 0)]).await;
+    let publish = async || log.publish(contract::record(Topic::Recipients, "a", 0)).await;
     // The first is refused, or comes when the error is known already.
     let first = publish().await;
     assert!(matches!(first, Ok(()) | Err(LogError::Unavailable(_))), "{first:?}");
@@ -131,7 +131,8 @@ async fn a_position_behind_the_end_is_gone() {
 #[test]
 fn headers_are_the_attributes_of_a_cloud_event() {
     use rdkafka::message::Headers;
-    let headers = headers(&contract::record(Topic::Facts, "a", 1_764_072_684_000));
+    let batch = contract::record(Topic::Facts, "a", 1_764_072_684_000);
+    let headers = headers(&batch.records().next().unwrap());
     let texts: Vec<String> = headers.iter().map(|h| format!("{}={}", h.key, String::from_utf8_lossy(h.value.unwrap()))).collect();
     assert_eq!(
         texts.join(" "),

@@ -94,7 +94,7 @@ impl Bench {
     /// Three messages are sent: at d1, d2 and d0.
     async fn with_mail() -> Bench {
         let bench = Bench::start();
-        let sent: Vec<_> = (1..=3).map(|user| wire::encode(&changed(1, user, 1, State::Sent))).collect();
+        let sent = (1..=3).map(|user| wire::encode(&changed(1, user, 1, State::Sent))).collect();
         bench.log.publish(sent).await.unwrap();
         bench.projector.applied().wait_for(|a| a.commits > 0).await.unwrap();
         bench
@@ -142,7 +142,7 @@ async fn a_poll_gets_the_cursor_of_the_last_one_and_sees_newly_sent_messages() {
     bench.pollers.set(vec![handle("loop", &["*"], feedback.clone())]);
     bench.first_poll("loop").await;
     assert_eq!(feedback.watched.lock().unwrap().len(), 3);
-    bench.log.publish(vec![wire::encode(&changed(1, 4, 1, State::Sent))]).await.unwrap();
+    bench.log.publish(wire::encode(&changed(1, 4, 1, State::Sent))).await.unwrap();
     let commits = bench.projector.applied().borrow().commits;
     bench.projector.applied().wait_for(|a| a.commits > commits || a.commits >= 3).await.unwrap();
     bench.next_poll("loop").await;
@@ -295,8 +295,8 @@ struct Forgets {
 
 #[async_trait::async_trait]
 impl EventLog for Forgets {
-    async fn publish(&self, records: Vec<crate::bus::Record>) -> Result<(), LogError> {
-        *self.published.lock().unwrap() += records.len();
+    async fn publish(&self, batch: crate::bus::batch::Batch) -> Result<(), LogError> {
+        *self.published.lock().unwrap() += batch.len();
         Ok(())
     }
 

@@ -1,4 +1,6 @@
 use super::*;
+use crate::bus::Record;
+use crate::bus::batch::Batch;
 use crate::bus::embedded::EmbeddedLog;
 use crate::clock::ManualClock;
 use crate::health::sqlite::SqliteLedger;
@@ -120,13 +122,21 @@ async fn a_shorter_watch_for_is_taken_up_while_it_runs() {
     health.stop.cancel();
 }
 
+/// An event whose payload is another.
+fn with_payload(event: &Event, change: impl Fn(&str) -> String) -> Batch {
+    let batch = wire::encode(event);
+    let record = batch.records().next().unwrap();
+    let payload = change(std::str::from_utf8(record.payload).unwrap());
+    let mut changed = Batch::default();
+    changed.push(&Record { payload: payload.as_bytes(), ..record });
+    changed
+}
+
 #[tokio::test]
 async fn a_record_that_is_no_event_is_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     let health = Health::start(folder.path());
-    let mut broken = wire::encode(&accepted(1, 1));
-    broken.payload = b"not json".to_vec();
-    health.log.publish(vec![broken]).await.unwrap();
+    health.log.publish(with_payload(&accepted(1, 1), |_| "not json".to_owned())).await.unwrap();
     health.publish(vec![accepted(2, 5)]).await;
     assert_eq!(health.ledger.emails(&org(), 0, 10).await.unwrap().len(), 1);
     health.stop.cancel();
@@ -136,9 +146,8 @@ async fn a_record_that_is_no_event_is_passed_over() {
 async fn an_event_of_a_later_schema_stops_the_projector_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let health = Health::start(folder.path());
-    let mut newer = wire::encode(&accepted(1, 1));
-    newer.payload = String::from_utf8(newer.payload).unwrap().replace("\"version\":1", "\"version\":9").into_bytes();
-    health.log.publish(vec![newer]).await.unwrap();
+    let newer = with_payload(&accepted(1, 1), |payload| payload.replace("\"version\":1", "\"version\":9"));
+    health.log.publish(newer).await.unwrap();
     let said = loop {
         match health.projector.last_error() {
             Some(said) => break said,

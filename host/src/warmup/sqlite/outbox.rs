@@ -1,18 +1,21 @@
 //! The outbox: events that wait for the relay, a row for what one job told.
 
-use crate::bus::{Outgoing, Record, batch, wire};
+use crate::bus::batch::Batch;
+use crate::bus::{Outgoing, wire};
 use crate::db::DbError;
 use crate::warmup::metrics::Depth;
 use crate::warmup::sqlite::rows::Context;
 use crate::warmup::sqlite::sending;
 use rusqlite::Connection;
 
-/// Adds a record to those of the job that runs.
-pub fn add(context: &mut Context, record: Record) {
-    if let Some(state) = wire::state_of(&record) {
-        context.changes.add(&record.org, state);
+/// Adds records to those of the job that runs.
+pub fn add(context: &mut Context, batch: Batch) {
+    for record in batch.records() {
+        if let Some(state) = wire::state_of(&record) {
+            context.changes.add(&String::from_utf8_lossy(record.org), state);
+        }
     }
-    context.outgoing.push(record);
+    context.outgoing.append(&batch);
 }
 
 /// Writes the records of the job that has run; answers whether there were any.
@@ -20,7 +23,7 @@ pub fn write(connection: &Connection, context: &mut Context) -> Result<bool, DbE
     if context.outgoing.is_empty() {
         return Ok(false);
     }
-    connection.prepare_cached("INSERT INTO outbox (records) VALUES (?1)")?.execute([batch::encode(context.outgoing.iter())])?;
+    connection.prepare_cached("INSERT INTO outbox (records) VALUES (?1)")?.execute([context.outgoing.blob()])?;
     context.outgoing.clear();
     Ok(true)
 }
@@ -31,10 +34,9 @@ pub fn pending(connection: &Connection, max: usize) -> Result<Vec<Outgoing>, DbE
     let (mut found, mut records) = (Vec::new(), 0);
     while records < max {
         let Some(row) = rows.next()? else { break };
-        let batch =
-            batch::decode(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?).map_err(|e| DbError::Damaged(e.to_string()))?;
+        let batch = Batch::read(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?).map_err(|e| DbError::Damaged(e.to_string()))?;
         records += batch.len();
-        found.push(Outgoing { number: row.get(0)?, records: batch });
+        found.push(Outgoing { number: row.get(0)?, batch });
     }
     Ok(found)
 }

@@ -1,6 +1,6 @@
 //! What the other files share: cached numbers of names, and a delivery as a row.
 
-use crate::bus::Record;
+use crate::bus::batch::Batch;
 use crate::db::DbError;
 use crate::db::writer::Memory;
 use crate::model::address::Address;
@@ -20,7 +20,7 @@ const CACHED_MAX: usize = 10_000;
 pub struct Context {
     pub tokens: Arc<Tokens>,
     /// What the running job tells.
-    pub outgoing: Vec<Record>,
+    pub outgoing: Batch,
     /// What the running job changed, for the metrics.
     pub changes: Changes,
     orgs: HashMap<OrgId, OrgName>,
@@ -42,7 +42,7 @@ impl Context {
     pub fn new(tokens: Arc<Tokens>) -> Context {
         Context {
             tokens,
-            outgoing: Vec::new(),
+            outgoing: Batch::default(),
             changes: Changes::default(),
             orgs: HashMap::new(),
             names: HashMap::new(),
