@@ -9,4 +9,5 @@ pub mod email;
 pub mod event;
 pub mod message_id;
 pub mod name;
+pub mod number_map;
 pub mod user;

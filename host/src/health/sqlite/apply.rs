@@ -10,9 +10,9 @@ use crate::health::sqlite::topic_number;
 use crate::health::tally::{Delivery, Flags, Tally, is_watched, kind_number};
 use crate::model::event::{EmailProgressed, Event, FactsReported, RecipientChanged};
 use crate::model::message_id::RecipientMessageId;
+use crate::model::number_map::NumberMap;
 use postwarm_plugin_api::{Fact, Report};
 use rusqlite::{Connection, OptionalExtension};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ pub struct Batch<'a> {
     db: &'a Connection,
     names: &'a mut Names,
     /// By organization, email, domain, provider.
-    counts: HashMap<(i64, i64, i64, i64), Tally>,
+    counts: NumberMap<(i64, i64, i64, i64), Tally>,
     /// When a domain was last seen, its provider's name and number, by organization and domain.
-    domains: HashMap<(i64, i64), (i64, Arc<str>, i64)>,
+    domains: NumberMap<(i64, i64), (i64, Arc<str>, i64)>,
     /// When the first message was sent, by organization and email.
-    first_sent: HashMap<(i64, i64), i64>,
-    blocks: HashMap<i64, Loaded>,
+    first_sent: NumberMap<(i64, i64), i64>,
+    blocks: NumberMap<i64, Loaded>,
 }
 
 /// A block that the batch has read.
@@ -44,7 +44,8 @@ struct Loaded {
 
 impl<'a> Batch<'a> {
     pub fn new(db: &'a Connection, names: &'a mut Names) -> Batch<'a> {
-        Batch { db, names, counts: HashMap::new(), domains: HashMap::new(), first_sent: HashMap::new(), blocks: HashMap::new() }
+        let (counts, domains, first_sent, blocks) = Default::default();
+        Batch { db, names, counts, domains, first_sent, blocks }
     }
 
     pub fn apply(&mut self, event: &Event) -> Result<(), DbError> {

@@ -4,6 +4,7 @@
 
 use crate::db::writer::Memory;
 use crate::model::name::OrgName;
+use crate::model::number_map::NumberMap;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,11 +18,11 @@ pub struct Names {
     domains: HashMap<Arc<str>, i64>,
     providers: HashMap<Arc<str>, i64>,
     /// By domain and provider.
-    places: HashMap<(i64, i64), i64>,
+    places: NumberMap<(i64, i64), i64>,
     /// Domain and provider of each.
-    placed: HashMap<i64, (i64, i64)>,
+    placed: NumberMap<i64, (i64, i64)>,
     /// The numbers of emails in the ledger, by organization and email.
-    emails: HashMap<(i64, i64), i64>,
+    emails: NumberMap<(i64, i64), i64>,
 }
 
 impl Memory for Names {
@@ -102,7 +103,7 @@ fn remembered(known: &mut HashMap<Arc<str>, i64>, db: &Connection, table: &str, 
     Ok(id)
 }
 
-fn bounded<K, V>(known: &mut HashMap<K, V>) -> &mut HashMap<K, V> {
+fn bounded<K, V, S>(known: &mut HashMap<K, V, S>) -> &mut HashMap<K, V, S> {
     if known.len() >= REMEMBERED_MAX {
         known.clear();
     }

@@ -6,6 +6,7 @@ use crate::config::settings::Organization;
 use crate::model::email::Email;
 use crate::model::message_id::Tokens;
 use crate::model::name::{EmailNumber, OrgId};
+use crate::model::number_map::NumberMap;
 use crate::warmup::engine::calls::Back;
 use crate::warmup::engine::returns::Done;
 use crate::warmup::marks::Marker;
@@ -13,7 +14,6 @@ use crate::warmup::render::{Recipient, RenderSettings, Template};
 use crate::warmup::store::{Claimed, Queue};
 use bytes::{Bytes, BytesMut};
 use postwarm_plugin_api::{Mark, Message, Outcome, Phase, SmtpClient};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,7 +73,7 @@ pub struct Prepared {
 /// The compiled emails, those that cannot be compiled included: what is wrong with one is found once.
 #[derive(Default)]
 pub struct Templates {
-    kept: HashMap<(OrgId, EmailNumber), Kept>,
+    kept: NumberMap<(OrgId, EmailNumber), Kept>,
     /// The sum of what is kept.
     octets: usize,
     uses: u64,

@@ -4,6 +4,7 @@
 
 use crate::clock::Now;
 use crate::model::name::{EmailNumber, OrgId};
+use crate::model::number_map::NumberMap;
 use crate::warmup::store::{Claimed, Settled};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -29,8 +30,8 @@ pub struct View(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    rates: HashMap<(OrgId, EmailNumber), Rate>,
-    organizations: HashMap<OrgId, Shown>,
+    rates: NumberMap<(OrgId, EmailNumber), Rate>,
+    organizations: NumberMap<OrgId, Shown>,
 }
 
 #[derive(Default)]
