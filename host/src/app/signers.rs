@@ -3,7 +3,7 @@
 use crate::config::live::SharedEnv;
 use crate::config::secrets::resolve;
 use crate::config::settings::{DkimAlgorithm, Organization};
-use crate::warmup::engine::{MakeSigner, Sign};
+use crate::warmup::engine::{BodyHash, MakeSigner, Sign};
 use crate::warmup::sign::Signer;
 use std::sync::Arc;
 
@@ -35,8 +35,8 @@ impl MakeSigner for DkimSigners {
 }
 
 impl Sign for Dkim {
-    fn sign(&self, from_domain: &str, header: &[u8], body: &[u8], _now_ms: i64) -> Result<Option<Vec<u8>>, String> {
-        self.signer.sign(from_domain, header, body).map_err(|e| e.to_string())
+    fn sign(&self, from_domain: &str, header: &[u8], body: BodyHash<'_>, now_ms: i64) -> Result<Option<Vec<u8>>, String> {
+        self.signer.sign(from_domain, header, body, now_ms).map_err(|e| e.to_string())
     }
 
     fn is_slow(&self) -> bool {
@@ -45,7 +45,7 @@ impl Sign for Dkim {
 }
 
 impl Sign for Broken {
-    fn sign(&self, _from_domain: &str, _header: &[u8], _body: &[u8], _now_ms: i64) -> Result<Option<Vec<u8>>, String> {
+    fn sign(&self, _from_domain: &str, _header: &[u8], _body: BodyHash<'_>, _now_ms: i64) -> Result<Option<Vec<u8>>, String> {
         Err(self.0.clone())
     }
 

@@ -3,13 +3,18 @@
 //! Invariant: keys stay inside a `Signer`, and none is ever printed. The signature covers the whole body; the fields that
 //! receivers trust are signed once more than they stand, so that nobody can add another.
 
-use crate::config::dkim::{self, KeyError};
-use crate::config::settings::{Dkim, SecretRef};
-use mail_auth::common::crypto::DkimKey;
-use mail_auth::common::headers::HeaderWriter;
-use mail_auth::dkim::{DkimSigner, Done};
+mod relaxed;
 
-/// The fields that are signed; each stands once more than in the message.
+pub use relaxed::body_hash;
+
+use crate::config::dkim::{self, KeyError};
+use crate::config::settings::{Dkim, DkimAlgorithm, SecretRef};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use mail_auth::common::crypto::{DkimKey, SigningKey};
+use std::io::Write as _;
+
+/// The fields that are signed; each is named twice, and so once more than it stands in the message.
 const SIGNED: [&str; 12] = [
     "From",
     "Reply-To",
@@ -25,6 +30,9 @@ const SIGNED: [&str; 12] = [
     "Feedback-ID",
 ];
 
+/// Characters of a signature on one line.
+const LINE_MAX: usize = 72;
+
 /// The keys of one organization.
 pub struct Signer {
     keys: Vec<Key>,
@@ -32,7 +40,9 @@ pub struct Signer {
 
 struct Key {
     domain: String,
-    signer: DkimSigner<DkimKey, Done>,
+    key: DkimKey,
+    /// The signature's field up to its time, the same for all messages.
+    start: String,
 }
 
 /// A `[[dkim]]` entry that cannot be used. No text holds any part of the key.
@@ -60,24 +70,31 @@ impl Signer {
             let domain = &entry.domain;
             let secret = resolve(&entry.key).map_err(|reason| SignerError::Secret { domain: domain.clone(), reason })?;
             let key = dkim::parse(entry.algorithm, &secret).map_err(|problem| SignerError::Key { domain: domain.clone(), problem })?;
-            let signed = SIGNED.iter().flat_map(|name| [*name; 2]);
-            let built = DkimSigner::from_key(key).domain(domain.clone()).selector(entry.selector.clone()).headers(signed);
-            signer.keys.push(Key { domain: domain.clone(), signer: built });
+            signer.keys.push(Key { domain: domain.clone(), key, start: start(entry) });
         }
         Ok(signer)
     }
 
-    /// Signs a message; answers the header lines to put before it, or `None` where no key covers the domain of From. The time of
-    /// the signature is the wall clock's. Takes up to a millisecond for RSA.
-    pub fn sign(&self, from_domain: &str, header: &[u8], body: &[u8]) -> Result<Option<Vec<u8>>, SignError> {
+    /// Signs a message; answers the header lines to put before it, or `None` where no key covers the domain of From.
+    /// `body_hash` is asked for the [`body_hash`] where there is one. Takes up to a millisecond for RSA.
+    pub fn sign(
+        &self,
+        from_domain: &str,
+        header: &[u8],
+        body_hash: &dyn Fn() -> [u8; 32],
+        now_ms: i64,
+    ) -> Result<Option<Vec<u8>>, SignError> {
         let Some(key) = self.key_for(from_domain) else { return Ok(None) };
-        let failed = |e: mail_auth::Error| SignError { domain: key.domain.clone(), reason: e.to_string() };
-        let mut stream = key.signer.sign_streaming();
-        stream.write(header);
-        stream.write(body);
-        let signature = stream.finish().map_err(failed)?;
         let mut lines = Vec::with_capacity(1_024);
-        signature.write_header(&mut lines);
+        // A Vec takes every write.
+        let _ = write!(lines, "{}{}; bh={};\r\n\tb=", key.start, now_ms.div_euclid(1_000), STANDARD.encode(body_hash()));
+        let signed = key.key.sign(&signed(header, &lines)[..]);
+        let signature = STANDARD.encode(signed.map_err(|e| SignError { domain: key.domain.clone(), reason: e.to_string() })?);
+        for (index, line) in signature.as_bytes().chunks(LINE_MAX).enumerate() {
+            lines.extend_from_slice(if index > 0 { b"\r\n\t" } else { b"" });
+            lines.extend_from_slice(line);
+        }
+        lines.extend_from_slice(b"\r\n");
         Ok(Some(lines))
     }
 
@@ -90,15 +107,37 @@ impl Signer {
     }
 }
 
+fn start(entry: &Dkim) -> String {
+    let algorithm = match entry.algorithm {
+        DkimAlgorithm::RsaSha256 => "rsa-sha256",
+        DkimAlgorithm::Ed25519Sha256 => "ed25519-sha256",
+    };
+    // A pair of names a line: far shorter than a line may be.
+    let names = SIGNED.map(|name| format!("{name}:{name}")).join(":\r\n\t");
+    let (domain, selector) = (&entry.domain, &entry.selector);
+    format!("DKIM-Signature: v=1; a={algorithm}; c=relaxed/relaxed;\r\n\td={domain};\r\n\ts={selector};\r\n\th={names};\r\n\tt=")
+}
+
+/// What is signed (RFC 6376 3.7): the fields, of each name the last one first, and the signature's own so far.
+fn signed(header: &[u8], signature: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(header.len() + signature.len());
+    let fields: Vec<_> = relaxed::fields(header).collect();
+    for name in SIGNED {
+        let of_name = fields.iter().rev().filter(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes()));
+        of_name.take(2).for_each(|(_, field)| relaxed::push_field(&mut out, field));
+    }
+    relaxed::push_field(&mut out, signature);
+    // The last line has no end.
+    out.truncate(out.len() - 2);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::settings::DkimAlgorithm;
     use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
     use aws_lc_rs::rsa::KeySize;
     use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-    use base64::Engine;
-    use base64::engine::general_purpose::STANDARD;
     use mail_auth::common::parse::TxtRecordParser;
     use mail_auth::common::verify::DomainKey;
     use mail_auth::hickory_resolver::config::{ResolverConfig, ResolverOpts};
@@ -108,9 +147,11 @@ mod tests {
     use std::sync::Arc;
 
     const HEADER: &[u8] =
-        b"From: <a@mail.acme.example>\r\nSubject: Hi  there\r\nTo: <b@example.com>\r\nDate: Wed, 25 Nov 2026 12:11:12 +0000\r\n\
+        b"From: <a@mail.acme.example>\r\nSubJect: Hi  there \t\r\n\tand  here\r\nTo: <b@example.com>\r\nDate: Wed, 25 Nov 2026 12:11:12 +0000\r\n\
           Message-ID: <1.2.x@acme.example>\r\nContent-Type: text/plain\r\n\r\n";
     const BODY: &[u8] = b"Hello \r\n\r\n. \r\n\r\n";
+
+    const NOW: i64 = 1_700_000_000_999;
 
     /// The one DNS record that a verifier sees.
     struct Record(Arc<DomainKey>);
@@ -160,12 +201,12 @@ mod tests {
     }
 
     async fn check(signer: &Signer, record: &str) {
-        let lines = signer.sign("mail.acme.example", HEADER, BODY).expect("signs").expect("has a key");
+        let lines = signer.sign("mail.acme.example", HEADER, &|| body_hash(BODY), NOW).expect("signs").expect("has a key");
         assert!(lines.ends_with(b"\r\n") && lines.split(|b| *b == b'\n').all(|line| line.len() <= 998));
         let signed = [&lines[..], HEADER, BODY].concat();
         assert_eq!(verify(&signed, record).await, [DkimResult::Pass]);
         // Nobody adds a second From, nor a Reply-To that was not there, nor changes a word.
-        for (from, to) in [("Subject: Hi", "From: <x@y.example>\r\nSubject: Hi"), ("To: ", "Reply-To: <x@y>\r\nTo: "), ("Hello", "Hullo")] {
+        for (from, to) in [("SubJect", "From: <x@y.example>\r\nSubject"), ("To: ", "Reply-To: <x@y>\r\nTo: "), ("Hello", "Hullo")] {
             let forged = String::from_utf8(signed.clone()).expect("ascii").replacen(from, to, 1);
             assert_ne!(verify(forged.as_bytes(), record).await, [DkimResult::Pass], "{to}");
         }
@@ -197,7 +238,7 @@ mod tests {
         assert_eq!(domain("x.Mail.acme.example"), Some("mail.acme.example"));
         assert_eq!(domain("acme.example"), Some("acme.example"));
         assert_eq!(domain("notacme.example"), None);
-        assert_eq!(signer.sign("notacme.example", HEADER, BODY), Ok(None));
+        assert_eq!(signer.sign("notacme.example", HEADER, &|| [0; 32], NOW), Ok(None));
     }
 
     /// PKCS#1 with a modulus of this size and nothing else of use.

@@ -11,10 +11,11 @@ use crate::warmup::engine::calls::Back;
 use crate::warmup::engine::returns::Done;
 use crate::warmup::marks::Marker;
 use crate::warmup::render::{Recipient, RenderSettings, Template};
+use crate::warmup::sign::body_hash;
 use crate::warmup::store::{Claimed, Queue};
 use bytes::{Bytes, BytesMut};
 use postwarm_plugin_api::{Mark, Message, Outcome, Phase, SmtpClient};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long one call of a client may take; its own deadlines are shorter.
@@ -25,10 +26,13 @@ const TEMPLATES_MAX: usize = 2_048;
 /// The most octets of compiled emails kept; one alone may be larger.
 const TEMPLATES_OCTETS_MAX: usize = 16 << 20;
 
+/// Answers the hash of a body that a signature covers, for those who sign.
+pub type BodyHash<'a> = &'a dyn Fn() -> [u8; 32];
+
 /// Signs what an organization sends.
 pub trait Sign: Send + Sync + 'static {
     /// The header lines to put before the others; `None` where no key covers the domain. `Err` says what is wrong.
-    fn sign(&self, from_domain: &str, header: &[u8], body: &[u8], now_ms: i64) -> Result<Option<Vec<u8>>, String>;
+    fn sign(&self, from_domain: &str, header: &[u8], body: BodyHash<'_>, now_ms: i64) -> Result<Option<Vec<u8>>, String>;
 
     /// Tells whether a signature costs so much that it must not run among the connections.
     fn is_slow(&self) -> bool;
@@ -68,6 +72,8 @@ pub struct Prepared {
     links: RenderSettings,
     envelope_from: Arc<str>,
     from_domain: String,
+    /// The hash of the body that all its messages have, once one was signed.
+    shared_hash: OnceLock<[u8; 32]>,
 }
 
 /// The compiled emails, those that cannot be compiled included: what is wrong with one is found once.
@@ -138,7 +144,13 @@ fn prepare(email: &Email, settings: &Organization) -> Compiled {
     let words = |found: Vec<(String, String)>| found.iter().map(|(at, what)| format!("{at} {what}")).collect::<Vec<_>>().join("; ");
     let template = Template::compile(email, &links).map_err(|problems| Unmade::Content(words(problems)))?;
     let from = &email.content.from.address;
-    Ok(Arc::new(Prepared { template, links, envelope_from: from.as_str().into(), from_domain: from.domain() }))
+    Ok(Arc::new(Prepared {
+        template,
+        links,
+        envelope_from: from.as_str().into(),
+        from_domain: from.domain(),
+        shared_hash: OnceLock::new(),
+    }))
 }
 
 /// Answers for a row even where its task panics.
@@ -209,7 +221,11 @@ fn message(job: &Job) -> Result<Message, Unmade> {
         unsubscribe_url: link.as_deref(),
     };
     let rendered = prepared.template.render(&recipient, *now).map_err(|e| Unmade::Content(e.to_string()))?;
-    let header = match signer.sign(&prepared.from_domain, &rendered.header, &rendered.body, *now).map_err(Unmade::Now)? {
+    let hash = || match prepared.template.shares_body() {
+        true => *prepared.shared_hash.get_or_init(|| body_hash(&rendered.body)),
+        false => body_hash(&rendered.body),
+    };
+    let header = match signer.sign(&prepared.from_domain, &rendered.header, &hash, *now).map_err(Unmade::Now)? {
         Some(signature) => prepended(&signature, &rendered.header),
         None => rendered.header,
     };

@@ -47,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use untried::Untried;
 
-pub use dispatch::{MakeSigner, Sign};
+pub use dispatch::{BodyHash, MakeSigner, Sign};
 pub use feeder::{Feeder, Looked, ProviderLookup};
 pub use view::{Held, View};
 

@@ -119,6 +119,11 @@ impl Template {
         })
     }
 
+    /// Tells whether all recipients get the same body.
+    pub fn shares_body(&self) -> bool {
+        matches!(self.content, Content::Shared { .. })
+    }
+
     /// Renders the message of one recipient. `now` is the wall clock in milliseconds since 1970 UTC.
     pub fn render(&self, recipient: &Recipient<'_>, now: i64) -> Result<Rendered, RenderError> {
         let values = Values { name: recipient.name, email_id: recipient.address, unsubscribe_url: recipient.unsubscribe_url };

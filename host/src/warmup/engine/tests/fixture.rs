@@ -49,7 +49,7 @@ impl MakeSigner for Unsigned {
 }
 
 impl Sign for Unsigned {
-    fn sign(&self, _: &str, _: &[u8], _: &[u8], _: i64) -> Result<Option<Vec<u8>>, String> {
+    fn sign(&self, _: &str, _: &[u8], _: crate::warmup::engine::BodyHash<'_>, _: i64) -> Result<Option<Vec<u8>>, String> {
         Ok(None)
     }
 

@@ -43,7 +43,7 @@ impl MakeSigner for Keyless {
 }
 
 impl Sign for Keyless {
-    fn sign(&self, _: &str, _: &[u8], _: &[u8], _: i64) -> Result<Option<Vec<u8>>, String> {
+    fn sign(&self, _: &str, _: &[u8], _: crate::warmup::engine::BodyHash<'_>, _: i64) -> Result<Option<Vec<u8>>, String> {
         match self.works.load(Ordering::SeqCst) {
             true => Ok(None),
             false if self.panics => panic!("the test says so"),
