@@ -65,20 +65,14 @@ fn part_header(subtype: &str, encoding: Encoding) -> Vec<u8> {
 
 fn encode(text: &str) -> (Encoding, Vec<u8>) {
     let text = with_crlf(text);
+    if is_seven_bit(&text) {
+        return (Encoding::SevenBit, text.into_bytes());
+    }
     let escapes = text.bytes().filter(|b| needs_escape(*b)).count();
-    let encoding = if is_seven_bit(&text) {
-        Encoding::SevenBit
-    } else if escapes * 6 <= text.len() + SHORT {
-        Encoding::QuotedPrintable
-    } else {
-        Encoding::Base64
-    };
-    let encoded = match encoding {
-        Encoding::SevenBit => text.into_bytes(),
-        Encoding::QuotedPrintable => quoted_printable(&text),
-        Encoding::Base64 => base64_lines(&text),
-    };
-    (encoding, encoded)
+    match escapes * 6 <= text.len() + SHORT {
+        true => (Encoding::QuotedPrintable, quoted_printable(&text)),
+        false => (Encoding::Base64, base64_lines(&text)),
+    }
 }
 
 /// Makes every line end (CRLF, CR, LF) a CRLF.
@@ -106,12 +100,13 @@ fn lines(text: &str) -> impl Iterator<Item = &[u8]> {
 fn is_seven_bit(text: &str) -> bool {
     memchr::memmem::find(text.as_bytes(), BOUNDARY_START.as_bytes()).is_none()
         && lines(text).all(|line| {
-            line.len() <= LINE_MAX
-                // Without an early end, so that many octets are looked at at once.
-                && line.iter().fold(true, |fine, b| fine & (*b == b'\t' || (0x20..=0x7e).contains(b)))
-                && !matches!(line.last(), Some(b' ' | b'\t'))
-                && !line.starts_with(b"From ")
+            line.len() <= LINE_MAX && is_printable(line) && !matches!(line.last(), Some(b' ' | b'\t')) && !line.starts_with(b"From ")
         })
+}
+
+/// Without an early end, so that many octets are looked at at once.
+fn is_printable(line: &[u8]) -> bool {
+    line.iter().fold(true, |fine, b| fine & (*b == b'\t' || (0x20..=0x7e).contains(b)))
 }
 
 fn needs_escape(byte: u8) -> bool {
@@ -124,11 +119,18 @@ fn quoted_printable(text: &str) -> Vec<u8> {
         if index > 0 {
             out.extend_from_slice(b"\r\n");
         }
+        let from = line.starts_with(b"From ");
+        if !from && is_printable(line) && !line.contains(&b'=') && !matches!(line.last(), Some(b' ' | b'\t')) {
+            for (index, part) in line.chunks(ENCODED_LINE_MAX - 1).enumerate() {
+                out.extend_from_slice(if index > 0 { b"=\r\n" } else { b"" });
+                out.extend_from_slice(part);
+            }
+            continue;
+        }
         let mut column = 0;
         for (at, &byte) in line.iter().enumerate() {
             let last = at + 1 == line.len();
-            let from = at == 0 && line.starts_with(b"From ");
-            let escape = needs_escape(byte) || from || (last && matches!(byte, b' ' | b'\t'));
+            let escape = needs_escape(byte) || (from && at == 0) || (last && matches!(byte, b' ' | b'\t'));
             let width = if escape { 3 } else { 1 };
             // One column is left for the soft break itself.
             if column + width > ENCODED_LINE_MAX - 1 {

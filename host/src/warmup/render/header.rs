@@ -52,16 +52,20 @@ pub fn bracketed(out: &mut Vec<u8>, name: &str, token: &str) {
 
 /// Writes `Date` (RFC 5322 3.3) in UTC.
 pub fn date(out: &mut Vec<u8>, wall_ms: i64) {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const DAYS: [&[u8; 3]; 7] = [b"Thu", b"Fri", b"Sat", b"Sun", b"Mon", b"Tue", b"Wed"];
+    const MONTHS: [&[u8; 3]; 12] = [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
     // From 1970 to the end of 9999: a year has four digits.
     let secs = wall_ms.div_euclid(1_000).clamp(0, 253_402_300_799);
     let (days, second) = (secs / 86_400, secs % 86_400);
     let (year, month, day) = civil(days);
     let (weekday, month) = (DAYS[(days % 7) as usize], MONTHS[(month - 1) as usize]);
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    let line = format!("Date: {weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} +0000\r\n");
-    out.extend_from_slice(line.as_bytes());
+    let two = |number: i64| [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+    let (century, year) = (two(year / 100), two(year % 100));
+    let (day, hour, minute, second) = (two(day), two(hour), two(minute), two(second));
+    let parts: [&[u8]; 16] =
+        [b"Date: ", weekday, b", ", &day, b" ", month, b" ", &century, &year, b" ", &hour, b":", &minute, b":", &second, b" +0000\r\n"];
+    parts.into_iter().for_each(|part| out.extend_from_slice(part));
 }
 
 /// Year, month and day of a day since 1970 (Hinnant's algorithm, the era starting in March).
@@ -95,11 +99,10 @@ fn phrase(out: &mut Vec<u8>, column: usize, display: &str) -> usize {
 /// Text that reads back as it is when written as it is.
 fn is_plain(value: &str) -> bool {
     value.bytes().all(|b| (0x20..=0x7e).contains(&b))
-        && !value.contains("=?")
-        && !value.contains("  ")
+        && value.as_bytes().windows(2).all(|pair| pair != b"=?" && pair != b"  ")
         && !value.starts_with(' ')
         && !value.ends_with(' ')
-        && value.split(' ').all(|word| word.len() <= WORD_MAX)
+        && (value.len() <= WORD_MAX || value.split(' ').all(|word| word.len() <= WORD_MAX))
 }
 
 fn fold(out: &mut Vec<u8>, mut column: usize, value: &str) {
@@ -140,7 +143,12 @@ fn encoded_words(out: &mut Vec<u8>, mut column: usize, value: &str) -> usize {
 
 /// Writes a token without what could end it or its line.
 fn unbroken(out: &mut Vec<u8>, token: &str) {
-    out.extend(token.bytes().filter(|b| !b.is_ascii_control() && !matches!(b, b'<' | b'>')).take(WORD_MAX));
+    let breaks = |b: &u8| b.is_ascii_control() || matches!(b, b'<' | b'>');
+    // Without an early end, so that many octets are looked at at once.
+    if token.len() <= WORD_MAX && !token.as_bytes().iter().fold(false, |any, b| any | breaks(b)) {
+        return out.extend_from_slice(token.as_bytes());
+    }
+    out.extend(token.bytes().filter(|b| !breaks(b)).take(WORD_MAX));
 }
 
 #[cfg(test)]

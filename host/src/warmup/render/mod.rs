@@ -9,6 +9,7 @@
 mod body;
 mod check;
 mod header;
+mod splice;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -3,6 +3,7 @@
 //! Invariant: a template sees `name`, `email_id` and `unsubscribe_url` and nothing else; it reads no file, and its steps and its
 //! output are bounded. Undefined is an error.
 
+use crate::warmup::render::splice::Splice;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 use std::io;
@@ -34,6 +35,8 @@ pub enum Text {
 /// A template that names its recipient.
 pub struct Personal {
     environment: Environment<'static>,
+    /// The short way, where there is one.
+    splice: Option<Splice>,
 }
 
 impl Text {
@@ -51,7 +54,10 @@ impl Text {
     pub fn render<'a>(&'a self, values: Values<'_>) -> Result<std::borrow::Cow<'a, str>, String> {
         match self {
             Text::Fixed(text) => Ok(text.into()),
-            Text::Personal(personal) => render(&personal.environment, values).map(Into::into),
+            Text::Personal(personal) => match personal.splice.as_ref().and_then(|splice| splice.render(&values)) {
+                Some(text) => Ok(text.into()),
+                None => render(&personal.environment, values).map(Into::into),
+            },
         }
     }
 
@@ -73,6 +79,7 @@ impl Text {
 }
 
 fn compile(source: &str, escape: AutoEscape) -> Result<Text, String> {
+    let html = matches!(escape, AutoEscape::Html);
     if !["{{", "{%", "{#"].iter().any(|start| source.contains(start)) {
         return Ok(Text::Fixed(source.to_owned()));
     }
@@ -91,7 +98,7 @@ fn compile(source: &str, escape: AutoEscape) -> Result<Text, String> {
     let sample = Values { name: "Alice", email_id: "alice@example.com", unsubscribe_url: Some("https://example.com/unsubscribe/x") };
     let rendered = render(&environment, sample)?;
     if VARIABLES.iter().any(|v| named.contains(*v)) || named.contains("debug") {
-        Ok(Text::Personal(Box::new(Personal { environment })))
+        Ok(Text::Personal(Box::new(Personal { environment, splice: Splice::of(source, html) })))
     } else {
         Ok(Text::Fixed(rendered))
     }
@@ -129,5 +136,51 @@ impl io::Write for Bounded {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn both_ways(source: &str, escape: AutoEscape, values: Values<'_>) -> Option<(Result<String, String>, Result<String, String>)> {
+        let Ok(Text::Personal(personal)) = compile(source, escape) else { return None };
+        let splice = personal.splice.as_ref()?;
+        Some((splice.render(&values).ok_or_else(String::new), render(&personal.environment, values)))
+    }
+
+    #[test]
+    fn values_alone_are_spliced_and_all_else_is_left_to_the_template_language() {
+        let values = Values { name: "Al <b>", email_id: "a@b.example", unsubscribe_url: None };
+        for source in ["{{name}}", "a {{ name }}\n{{\temail_id\n}}{{ unsubscribe_url }}}} { { ", "}}{{ name }}\r\n", "{{ name }}{"] {
+            for escape in [AutoEscape::None, AutoEscape::Html] {
+                let (spliced, rendered) = both_ways(source, escape, values).unwrap();
+                assert_eq!(spliced, rendered, "{source:?}");
+            }
+        }
+        for source in
+            ["{{- name }}", "{{ name -}} x", "{{ name|upper }}", "{{ 'x' }}{{ name }}", "{# #}{{ name }}", "{% if name %}{% endif %}"]
+        {
+            assert!(both_ways(source, AutoEscape::None, values).is_none(), "{source:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_splice_is_what_the_template_language_makes(
+            parts in proptest::collection::vec(prop_oneof![
+                Just("{{ name }}".to_owned()), Just("{{email_id}}".to_owned()), Just("{{ unsubscribe_url }}".to_owned()),
+                "[ {}%#\r\n<&'\"/=-]{0,3}", "\\PC{0,4}",
+            ], 0..8),
+            [name, email_id, url] in ["[ {}%#\r\n<>&'\"/=]{0,6}", "\\PC{0,6}", "[a-z:/.]{0,9}"],
+            html in any::<bool>(),
+        ) {
+            let values = Values { name: &name, email_id: &email_id, unsubscribe_url: Some(&url) };
+            let escape = if html { AutoEscape::Html } else { AutoEscape::None };
+            if let Some((spliced, rendered)) = both_ways(&parts.concat(), escape, values) {
+                prop_assert_eq!(spliced, rendered);
+            }
+        }
     }
 }
