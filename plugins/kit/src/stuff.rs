@@ -2,7 +2,11 @@
 //!
 //! Invariant: changes nothing but lines that start with a dot, and never writes the end of data by itself.
 
-use memchr::memmem;
+use memchr::memmem::Finder;
+use std::sync::LazyLock;
+
+/// A line that starts with a dot.
+static DOT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n."));
 
 /// Where a content stands between two pieces of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +61,7 @@ impl Stuffer {
 /// Appends `piece` with each dot behind a CRLF doubled.
 fn stuff_inner(piece: &[u8], out: &mut Vec<u8>) {
     let mut from = 0;
-    for at in memmem::find_iter(piece, b"\r\n.") {
+    for at in DOT.find_iter(piece) {
         out.extend_from_slice(&piece[from..at + 3]);
         out.push(b'.');
         from = at + 3;
@@ -68,6 +72,7 @@ fn stuff_inner(piece: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use memchr::memmem;
     use proptest::prelude::*;
 
     fn stuffed(pieces: &[&[u8]]) -> Vec<u8> {
