@@ -1,10 +1,14 @@
 //! The queue of one client and the connection tasks that serve it.
 //!
-//! Invariant: holds at most `connections_max` tasks, started only as the queue is deep.
+//! Invariant: holds at most `connections_max` tasks, started only as the queue is deep. A few jobs wait for a connection that is
+//! in use rather than wake or open another one, because the envelope of the next goes in one write with the content before.
+//! Where that takes long, others are called.
 //! Invariant: jobs of a server that does not greet come back once; the connecting goes on, and the next job waits for it
 //! as long as RFC 5321 allows, so that a server that is only slow gets its mail.
 //! Invariant: no task is spawned, and none ends, while the lock is held: a runtime that shuts down drops a task within `spawn`.
 //! Invariant: a queued job always has somebody who will answer it: a task, a task to be, or its caller's deadline.
+
+mod state;
 
 use crate::classify::Rules;
 use crate::connection::Connection;
@@ -13,15 +17,16 @@ use crate::job::Job;
 use crate::settings::ServerSettings;
 use crate::tls::TlsCell;
 use postwarm_plugin_api::{Cause, Outcome};
-use std::collections::{HashMap, VecDeque};
+use state::State;
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long no further connection is tried after one failed while others work; the server may have a limit of its own.
 const HOLD: Duration = Duration::from_secs(10);
@@ -29,6 +34,9 @@ const HOLD: Duration = Duration::from_secs(10);
 /// How long jobs wait for the greeting of a server that has not proven slow: a caller that has another server goes there
 /// within a second.
 const HAND_OVER: Duration = Duration::from_millis(700);
+
+/// How long a job waits for a connection that is in use before others are woken or started for it.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// What all connections of a client share.
 pub struct Pool {
@@ -45,21 +53,11 @@ pub struct Pool {
     ended: Notify,
 }
 
-#[derive(Default)]
-struct State {
-    queue: VecDeque<Job>,
-    id_last: u64,
-    tasks: HashMap<u64, Option<AbortHandle>>,
-    /// Tasks that will look at the queue before anything else: connecting or idle.
-    waiting: usize,
-    /// Idle tasks alone.
-    idle: usize,
-    /// Tasks whose session is open.
-    open: usize,
-    hold_until: Option<Instant>,
-    /// The server was too slow to greet once: jobs wait for it until it fails or is fast again.
-    slow: bool,
-    closing: bool,
+/// Who looks at the queue besides those who do already.
+enum Help {
+    Nobody,
+    Idle,
+    Task(Seat, Handle),
 }
 
 /// What an idle connection waits for.
@@ -82,8 +80,8 @@ impl Pool {
         })
     }
 
-    /// Queues a job and starts a connection where the queue is deeper than the tasks that will look at it. Returns the
-    /// job's id; where the pool is closing the job is answered at once.
+    /// Queues a job and wakes or starts a connection where the queue is deep. Returns the job's id; where the pool is
+    /// closing the job is answered at once.
     pub fn push(self: &Arc<Pool>, mut job: Job) -> u64 {
         let mut state = self.state();
         if state.closing {
@@ -95,14 +93,35 @@ impl Pool {
         let id = state.id_last;
         job.id = id;
         state.queue.push_back(job);
-        let wake = state.idle > 0;
-        let task = self.next_task(&mut state);
+        let help = if state.is_deep() { self.help(&mut state) } else { Help::Nobody };
+        // Whoever is called takes a job at once; one that is left to those in use may wait long.
+        let unwatched = matches!(help, Help::Nobody) && !state.patrolled;
+        let runtime = unwatched.then(Handle::try_current).and_then(Result::ok);
+        state.patrolled |= runtime.is_some();
         drop(state);
-        self.start(task);
-        if wake {
-            self.work.notify_one();
+        self.call(help);
+        if let Some(runtime) = runtime {
+            runtime.spawn(patrol(Arc::downgrade(self), id));
         }
         id
+    }
+
+    /// Wakes or starts a connection where the oldest job was there when `seen` was the last id. Returns the last id now; `None`
+    /// where nothing waits.
+    fn hurry(self: &Arc<Pool>, seen: u64) -> Option<u64> {
+        let mut state = self.state();
+        let Some(oldest) = state.queue.front().map(|job| job.id) else {
+            state.patrolled = false;
+            return None;
+        };
+        let last = state.id_last;
+        if oldest <= seen {
+            state.woken = 0;
+            let help = self.help(&mut state);
+            drop(state);
+            self.call(help);
+        }
+        Some(last)
     }
 
     /// Takes a job out of the queue; false where a connection has it already. The second value tells whether any
@@ -119,10 +138,16 @@ impl Pool {
         self.state().queue.len()
     }
 
+    /// The tasks that run, connect or are about to.
+    #[cfg(test)]
+    pub fn tasks(&self) -> usize {
+        self.state().tasks.len()
+    }
+
     /// Takes the oldest job whose caller still waits.
     pub fn try_pop(&self) -> Option<Job> {
         let mut state = self.state();
-        pop(&mut state)
+        state.pop()
     }
 
     /// Waits for a job as an idle connection.
@@ -133,7 +158,7 @@ impl Pool {
             notified.as_mut().enable();
             {
                 let mut state = self.state();
-                if let Some(job) = pop(&mut state) {
+                if let Some(job) = state.pop() {
                     return Wake::Job(job);
                 }
                 if state.closing {
@@ -141,6 +166,8 @@ impl Pool {
                 }
             }
             notified.await;
+            let mut state = self.state();
+            state.woken = state.woken.saturating_sub(1);
         }
     }
 
@@ -190,7 +217,15 @@ impl Pool {
         }
     }
 
-    /// A task for what is queued, where one more is wanted; its place is taken, and [`Pool::start`] starts it.
+    /// Whom to call for what is queued; his place is taken, and [`Pool::call`] calls him.
+    fn help(self: &Arc<Pool>, state: &mut State) -> Help {
+        if state.idle > state.woken {
+            state.woken += 1;
+            return Help::Idle;
+        }
+        self.next_task(state).map_or(Help::Nobody, |(seat, runtime)| Help::Task(seat, runtime))
+    }
+
     fn next_task(self: &Arc<Pool>, state: &mut State) -> Option<(Seat, Handle)> {
         let held = state.open > 0 && state.hold_until.is_some_and(|until| Instant::now() < until);
         if state.closing || held || state.queue.len() <= state.waiting || state.tasks.len() >= self.connections_max {
@@ -205,8 +240,12 @@ impl Pool {
         Some((seat, runtime))
     }
 
-    fn start(&self, task: Option<(Seat, Handle)>) {
-        let Some((seat, runtime)) = task else { return };
+    fn call(&self, help: Help) {
+        let (seat, runtime) = match help {
+            Help::Nobody => return,
+            Help::Idle => return self.work.notify_one(),
+            Help::Task(seat, runtime) => (seat, runtime),
+        };
         let id = seat.id;
         let handle = runtime.spawn(seat.run()).abort_handle();
         // It may have ended by now.
@@ -220,16 +259,13 @@ impl Pool {
     }
 }
 
-fn pop(state: &mut State) -> Option<Job> {
-    if state.closing {
-        return None;
+/// Hurries the pool as long as jobs wait; `seen` is the last of them.
+async fn patrol(pool: Weak<Pool>, mut seen: u64) {
+    loop {
+        sleep(PATIENCE).await;
+        let Some(last) = pool.upgrade().and_then(|pool| pool.hurry(seen)) else { return };
+        seen = last;
     }
-    while let Some(job) = state.queue.pop_front() {
-        if !job.is_cancelled() {
-            return Some(job);
-        }
-    }
-    None
 }
 
 fn stopping() -> Outcome {
@@ -351,9 +387,10 @@ impl Drop for Seat {
         }
         state.tasks.remove(&self.id);
         // A runtime that shuts down drops a task that it never ran, and would do the same to the next one.
-        let next = if self.stage == Stage::Spawned { None } else { self.pool.next_task(&mut state) };
+        let unwanted = self.stage == Stage::Spawned || state.queue.is_empty();
+        let next = if unwanted { Help::Nobody } else { self.pool.help(&mut state) };
         drop(state);
-        self.pool.start(next);
+        self.pool.call(next);
         self.pool.ended.notify_waiters();
     }
 }

@@ -1,6 +1,8 @@
 //! Pipelining: what goes out together, and that refusals keep the connection.
 
 use super::*;
+use crate::job::Job;
+use crate::pool::Pool;
 use postwarm_plugin_testkit::sink::journal::{Entry, Fact};
 use postwarm_plugin_testkit::sink::script::{Action, Gate, Rule, Script, Step};
 
@@ -186,4 +188,32 @@ async fn connections_are_opened_only_as_the_queue_is_deep() {
     }
     assert_eq!(sink.journal().connections(), 1);
     assert_eq!(client.in_flight_max(), 30);
+}
+
+#[tokio::test]
+async fn a_few_messages_wait_for_a_task_before_another_is_started() {
+    let sink = Sink::start(Script::default()).await;
+    let pool = Pool::new(settings_with(&sink, json!({}), &[]), 20, &[]);
+    let push = || pool.push(Job::new(message("a@y.example"), far().into()).0);
+    // Nothing runs before the test waits for something.
+    let tasks = [1, 3, 1, 4].map(|jobs| {
+        (0..jobs).for_each(|_| assert_ne!(push(), 0));
+        pool.tasks()
+    });
+    assert_eq!(tasks, [1, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_message_behind_a_silent_one_gets_a_connection_of_its_own() {
+    let (gate, rule) = held();
+    let sink = Sink::start(Script::default().rule(rule)).await;
+    let client = client(&sink, 2);
+    let first = send(&client, "a@y.example");
+    sink.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Mail(_)))).await;
+    assert_eq!(words(&send(&client, "b@y.example").await.unwrap()), "Accepted");
+    gate.open();
+    assert_eq!(words(&first.await.unwrap()), "Accepted");
+    // Both are idle now, and either takes the next.
+    assert_eq!(words(&send(&client, "c@y.example").await.unwrap()), "Accepted");
+    assert_eq!(sink.journal().connections(), 2);
 }
