@@ -68,8 +68,7 @@ fn encode(text: &str) -> (Encoding, Vec<u8>) {
     if is_seven_bit(&text) {
         return (Encoding::SevenBit, text.into_bytes());
     }
-    let escapes = text.bytes().filter(|b| needs_escape(*b)).count();
-    match escapes * 6 <= text.len() + SHORT {
+    match escapes(text.as_bytes()) * 6 <= text.len() + SHORT {
         true => (Encoding::QuotedPrintable, quoted_printable(&text)),
         false => (Encoding::Base64, base64_lines(&text)),
     }
@@ -104,13 +103,20 @@ fn is_seven_bit(text: &str) -> bool {
         })
 }
 
-/// Without an early end, so that many octets are looked at at once.
+// Both count in octets and without an early end, so that the compiler looks at many octets at once.
+
 fn is_printable(line: &[u8]) -> bool {
-    line.iter().fold(true, |fine, b| fine & (*b == b'\t' || (0x20..=0x7e).contains(b)))
+    line.iter().fold(0, |odd, b| odd | (u8::from(!(0x20..=0x7e).contains(b)) & u8::from(*b != b'\t'))) == 0
+}
+
+/// How many octets of a text need an escape.
+fn escapes(text: &[u8]) -> usize {
+    let of_part = |part: &[u8]| usize::from(part.iter().fold(0, |sum, b| sum + u8::from(needs_escape(*b))));
+    text.chunks(usize::from(u8::MAX)).map(of_part).sum()
 }
 
 fn needs_escape(byte: u8) -> bool {
-    byte == b'=' || !(0x20..=0x7e).contains(&byte) && !matches!(byte, b'\t' | b'\r' | b'\n')
+    (byte == b'=') | (!(0x20..=0x7e).contains(&byte) & (byte != b'\t') & (byte != b'\r') & (byte != b'\n'))
 }
 
 fn quoted_printable(text: &str) -> Vec<u8> {
@@ -120,7 +126,7 @@ fn quoted_printable(text: &str) -> Vec<u8> {
             out.extend_from_slice(b"\r\n");
         }
         let from = line.starts_with(b"From ");
-        if !from && is_printable(line) && !line.contains(&b'=') && !matches!(line.last(), Some(b' ' | b'\t')) {
+        if !from && escapes(line) == 0 && !matches!(line.last(), Some(b' ' | b'\t')) {
             for (index, part) in line.chunks(ENCODED_LINE_MAX - 1).enumerate() {
                 out.extend_from_slice(if index > 0 { b"=\r\n" } else { b"" });
                 out.extend_from_slice(part);
