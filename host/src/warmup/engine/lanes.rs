@@ -4,6 +4,7 @@
 
 use crate::clock::Now;
 use crate::model::delivery::Source;
+use crate::model::name::OrgId;
 use crate::warmup::engine::fair::{self, Ask, Pool};
 use crate::warmup::engine::hands::{ClientNumber, Hands, Scopes};
 use crate::warmup::engine::organizations::Organizations;
@@ -11,7 +12,7 @@ use crate::warmup::engine::view::{Held, View};
 use crate::warmup::limits::{Blocked, Limits};
 use crate::warmup::route::Choice;
 use crate::warmup::store::{Claim, Claimed, LaneKey, Lanes, Settled};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// A claim to make, with the scopes whose slots it has taken.
 pub struct Lane {
@@ -51,9 +52,27 @@ struct Look {
 /// Parts that nobody could use, as limits are shared, are given out again once.
 const ROUNDS: usize = 2;
 
-/// Among how many lanes the pool of rows in hand is shared at a time where more wait. Fewer would be unfair, and of more none
-/// would have enough rows to share a client's writes and a turn's commit.
-const SHARERS: usize = 32;
+/// How many rows a lane shall get at a time where others wait behind it: enough to share a client's writes and the turn's commit;
+/// of a small pool no more than its part in [`SHARERS`].
+const ROWS_TOGETHER: usize = 8;
+const SHARERS: usize = 16;
+
+/// What a plan has come to.
+struct Plan {
+    rows_max: usize,
+    /// Rows that may still be claimed.
+    room: usize,
+    in_hand: BTreeMap<OrgId, usize>,
+    /// Rows in hand of each lane that is due, those that it gets now included.
+    has: Vec<usize>,
+    lanes: Vec<Lane>,
+}
+
+impl Plan {
+    fn together(&self) -> usize {
+        ROWS_TOGETHER.min(self.rows_max / SHARERS).max(1)
+    }
+}
 
 /// The lanes that have work, in the order in which they are served.
 #[derive(Default)]
@@ -83,7 +102,16 @@ impl LaneBook {
         self.next_at = found.next_at.map(|wall| now.boot_ms + (wall - now.wall_ms).max(1));
         let mut fresh: HashSet<LaneKey> = found.due.iter().cloned().collect();
         self.due.retain(|lane| fresh.remove(lane));
-        self.due.extend(found.due.into_iter().filter(|lane| fresh.contains(lane)));
+        // The first lane of each organization, then the second of each: one with many lanes does not come before all others.
+        let mut lanes_of: HashMap<OrgId, usize> = HashMap::new();
+        let mut new: Vec<(usize, LaneKey)> = Vec::new();
+        for lane in found.due.into_iter().filter(|lane| fresh.contains(lane)) {
+            let before = lanes_of.entry(lane.org).or_default();
+            *before += 1;
+            new.push((*before, lane));
+        }
+        new.sort_by_key(|(nth, _)| *nth);
+        self.due.extend(new.into_iter().map(|(_, lane)| lane));
     }
 
     fn wake_at(&mut self, boot_ms: i64) {
@@ -91,76 +119,74 @@ impl LaneBook {
     }
 
     /// Decides what is claimed now, at most up to `rows_max` in hand: live mail of all lanes before any back-fill, as they
-    /// may spend the same limits. Of many lanes [`SHARERS`] at the front share what there is, and the others come first
-    /// the next time: a turn costs what it claims, and not what waits.
+    /// may spend the same limits. Of many lanes those at the front share what there is, and the others come first the next time: a
+    /// turn costs what it claims, and not what waits.
     pub fn plan(&mut self, rows_max: usize, hands: &Hands, mut around: Around<'_>) -> Vec<Lane> {
-        let mut planned = Vec::new();
         let room = rows_max.saturating_sub(hands.len());
-        if room == 0 {
-            return planned;
-        }
-        let mut in_hand = hands.by_organization().clone();
-        let mut has: Vec<usize> = self.due.iter().map(|lane| hands.of(lane)).collect();
-        let mut passed = 0;
+        let has = self.due.iter().map(|lane| hands.of(lane)).collect();
+        let mut plan = Plan { rows_max, room, in_hand: hands.by_organization().clone(), has, lanes: Vec::new() };
         for source in [Source::Live, Source::Backfill] {
-            // Live mail further back goes before back-fill.
-            if passed > 0 {
-                break;
-            }
             for _ in 0..ROUNDS {
-                let looks;
-                (looks, passed) = self.look(source, (rows_max, room), &mut around);
-                let asks: Vec<Ask> = looks.iter().map(|l| Ask { org: self.due[l.place].org, has: has[l.place], wants: l.wants }).collect();
-                let parts = fair::parts(Pool { rows_max, in_hand: &in_hand }, &asks);
-                let mut taken = 0;
-                for (look, part) in looks.into_iter().zip(parts).filter(|(_, part)| *part > 0) {
-                    let place = look.place;
-                    let Some(lane) = self.take(look, part, &mut around) else { continue };
-                    taken += lane.claim.rows_max;
-                    has[place] += lane.claim.rows_max;
-                    *in_hand.entry(lane.claim.lane.org).or_default() += lane.claim.rows_max;
-                    add(&mut planned, lane);
+                let (before, mut from) = (plan.room, 0);
+                // Whoever has his part already leaves room for those behind him.
+                while plan.room > 0 && from < self.due.len() {
+                    let looks;
+                    (looks, from) = self.look(source, from, &plan, &mut around);
+                    self.share(looks, &mut plan, &mut around);
                 }
-                if taken == 0 {
+                if plan.room == before {
                     break;
                 }
             }
         }
-        self.rotate(passed, &has);
-        planned
+        if room > 0 {
+            self.rotate(&plan);
+        }
+        plan.lanes
     }
 
-    /// Of the lanes that were passed those that have something in hand now go behind all others. Where all were looked at, the first
-    /// does.
-    fn rotate(&mut self, passed: usize, has: &[usize]) {
-        if passed == 0 {
-            self.due.rotate_left(usize::from(!self.due.is_empty()));
-            return;
+    /// Whoever has half of his rows goes behind those who have fewer; of these the first behind the others.
+    fn rotate(&mut self, plan: &Plan) {
+        let (mut first, mut behind) = (VecDeque::new(), VecDeque::new());
+        for (lane, has) in self.due.drain(..).zip(&plan.has) {
+            if 2 * has < plan.together() { first.push_back(lane) } else { behind.push_back(lane) }
         }
-        let behind = self.due.split_off(passed);
-        let (mut first, mut last) = (VecDeque::new(), VecDeque::new());
-        for (lane, has) in self.due.drain(..).zip(has) {
-            if *has > 0 { last.push_back(lane) } else { first.push_back(lane) }
-        }
-        self.due = first.into_iter().chain(behind).chain(last).collect();
+        behind.rotate_left(usize::from(!behind.is_empty()));
+        first.append(&mut behind);
+        self.due = first;
     }
 
-    /// What the lanes of a source could claim if they were alone, of as many as can use the room there is; and how many lanes it has
-    /// passed where others are left, else 0.
-    fn look(&mut self, source: Source, (rows_max, room): (usize, usize), around: &mut Around<'_>) -> (Vec<Look>, usize) {
+    /// What the lanes of a source could claim if they were alone, from a place on, of as many as can use the room there is; and the
+    /// place behind them.
+    fn look(&mut self, source: Source, from: usize, plan: &Plan, around: &mut Around<'_>) -> (Vec<Look>, usize) {
         let (mut looks, mut used) = (Vec::new(), 0);
-        for place in 0..self.due.len() {
-            if used >= room {
+        for place in from..self.due.len() {
+            if used >= plan.room {
                 return (looks, place);
             }
             if self.due[place].source == source
-                && let Some(look) = self.look_at(place, rows_max, around)
+                && let Some(look) = self.look_at(place, plan.rows_max, around)
             {
-                used += look.wants.min((rows_max / SHARERS).max(1));
+                used += look.wants.min(plan.together());
                 looks.push(look);
             }
         }
-        (looks, 0)
+        (looks, self.due.len())
+    }
+
+    /// Shares out what may be claimed among lanes.
+    fn share(&mut self, looks: Vec<Look>, plan: &mut Plan, around: &mut Around<'_>) {
+        let asks: Vec<Ask> = looks.iter().map(|l| Ask { org: self.due[l.place].org, has: plan.has[l.place], wants: l.wants }).collect();
+        let parts = fair::parts(Pool { rows_max: plan.rows_max, in_hand: &plan.in_hand }, &asks);
+        for (look, part) in looks.into_iter().zip(parts).filter(|(_, part)| *part > 0) {
+            let place = look.place;
+            let Some(lane) = self.take(look, part, around) else { continue };
+            let rows = lane.claim.rows_max;
+            plan.room -= rows.min(plan.room);
+            plan.has[place] += rows;
+            *plan.in_hand.entry(lane.claim.lane.org).or_default() += rows;
+            add(&mut plan.lanes, lane);
+        }
     }
 
     fn look_at(&mut self, place: usize, rows_max: usize, around: &mut Around<'_>) -> Option<Look> {
