@@ -5,7 +5,7 @@
 /// server's reply, does not interrupt whoever runs. With a mail server on the same machine a reply would take the processor from the
 /// server for each message; so the replies of all connections come in together.
 ///
-/// A policy that somebody has set already stays, and where the kernel does not let it be changed nothing is lost but speed. Threads
+/// Any policy but the default stays, and where the kernel does not let it be changed nothing is lost but speed. Threads
 /// get the policy of the one that starts them, so it is asked for before any other is.
 pub fn as_batch() {
     // SAFETY: both calls take plain numbers and a pointer to `any`, which lives longer than the call.

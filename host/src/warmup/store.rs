@@ -176,7 +176,7 @@ pub trait Queue: Outbox {
     /// Notes that nobody could tell the mailbox providers of domains: what was known before stays, and is believed as if it
     /// had been found like that.
     async fn set_undecided(&self, domains: Vec<String>, settings: i64, checked_at: i64) -> Result<()>;
-    /// Turns the next `rows` users of the email into delivery rows.
+    /// Puts the next `rows` users of the email into their lanes.
     async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Result<()>;
     /// The domains of the first `rows` back-fills that are due whose provider is not `believed`.
     async fn backfill_domains(&self, rows: usize, believed: Believed, now: i64) -> Result<Vec<String>>;

@@ -69,6 +69,7 @@ async fn kill(plan: Plan, organization: &str, (broadcasts, kills, recipients): (
         if organization == RESEND {
             trial.resent().await;
         }
+        line.expect(!trial.marks() || trial.starts_by_marks() > 0, || "no start went by marks, though they are kept".to_owned());
         line.add(recipients as u64, check(&trial.end().await));
         by_marks += trial.starts_by_marks();
         if !trial.marks() {

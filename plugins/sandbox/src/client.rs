@@ -116,6 +116,10 @@ impl SmtpClient for SandboxClient {
         self.in_flight_max
     }
 
+    fn marks_end_of_data(&self) -> bool {
+        true
+    }
+
     fn send(&self, message: Message, deadline: Instant) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
             match self.running() {

@@ -1,7 +1,7 @@
 //! How fast a client answers, and so how many rows may be claimed for it ahead of its calls.
 //!
 //! A commit of few rows costs nearly what one of many does. Rows that wait, claimed, for a call to end let a fast client go on
-//! while the next commit gathers; a slow client has none, so that a kill leaves no more unknown than it must.
+//! while the next commit gathers; a slow client has none, so that a power loss leaves no more unknown than it must.
 //!
 //! Invariant: pure.
 

@@ -90,7 +90,7 @@ impl Engine {
             self.doubt(hand.claimed, STOPPED, now);
         }
         if let Err(error) = self.commit(Vec::new()).await {
-            tracing::error!(%error, "the unknown rows are listed at the next start");
+            tracing::error!(%error, "what is unknown is found by its marks at the next start");
         }
     }
 

@@ -14,13 +14,7 @@ pub const WORD_OCTETS: usize = 8;
 
 /// File systems on which a page that is written to a file of allocated blocks needs no more room later, so that a full disk cannot
 /// end the process, and which answer truly what is in memory. Those that copy on write, and those that other programs serve, do not.
-const FILE_SYSTEMS: [rustix::fs::FsWord; 4] = [
-    libc::EXT4_SUPER_MAGIC,
-    libc::XFS_SUPER_MAGIC,
-    libc::TMPFS_MAGIC,
-    // As good as what lies below it.
-    libc::OVERLAYFS_SUPER_MAGIC,
-];
+const FILE_SYSTEMS: [rustix::fs::FsWord; 3] = [libc::EXT4_SUPER_MAGIC, libc::XFS_SUPER_MAGIC, libc::TMPFS_MAGIC];
 
 /// A whole file, mapped.
 pub struct Map {

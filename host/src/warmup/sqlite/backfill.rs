@@ -6,6 +6,7 @@
 use crate::db::DbError;
 use crate::model::delivery::Source;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
+use crate::warmup::sqlite::claims::retries;
 use crate::warmup::sqlite::rows::Context;
 use crate::warmup::sqlite::{clock, emails, fan_out, waiting};
 use crate::warmup::store::{BackfillPace, BackfillStep, Believed};
@@ -60,7 +61,7 @@ fn due(connection: &Connection, rows: usize, now: i64) -> Result<Vec<Due>, DbErr
 }
 
 fn start(connection: &Connection, context: &mut Context, next: &Due, now: i64) -> Result<(), DbError> {
-    let (queue, state) = if next.suppressed { (None, 5) } else { (Some(2), 0) };
+    let (queue, state) = if next.suppressed { (None, 5) } else { (Some(retries(Source::Backfill)), 0) };
     connection
         .prepare_cached(
             "INSERT INTO deliveries (org, email, user, provider, queue, next_at, state, source, queued_at, finished_at)

@@ -72,11 +72,11 @@ impl Users {
         self.0 >> slot & 1 == 1
     }
 
-    pub fn and(self, other: Users) -> Users {
+    pub fn with(self, other: Users) -> Users {
         Users(self.0 | other.0)
     }
 
-    pub fn both(self, other: Users) -> Users {
+    pub fn common(self, other: Users) -> Users {
         Users(self.0 & other.0)
     }
 
@@ -86,7 +86,7 @@ impl Users {
 
     /// The `most` with the lowest numbers.
     pub fn lowest(self, most: usize) -> Users {
-        self.slots().take(most).fold(Users::default(), |taken, slot| taken.and(Users::one(slot)))
+        self.slots().take(most).fold(Users::default(), |taken, slot| taken.with(Users::one(slot)))
     }
 
     pub fn slots(self) -> impl Iterator<Item = Slot> {

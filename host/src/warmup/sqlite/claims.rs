@@ -118,7 +118,7 @@ impl Lane<'_> {
         for (slot, user) in users_of(self.connection, block, users)? {
             let untried = Due { delivery: block.delivery(slot), attempts: 0, was: State::Queued, queued_at, source: Source::Live, user };
             if untried.user.suppressed {
-                gone = gone.and(Users::one(slot));
+                gone = gone.with(Users::one(slot));
                 self.suppress(context, &untried)?;
             } else {
                 self.push(context, untried)?;

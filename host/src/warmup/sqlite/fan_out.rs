@@ -136,7 +136,7 @@ fn joining(connection: &Connection, org: OrgId, email: EmailNumber, (from, to): 
         }
         let (block, slot) = Block::of(DeliveryKey { org, email, user });
         let users = joining.fresh.entry((block, provider)).or_default();
-        *users = users.and(Users::one(slot));
+        *users = users.with(Users::one(slot));
         *joining.waiting.entry(provider).or_default() += 1;
     }
     Ok(joining)

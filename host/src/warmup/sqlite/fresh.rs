@@ -85,7 +85,7 @@ impl Leaving {
                 new.insert(Untried { stood, left: stood })
             }
         };
-        let taken = untried.left.both(users);
+        let taken = untried.left.common(users);
         untried.left = untried.left.without(users);
         Ok(taken)
     }

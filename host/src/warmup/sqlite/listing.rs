@@ -123,7 +123,7 @@ impl List<'_> {
         let mut blocks: BTreeMap<Block, Users> = BTreeMap::new();
         for held in sending::of_email(self.connection, self.block(number_of(page.after.0)))? {
             let users = blocks.entry(held.block).or_default();
-            *users = users.and(held.users);
+            *users = users.with(held.users);
         }
         let users = blocks.into_iter().flat_map(|(block, users)| users.slots().map(move |slot| block.delivery(slot).user));
         let users: Vec<UserNumber> = users.filter(|user| *user > page.after).take(page.limit).collect();

@@ -2,7 +2,7 @@
 //!
 //! Every function of the files beside this one works on a connection inside a transaction that is not its own. One
 //! process works on a database at a time, so a lease is a row in `sending` and nothing else: what is claimed is
-//! committed there before a client gets it, and what was claimed by a process that died is unknown.
+//! committed there before a client gets it, and what a process that died had claimed still stands there.
 //!
 //! Invariant: no other module names a table of `warmup.db`.
 

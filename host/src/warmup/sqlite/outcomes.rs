@@ -115,7 +115,7 @@ fn one(connection: &Connection, context: &mut Context, turn: &Turn, recorded: &R
     let key = claimed.delivery;
     let (block, slot) = Block::of(key);
     let users = changes.left_hands.entry(block).or_default();
-    *users = users.and(Users::one(slot));
+    *users = users.with(Users::one(slot));
     let provider = context.name_id(connection, &claimed.provider)?;
     let first = (claimed.source, claimed.was, claimed.attempt) == (Source::Live, State::Queued, 1);
     let untried = first && !changes.fresh.take(connection, block, provider, Users::one(slot))?.is_empty();

@@ -7,7 +7,7 @@ use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
 use crate::model::message_id::Tokens;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, OrgName, UserNumber};
-use crate::warmup::sqlite::claims::{User, users_of};
+use crate::warmup::sqlite::claims::{User, retries, users_of};
 use crate::warmup::sqlite::outcomes::Deltas;
 use crate::warmup::sqlite::rows::{Context, email_exists, state};
 use crate::warmup::sqlite::sending::in_no_hand;
@@ -209,7 +209,7 @@ pub fn resolve(
 fn settle(connection: &Connection, context: &mut Context, doubt: &Doubt, action: Action, now: i64) -> Result<(), DbError> {
     let key = doubt.delivery;
     if action == Action::Resend {
-        let queue = if doubt.source == Source::Live { 0 } else { 2 };
+        let queue = retries(doubt.source);
         connection
             .prepare_cached(
                 "UPDATE deliveries SET state = 0, queue = ?4, next_at = ?5, finished_at = NULL WHERE org = ?1 AND email = ?2 AND user = ?3",

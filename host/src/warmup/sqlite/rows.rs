@@ -1,4 +1,4 @@
-//! What the other files share: cached numbers of names, and a delivery as a row.
+//! What the other files share: cached numbers of names, heads of emails, columns of a row.
 
 use crate::bus::batch::Batch;
 use crate::db::DbError;

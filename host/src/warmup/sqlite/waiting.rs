@@ -75,7 +75,7 @@ pub fn of(connection: &Connection, org: OrgId, email: EmailNumber) -> Result<Vec
 pub fn in_hand(connection: &Connection, held: &InHand) -> Result<Vec<(i64, State, i64)>, DbError> {
     let mut found = Vec::new();
     for (provider, users) in fresh::of_block(connection, held.block)? {
-        found.push((provider, State::Queued, users.both(held.users).len() as i64));
+        found.push((provider, State::Queued, users.common(held.users).len() as i64));
     }
     let mut statement = connection.prepare_cached(
         "SELECT provider, state, count(*) FROM deliveries

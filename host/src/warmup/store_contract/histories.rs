@@ -191,6 +191,7 @@ impl History {
                 0 => (Settled::Deferred { said: words.clone(), next_at }, State::Deferred, Some(next_at)),
                 1 => (Settled::Failed(words.clone()), State::Failed, None),
                 2 => (Settled::Unknown { said: words.clone(), resend_at: None }, State::Unknown, None),
+                4 => (Settled::Unknown { said: words.clone(), resend_at: Some(next_at) }, State::Unknown, Some(next_at)),
                 3 => (Settled::Returned { next_at }, row.state, Some(next_at)),
                 _ => (Settled::Sent(words.clone()), State::Sent, None),
             };
