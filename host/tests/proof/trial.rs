@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// The default of `sending_rows_max`: as many rows may be in hand, and in doubt where no marks tell of them.
 pub const SENDING_ROWS_MAX: usize = 512;
+/// More rows than a break leaves in doubt where messages are answered at once: what they wait for is a commit.
+const IN_DOUBT: usize = 128;
 /// The connections of [`site`]: as many final dots may be on their way and not have come to the sink.
 pub const CONNECTIONS: usize = 10;
 
@@ -65,10 +67,10 @@ pub struct Break {
     pub unseen: usize,
 }
 
-/// So many accepted messages after which the breaks of a broadcast fall. What may be in doubt by then is left out, so that the
+/// So many accepted messages after which the breaks of a broadcast fall. What is in doubt by then is left out, so that the
 /// broadcast still runs when the turn of the last one comes.
 pub fn targets(rng: &mut fastrand::Rng, recipients: usize, breaks: usize) -> Vec<usize> {
-    let span = (recipients - breaks * SENDING_ROWS_MAX) / breaks;
+    let span = recipients / breaks - IN_DOUBT;
     (0..breaks).map(|nth| nth * span + rng.usize(..span)).collect()
 }
 
