@@ -42,9 +42,9 @@ impl Sizes {
         (self.rows / part).max(200)
     }
 
-    /// Deliveries that health tracks.
+    /// Deliveries that health tracks. What its process keeps whatever their number is little for each of so many.
     pub fn tracked(self) -> usize {
-        self.rows * if self.extent == Extent::Full { 100 } else { 10 }
+        self.rows * if self.extent == Extent::Small { 10 } else { 100 }
     }
 
     /// Recipients of the broadcast during which answers are timed.
