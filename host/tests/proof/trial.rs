@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// The default of `sending_rows_max`: as many rows may be in hand, and in doubt where no marks tell of them.
 pub const SENDING_ROWS_MAX: usize = 512;
-/// More rows than a break leaves in doubt where messages are answered at once: what they wait for is a commit.
+/// As many rows as a break was seen to leave in doubt at the most. It only places the breaks; what is allowed is [`SENDING_ROWS_MAX`].
 const IN_DOUBT: usize = 128;
 /// The connections of [`site`]: as many final dots may be on their way and not have come to the sink.
 pub const CONNECTIONS: usize = 10;
