@@ -6,6 +6,15 @@ use postwarm_plugin_testkit::marks::Watched;
 use postwarm_plugin_testkit::sink::journal::Fact;
 use postwarm_plugin_testkit::sink::script::{Action, Gate, Rule, Script, Step};
 
+/// A sink that holds its first replies to MAIL and to an end of data until their gates open.
+async fn holding_sink() -> (Sink, Gate, Gate) {
+    let (mail, dot) = (Gate::closed(), Gate::closed());
+    let script = Script::default()
+        .rule(Rule::new(Step::Mail, Action::Hold(mail.clone())).times(1))
+        .rule(Rule::new(Step::EndOfData, Action::Hold(dot.clone())).times(1));
+    (Sink::start(script).await, mail, dot)
+}
+
 #[tokio::test]
 async fn a_message_arrives_as_it_was_given() {
     let sink = Sink::start(Script::default()).await;
@@ -78,11 +87,7 @@ async fn a_message_cancelled_in_the_queue_is_never_sent() {
 
 #[tokio::test]
 async fn a_message_cancelled_behind_another_does_not_make_that_one_unknown() {
-    let (mail, dot) = (Gate::closed(), Gate::closed());
-    let script = Script::default()
-        .rule(Rule::new(Step::Mail, Action::Hold(mail.clone())).times(1))
-        .rule(Rule::new(Step::EndOfData, Action::Hold(dot.clone())).times(1));
-    let sink = Sink::start(script).await;
+    let (sink, mail, dot) = holding_sink().await;
     let client = client(&sink, 1);
     let first = send(&client, "a@y.example");
     sink.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Mail(_)))).await;
@@ -115,11 +120,7 @@ async fn a_reply_before_the_end_of_a_large_content_leaves_it_certainly_unsent() 
 
 #[tokio::test]
 async fn a_message_is_marked_when_its_dot_has_left_and_the_envelope_behind_it_is_not() {
-    let (mail, dot) = (Gate::closed(), Gate::closed());
-    let script = Script::default()
-        .rule(Rule::new(Step::Mail, Action::Hold(mail.clone())).times(1))
-        .rule(Rule::new(Step::EndOfData, Action::Hold(dot.clone())).times(1));
-    let sink = Sink::start(script).await;
+    let (sink, mail, dot) = holding_sink().await;
     let client = client(&sink, 1);
     let (first, first_mark) = Watched::new();
     let (second, second_mark) = Watched::new();
