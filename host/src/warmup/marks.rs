@@ -1,21 +1,24 @@
-//! Which rows in hand may have left, in a file that outlives the process though not a loss of power.
+//! Which rows in hand may have left, and what a server said of them, in a file that outlives the process though not a loss of power.
 //!
 //! Each row in hand has a place in it from before a client sees it until the commit that takes the row out of `sending`: an
-//! outcome that came and was not committed is still marked. The header names the boot and the turns of the database between which
+//! answer that came and was not committed stands there. The header names the boot and the turns of the database between which
 //! the file holds, so that a start knows whether it tells of this database.
 //!
 //! Invariant: a row that is in `sending` and has no mark in a file that a start believes has certainly not left. Whatever makes that
 //! doubtful makes the file unbelieved, and then all rows are in doubt.
+//! Invariant: an answer is marked as one only while all of it stands there, and is of this attempt.
 //! Invariant: a file is changed only by the process that made it; the next one puts its own in its place, once what this one left is
 //! settled.
 
+pub mod answer;
 mod map;
 #[cfg(test)]
 mod tests;
 
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
+use answer::{ANSWER_WORDS, Answer};
 use map::{Map, WORD_OCTETS, is_on_reliable_file_system};
-use postwarm_plugin_api::{KeepMarks, Mark};
+use postwarm_plugin_api::{KeepMarks, Mark, Outcome};
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -25,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Says what the file is, and how it is laid out.
-const MAGIC: u64 = u64::from_be_bytes(*b"pwmarks1");
+const MAGIC: u64 = u64::from_be_bytes(*b"pwmarks2");
 /// The words of the header.
 const FORM: usize = 0;
 const PLACES: usize = 1;
@@ -34,25 +37,31 @@ const INTENDED: usize = 3;
 const WITHOUT_PLACE: usize = 4;
 const BOOT: std::ops::Range<usize> = 5..13;
 const HEADER_WORDS: usize = 16;
-/// The words of a place: organization, email, user, and how far the message came.
-const PLACE_WORDS: usize = 4;
+/// The words of a place: organization, email, user and attempt, how far the message came, and what a server said.
+const FLAG: usize = 4;
+const ANSWER: usize = 5;
+const PLACE_WORDS: usize = ANSWER + ANSWER_WORDS;
 
 /// A client was given the message.
-const HANDED: u64 = 0b01;
+const HANDED: u64 = 0b001;
 /// The end of its data may have left.
-const LEFT: u64 = 0b10;
+const LEFT: u64 = 0b010;
+/// A server has answered, and the place says what.
+const ANSWERED: u64 = 0b100;
 /// The bits below the ticket.
-const BITS: u32 = 2;
+const BITS: u32 = 3;
 
 /// How far a row came that an earlier process had in hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reached {
     /// No client has it, or the one that had it gave it back.
     Nobody,
     /// A client that had not begun the end of its data: certainly unsent.
     Client,
-    /// The end of its data may have left.
+    /// The end of its data may have left, and no answer is known.
     Wire,
+    /// A server answered.
+    Answered(Answer),
 }
 
 /// Why what an earlier process marked is not believed.
@@ -163,7 +172,7 @@ fn boot_words(boot_id: &str) -> Option<[u64; BOOT.end - BOOT.start]> {
 
 /// How far each row came that had a place.
 #[derive(Debug)]
-pub struct Left(HashMap<DeliveryKey, Reached>);
+pub struct Left(HashMap<(DeliveryKey, i64), Reached>);
 
 impl Left {
     fn read(words: &[AtomicU64], boot_id: &str, turn: i64) -> Result<Left, Unbelieved> {
@@ -185,23 +194,26 @@ impl Left {
         }
         let mut left = HashMap::new();
         for place in places.chunks_exact(PLACE_WORDS) {
-            let [org, email, user, flag] = [0, 1, 2, 3].map(|word| place[word].load(Ordering::Acquire));
-            let reached = match flag {
+            let word = |at: usize| place[at].load(Ordering::Acquire);
+            let reached = match word(FLAG) {
+                flag if flag & ANSWERED != 0 => {
+                    answer::decode(&std::array::from_fn(|at| word(ANSWER + at))).map_or(Reached::Wire, Reached::Answered)
+                }
                 flag if flag & LEFT != 0 => Reached::Wire,
                 flag if flag & HANDED != 0 => Reached::Client,
                 _ => continue,
             };
-            let row = DeliveryKey { org: OrgId(org as i64), email: EmailNumber(email as i64), user: UserNumber(user as i64) };
-            // A place may still tell of an earlier time that the row was in hand.
-            let before = left.entry(row).or_insert(reached);
-            *before = reached.max(*before);
+            let [org, email, user, attempt] = [0, 1, 2, 3].map(|at| word(at) as i64);
+            let row = DeliveryKey { org: OrgId(org), email: EmailNumber(email), user: UserNumber(user) };
+            // Never two tell of one attempt. If they did, nobody could say which is right.
+            left.entry((row, attempt)).and_modify(|before| *before = Reached::Wire).or_insert(reached);
         }
         Ok(Left(left))
     }
 
-    /// How far the row came at most.
-    pub fn of(&self, row: DeliveryKey) -> Reached {
-        self.0.get(&row).copied().unwrap_or(Reached::Nobody)
+    /// How far the row came in this attempt. What a place still tells of an earlier one was committed.
+    pub fn of(&self, row: DeliveryKey, attempt: i64) -> Reached {
+        self.0.get(&(row, attempt)).cloned().unwrap_or(Reached::Nobody)
     }
 }
 
@@ -234,8 +246,8 @@ impl Marks {
         Marks { kept: Some(Arc::new(Kept(map))), free: (0..places).rev().collect(), ..Marks::none() }
     }
 
-    /// Gives a row that is in `sending` now a place; `None` where there is none.
-    pub fn take(&mut self, row: DeliveryKey) -> Option<Place> {
+    /// Gives a row that is in `sending` now a place for this attempt; `None` where there is none.
+    pub fn take(&mut self, row: DeliveryKey, attempt: i64) -> Option<Place> {
         let kept = self.kept.as_deref()?;
         let Some(index) = self.free.pop() else {
             self.without_place += 1;
@@ -244,10 +256,10 @@ impl Marks {
         };
         self.ticket_last += 1;
         let words = kept.place(index);
-        for (word, number) in words.iter().zip([row.org.0, row.email.0, row.user.0]) {
+        for (word, number) in words.iter().zip([row.org.0, row.email.0, row.user.0, attempt]) {
             word.store(number as u64, Ordering::Release);
         }
-        words[PLACE_WORDS - 1].store(self.ticket_last << BITS, Ordering::Release);
+        words[FLAG].store(self.ticket_last << BITS, Ordering::Release);
         Some(Place { index, ticket: self.ticket_last })
     }
 
@@ -285,7 +297,7 @@ impl Marks {
         for place in self.leaving.drain(..) {
             match place {
                 Some(place) => {
-                    kept.place(place.index)[PLACE_WORDS - 1].store(0, Ordering::Release);
+                    kept.place(place.index)[FLAG].store(0, Ordering::Release);
                     self.free.push(place.index);
                 }
                 None => self.without_place = self.without_place.saturating_sub(1),
@@ -304,9 +316,9 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// A client is given the message.
+    /// A client is given the message. What a server said to one before it in this attempt holds no more.
     pub fn handed(&self) {
-        self.kept.change(self.place, |bits| bits | HANDED);
+        self.kept.change(self.place, |bits| bits & !ANSWERED | HANDED);
     }
 
     /// The end of its data may leave from now on.
@@ -315,8 +327,21 @@ impl Marker {
     }
 
     /// For a client that marks the end of data itself.
-    pub fn into_mark(self) -> Mark {
-        Mark::new(self.kept, self.place.index, self.place.ticket)
+    pub fn mark(&self) -> Mark {
+        Mark::new(self.kept.clone(), self.place.index, self.place.ticket)
+    }
+
+    /// The client's outcome came at this wall time. Where no server said it, or it is too long, the row stays as it is marked.
+    pub fn answered(&self, outcome: &Outcome, at: i64) {
+        let Some(words) = answer::encode(outcome, at) else { return };
+        // Until all of it stands there, nothing does.
+        if !self.kept.change(self.place, |bits| bits & !ANSWERED) {
+            return;
+        }
+        for (word, value) in self.kept.place(self.place.index)[ANSWER..].iter().zip(words.used()) {
+            word.store(*value, Ordering::Release);
+        }
+        self.kept.change(self.place, |bits| bits | ANSWERED);
     }
 }
 
@@ -332,12 +357,10 @@ impl Kept {
         &self.0.words()[HEADER_WORDS + index * PLACE_WORDS..][..PLACE_WORDS]
     }
 
-    /// Changes how far the row came that has the place, if it still has it.
-    fn change(&self, place: Place, bits: impl Fn(u64) -> u64) {
-        let flag = &self.place(place.index)[PLACE_WORDS - 1];
-        let changed = |now: u64| (now >> BITS == place.ticket).then(|| place.ticket << BITS | bits(now & (HANDED | LEFT)));
-        // Another row has the place by now: there is nothing to mark.
-        let _ = flag.fetch_update(Ordering::AcqRel, Ordering::Acquire, changed);
+    /// Changes how far the row came that has the place. Tells whether it still has it; else there is nothing to mark.
+    fn change(&self, place: Place, bits: impl Fn(u64) -> u64) -> bool {
+        let changed = |now: u64| (now >> BITS == place.ticket).then(|| place.ticket << BITS | bits(now & (HANDED | LEFT | ANSWERED)));
+        self.place(place.index)[FLAG].fetch_update(Ordering::AcqRel, Ordering::Acquire, changed).is_ok()
     }
 }
 

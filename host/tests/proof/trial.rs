@@ -17,7 +17,7 @@ const IN_DOUBT: usize = 128;
 pub const CONNECTIONS: usize = 10;
 
 /// What the log says where a start went by what the killed process had marked.
-const BELIEVED: &str = "only what may have left is unknown now";
+const BELIEVED: &str = "what was answered is settled so";
 /// What it says where the marks were not in memory any more.
 const FROM_DISK: &str = "its marks come from the disk";
 /// What it says where the data folder can hold no marks.

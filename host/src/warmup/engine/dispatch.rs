@@ -156,15 +156,20 @@ fn prepare(email: &Email, settings: &Organization) -> Compiled {
 /// Answers for a row even where its task panics.
 struct Guard<'a> {
     claimed: Option<Arc<Claimed>>,
+    marker: Option<Marker>,
     handed_over: bool,
     back: &'a Back,
 }
 
 impl Guard<'_> {
     fn finish(&mut self, outcome: Result<Outcome, Unmade>) {
-        if let Some(claimed) = self.claimed.take() {
-            self.back.returns.push(Done { claimed, outcome, at: self.back.clock.now() });
+        let Some(claimed) = self.claimed.take() else { return };
+        let at = self.back.clock.now();
+        // Before the engine sees it: then the place may go to another row at any time.
+        if let (Some(marker), Ok(outcome)) = (&self.marker, &outcome) {
+            marker.answered(outcome, at.wall_ms);
         }
+        self.back.returns.push(Done { claimed, outcome, at });
     }
 }
 
@@ -180,8 +185,7 @@ impl Drop for Guard<'_> {
 
 /// Makes a message and hands it to its client.
 pub async fn send(mut job: Job, client: &Arc<dyn SmtpClient>, back: &Back) {
-    let mut guard = Guard { claimed: Some(job.claimed.clone()), handed_over: false, back };
-    let marker = job.marker.take();
+    let mut guard = Guard { claimed: Some(job.claimed.clone()), marker: job.marker.take(), handed_over: false, back };
     let made = match job.signer.is_slow() {
         true => {
             let making = tokio::task::spawn_blocking(move || message(&job));
@@ -192,7 +196,7 @@ pub async fn send(mut job: Job, client: &Arc<dyn SmtpClient>, back: &Back) {
     match made {
         Ok(mut message) => {
             guard.handed_over = true;
-            message.mark = marker.and_then(|marker| hand_over(marker, &**client));
+            message.mark = guard.marker.as_ref().and_then(|marker| hand_over(marker, &**client));
             let outcome = client.send(message, Instant::now() + SEND_MAX).await;
             guard.finish(Ok(outcome));
         }
@@ -201,10 +205,10 @@ pub async fn send(mut job: Job, client: &Arc<dyn SmtpClient>, back: &Back) {
 }
 
 /// Marks that the client has the message now; the mark of its end of data is for the client to set, or set here for one that does not.
-fn hand_over(marker: Marker, client: &dyn SmtpClient) -> Option<Mark> {
+fn hand_over(marker: &Marker, client: &dyn SmtpClient) -> Option<Mark> {
     marker.handed();
     if client.marks_end_of_data() {
-        return Some(marker.into_mark());
+        return Some(marker.mark());
     }
     marker.left();
     None

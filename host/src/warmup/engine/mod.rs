@@ -273,7 +273,7 @@ impl Engine {
             }
             let lane = &mut planned[place];
             lane.got += 1;
-            let place = self.marks.take(row.delivery);
+            let place = self.marks.take(row.delivery, row.attempt);
             let hand = Hand { claimed: Arc::new(row), scopes: lane.scopes.clone(), client: lane.client, place, declined: Vec::new() };
             rows.push(hand.ready());
             self.hands.add(hand);

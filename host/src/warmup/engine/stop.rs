@@ -1,10 +1,12 @@
 //! How the engine ends, and what it finds of one that ended otherwise: rows whose reply nobody will learn.
 //!
 //! Invariant: a stop makes a row unknown only where a client does not know what became of it, or does not say so in time; a kill,
-//! where the end of its data may have left, or where the marks that would tell are not believed.
+//! where the end of its data may have left and no answer had come, or where the marks that would tell are not believed.
 
 use crate::clock::Now;
+use crate::warmup::engine::returns::Done;
 use crate::warmup::engine::{Engine, settle};
+use crate::warmup::marks::answer::Answer;
 use crate::warmup::marks::{MarksFile, Reached};
 use crate::warmup::store::{Claimed, Recorded, Settled};
 use std::sync::Arc;
@@ -18,8 +20,9 @@ const STOPPED: &str = "the process stopped before the reply came";
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 impl Engine {
-    /// Takes back what an earlier process counted, and settles what it had in hand: unknown is what may have left, and the rest is
-    /// sent again. What a client was given counts, wherever it was taken from. Then what leaves is marked anew.
+    /// Takes back what an earlier process counted, and settles what it had in hand: what was answered as its server said, unknown is
+    /// what else may have left, and the rest is sent again. What a client was given counts, wherever it was taken from. Then what
+    /// leaves is marked anew.
     pub(super) async fn settle_left(&mut self, marks: &MarksFile) -> anyhow::Result<()> {
         let (counted, left) = (self.queue.usage().await?, self.queue.in_hand().await?);
         self.turn_last = self.queue.last_turn().await?;
@@ -28,10 +31,13 @@ impl Engine {
         let tried = reached.iter().filter(|reached| **reached != Reached::Nobody).count();
         self.limits.lock().restore(counted, tried as u64, now);
         for (claimed, reached) in left.into_iter().map(Arc::new).zip(reached) {
-            if reached == Reached::Wire {
-                self.doubt(claimed, CRASHED, now);
-            } else {
-                self.settled(claimed, Settled::Returned { next_at: now.wall_ms }, now);
+            match reached {
+                Reached::Nobody | Reached::Client => self.settled(claimed, Settled::Returned { next_at: now.wall_ms }, now),
+                Reached::Wire => self.doubt(claimed, CRASHED, now),
+                Reached::Answered(Answer { outcome, at }) => {
+                    let at = Now { wall_ms: at, ..now };
+                    self.answered(Done { claimed, outcome: Ok(outcome), at });
+                }
             }
         }
         if !self.recorded.is_empty() {
@@ -101,6 +107,15 @@ impl Engine {
         self.settled(claimed, result, now);
     }
 
+    /// Settles what a server said to an earlier process, as of then. It says nothing of the clients of this one.
+    fn answered(&mut self, done: Done) {
+        let result = match self.organizations.get(done.claimed.delivery.org) {
+            Some(org) => settle::settle(&done, &org.settings, self.random.f64(), true),
+            None => settle::without_organization(&done),
+        };
+        self.settled(done.claimed, result, done.at);
+    }
+
     fn settled(&mut self, claimed: Arc<Claimed>, result: Settled, now: Now) {
         self.view.settled(&claimed, &result, now);
         self.recorded.push(Recorded { claimed, result, at: now.wall_ms });
@@ -110,13 +125,17 @@ impl Engine {
 /// How far each row came that an earlier process left in `sending`: as it marked, or as far as can be.
 fn reached(left: &[Claimed], marks: &MarksFile, turn: i64) -> Vec<Reached> {
     let marked = marks.left(turn);
-    let reached: Vec<Reached> = left.iter().map(|row| marked.as_ref().map_or(Reached::Wire, |marked| marked.of(row.delivery))).collect();
-    let unknown = reached.iter().filter(|reached| **reached == Reached::Wire).count();
+    let reached: Vec<Reached> =
+        left.iter().map(|row| marked.as_ref().map_or(Reached::Wire, |marked| marked.of(row.delivery, row.attempt))).collect();
+    let count = |which: fn(&Reached) -> bool| reached.iter().filter(|reached| which(reached)).count();
+    let unknown = count(|reached| *reached == Reached::Wire);
+    let answered = count(|reached| matches!(reached, Reached::Answered(_)));
     match marked {
         Ok(_) => tracing::warn!(
             rows = left.len(),
             unknown,
-            "an earlier process was killed; of what it had in hand, only what may have left is unknown now, and the rest is sent again"
+            answered,
+            "an earlier process was killed; what was answered is settled so, only what else may have left is unknown now, and the rest is sent again"
         ),
         Err(why) => {
             tracing::warn!(rows = left.len(), unknown, %why, "an earlier process was killed; all that it had in hand is unknown now")

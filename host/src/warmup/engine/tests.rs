@@ -1,6 +1,7 @@
 //! The engine over the real store, with a client that the test speaks for.
 
 mod ahead;
+mod answers;
 mod breaks;
 mod carries;
 mod fixture;

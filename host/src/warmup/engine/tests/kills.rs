@@ -6,7 +6,7 @@ use crate::config::settings::{OnUnknown, Window};
 use crate::model::delivery::{Counts, State};
 use crate::model::name::{EmailNumber, UserNumber};
 use crate::warmup::store::{DeliveryPage, DeliveryRow, Store};
-use postwarm_plugin_api::{Cause, Fault, Outcome};
+use postwarm_plugin_api::{Cause, Outcome};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -101,26 +101,6 @@ async fn marks_of_another_turn_of_the_database_are_not_believed() {
 }
 
 #[tokio::test]
-async fn an_outcome_that_came_and_was_not_committed_is_in_doubt() {
-    let world = World::new(settings(1, |_| {}));
-    world.script.marks();
-    let email = world.broadcast("acme", 9, "mail.example").await;
-    let mut engine = world.engine().await;
-    engine.once().await;
-    for user in ["u0", "u1"] {
-        world.script.ends_data_of(&format!("{user}@mail.example"));
-        world.script.release_of(&format!("{user}@mail.example"), accepted);
-    }
-    engine.answers(2).await;
-    world.queue.turns_fail.store(true, Ordering::SeqCst);
-    world.failing_turn(&mut engine).await;
-    world.queue.turns_fail.store(false, Ordering::SeqCst);
-    drop(engine);
-    world.engine().await;
-    assert_eq!(world.counts("acme", email).await, Counts { queued: 7, unknown: 2, ..Counts::default() });
-}
-
-#[tokio::test]
 async fn one_that_was_committed_frees_its_place_for_the_next_row() {
     let world = World::new(settings(1, |_| {}));
     world.script.marks();
@@ -209,22 +189,6 @@ async fn what_was_with_a_client_counts_for_the_limits_and_what_waited_does_not()
     engine.once().await;
     let counts = world.counts("acme", email).await;
     assert_eq!((counts.sent, counts.unknown, counts.sending), (60, 2, 1));
-}
-
-#[tokio::test]
-async fn a_refusal_that_was_not_committed_counts_for_the_limits_and_is_tried_again() {
-    let world = World::new(settings(1, |o| o.limits = vec![Window { messages: 9, per: HOUR }]));
-    world.script.marks();
-    let email = world.broadcast("acme", 9, "mail.example").await;
-    let mut engine = world.engine().await;
-    world.script.answers((0..3).map(|_| Outcome::Deferred { reply: reply(451), fault: Fault::Recipient, retry_after: None }));
-    engine.once().await;
-    engine.answers(3).await;
-    drop(engine);
-    let mut engine = world.engine().await;
-    assert_eq!(world.counts("acme", email).await, Counts { queued: 9, ..Counts::default() });
-    engine.once().await;
-    assert_eq!(world.counts("acme", email).await.sending, 0, "nine of nine may have been tried");
 }
 
 #[tokio::test]
