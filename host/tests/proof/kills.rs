@@ -2,7 +2,7 @@
 
 use crate::check::check;
 use crate::scenario::{Line, Plan};
-use crate::trial::{CONNECTIONS, Moment, SENDING_ROWS_MAX, Trial, targets};
+use crate::trial::{CALLS, CONNECTIONS, Moment, SENDING_ROWS_MAX, Trial, targets};
 use std::time::Duration;
 
 /// Of so many kills one falls between a final dot and its reply.
@@ -36,7 +36,7 @@ pub async fn resend(plan: Plan) -> Line {
 async fn kill(plan: Plan, organization: &str, (broadcasts, kills, recipients): (usize, usize, usize)) -> Line {
     let mut line = Line::new(&plan);
     let mut rng = plan.rng();
-    let (mut worst, mut doubts, mut unseen, mut at_dot, mut missed, mut by_marks) = (0, 0, 0, 0, 0, 0);
+    let (mut worst, mut doubts, mut unseen, mut at_dot, mut missed, mut by_marks, mut answered) = (0, 0, 0, 0, 0, 0, 0);
     for broadcast in 0..broadcasts {
         let mut trial = Trial::prepare(organization, Duration::ZERO).await;
         trial.begin(recipients).await;
@@ -47,9 +47,9 @@ async fn kill(plan: Plan, organization: &str, (broadcasts, kills, recipients): (
             for _ in 0..TRIES_MAX {
                 let held = trial.reach(target, moment).await;
                 let found = trial.broken_by(held, async |postwarm, _| postwarm.kill()).await;
-                line.expect(found.doubts <= SENDING_ROWS_MAX, || format!("{} left {} rows in doubt", place(), found.doubts));
-                // Without marks it cannot be told what had not left.
-                let unseen_max = if trial.marks() { CONNECTIONS } else { SENDING_ROWS_MAX };
+                // Without marks it cannot be told what had not left, or was answered.
+                let (doubts_max, unseen_max) = if trial.marks() { (CALLS, CONNECTIONS) } else { (SENDING_ROWS_MAX, SENDING_ROWS_MAX) };
+                line.expect(found.doubts <= doubts_max, || format!("{} left {} rows in doubt", place(), found.doubts));
                 line.expect(found.unseen <= unseen_max, || {
                     format!("{} left {} rows in doubt whose final dot cannot have been on its way", place(), found.unseen - CONNECTIONS)
                 });
@@ -72,13 +72,14 @@ async fn kill(plan: Plan, organization: &str, (broadcasts, kills, recipients): (
         line.expect(!trial.marks() || trial.starts_by_marks() > 0, || "no start went by marks, though they are kept".to_owned());
         line.add(recipients as u64, check(&trial.end().await));
         by_marks += trial.starts_by_marks();
+        answered += trial.rows_answered();
         if !trial.marks() {
             line.note("the file system of temporary files can hold no marks: all that was in hand is in doubt");
         }
     }
     line.note(format!(
         "{at_dot} of the kills fell between a final dot and its reply; rows in doubt: {doubts}, {worst} after the worst kill, {unseen} that the \
-         sink never had; {by_marks} starts went by marks"
+         sink never had; {by_marks} starts went by marks and settled {answered} rows as they had been answered"
     ));
     if missed > 0 {
         line.note(format!("{missed} more kills met no open transaction and do not count"));

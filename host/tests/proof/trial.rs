@@ -15,9 +15,13 @@ pub const SENDING_ROWS_MAX: usize = 512;
 const IN_DOUBT: usize = 128;
 /// The connections of [`site`]: as many final dots may be on their way and not have come to the sink.
 pub const CONNECTIONS: usize = 10;
+/// The calls of the built-in client, three a connection: the rows whose final dot may have left and whose answer is not known to the host.
+pub const CALLS: usize = 3 * CONNECTIONS;
 
 /// What the log says where a start went by what the killed process had marked.
 const BELIEVED: &str = "what was answered is settled so";
+/// In front of how many rows were.
+const ANSWERED: &str = "answered=";
 /// What it says where the marks were not in memory any more.
 const FROM_DISK: &str = "its marks come from the disk";
 /// What it says where the data folder can hold no marks.
@@ -169,6 +173,13 @@ impl Trial {
     /// How many starts went by what the process before had marked.
     pub fn starts_by_marks(&self) -> usize {
         self.site.log().matches(BELIEVED).count()
+    }
+
+    /// How many rows such starts settled as their server had answered.
+    pub fn rows_answered(&self) -> usize {
+        let log = self.site.log();
+        let told = log.lines().filter(|line| line.contains(BELIEVED)).filter_map(|line| line.split_once(ANSWERED));
+        told.filter_map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok()).sum()
     }
 
     /// How many starts found marks that came from the disk, and did not believe them.
