@@ -4,6 +4,7 @@
 
 use crate::classify::Rules;
 use crate::handshake;
+use crate::idle::{IDLERS, Idlers};
 use crate::job::Job;
 use crate::pool::Pool;
 use crate::settings::ServerSettings;
@@ -25,8 +26,13 @@ pub struct Client {
 impl Client {
     /// Makes a client of at most `connections_max` connections. `rules` say whose fault a refusal is.
     pub fn new(settings: ServerSettings, connections_max: u32, rules: Rules) -> Client {
+        Client::among(&IDLERS, settings, connections_max, rules)
+    }
+
+    /// The same, with the connections among which its own count while they are idle.
+    pub(crate) fn among(idlers: &'static Idlers, settings: ServerSettings, connections_max: u32, rules: Rules) -> Client {
         let connections_max = usize::try_from(connections_max).unwrap_or(usize::MAX / IN_FLIGHT_PER_CONNECTION);
-        Client { pool: Pool::new(settings, connections_max, rules) }
+        Client { pool: Pool::new(settings, connections_max, rules, idlers) }
     }
 
     /// The messages that no connection has taken yet.

@@ -151,12 +151,14 @@ impl<'a> Connection<'a> {
 
     /// Waits for a job; `None` where the connection shall say QUIT. Octets that arrive meanwhile end it.
     async fn idle(&mut self) -> Result<Option<Job>, Broken> {
-        let deadline = Instant::now() + self.pool.settings.idle_max;
+        let now = Instant::now();
+        let (deadline, idler) = (now + self.pool.settings.idle_max, self.pool.idlers.enter(now));
         loop {
             let wire = &mut self.wire;
             let wake = tokio::select! {
                 biased;
                 wake = self.pool.wait() => wake,
+                () = idler.is_sent_away() => return Ok(None),
                 end = poll_fn(|cx| match wire.poll_fill(cx) {
                     Poll::Ready(filled) => Poll::Ready(Some(filled)),
                     Poll::Pending => wire.poll_deadline(cx, deadline).map(|()| None),

@@ -19,6 +19,7 @@ pub mod stuff;
 
 mod connection;
 mod handshake;
+mod idle;
 mod job;
 mod pool;
 mod tls;

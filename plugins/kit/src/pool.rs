@@ -13,6 +13,7 @@ mod state;
 use crate::classify::Rules;
 use crate::connection::Connection;
 use crate::handshake::{self, Failure};
+use crate::idle::Idlers;
 use crate::job::Job;
 use crate::settings::ServerSettings;
 use crate::tls::TlsCell;
@@ -44,6 +45,8 @@ pub struct Pool {
     pub tls: TlsCell,
     pub rules: Rules,
     pub connections_max: usize,
+    /// Those among which its idle connections count.
+    pub idlers: &'static Idlers,
     state: Mutex<State>,
     /// A job was queued, or the pool is closing; idle tasks alone wait for it.
     work: Notify,
@@ -67,12 +70,13 @@ pub enum Wake {
 }
 
 impl Pool {
-    pub fn new(settings: ServerSettings, connections_max: usize, rules: Rules) -> Arc<Pool> {
+    pub fn new(settings: ServerSettings, connections_max: usize, rules: Rules, idlers: &'static Idlers) -> Arc<Pool> {
         Arc::new(Pool {
             settings,
             tls: TlsCell::default(),
             rules,
             connections_max: connections_max.max(1),
+            idlers,
             state: Mutex::default(),
             work: Notify::new(),
             closed: Notify::new(),

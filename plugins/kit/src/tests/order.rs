@@ -1,6 +1,7 @@
 //! Pipelining: what goes out together, and that refusals keep the connection.
 
 use super::*;
+use crate::idle::{IDLERS, Idlers, KEPT_MAX, SPARED};
 use crate::job::Job;
 use crate::pool::Pool;
 use postwarm_plugin_testkit::sink::journal::{Entry, Fact};
@@ -180,6 +181,24 @@ async fn an_idle_connection_says_quit() {
 }
 
 #[tokio::test]
+async fn an_idle_connection_that_is_sent_away_says_quit_and_the_next_message_goes_over_a_new_one() {
+    let sink = Sink::start(Script::default()).await;
+    let idlers: &Idlers = Box::leak(Box::new(Idlers::new()));
+    let client = Arc::new(Client::among(idlers, settings_with(&sink, json!({}), &[]), 1, &[]));
+    assert_eq!(words(&send(&client, "a@y.example").await.unwrap()), "Accepted");
+    while idlers.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let later = tokio::time::Instant::now() + SPARED;
+    let others: Vec<_> = (0..KEPT_MAX).map(|_| idlers.enter(later)).collect();
+    sink.journal().wait_for(|entries| entries.iter().any(|entry| entry.fact == Fact::Command("QUIT".into()))).await;
+    drop(others);
+    // Its only place in the pool may still be taken by the one that leaves.
+    assert_eq!(words(&send(&client, "b@y.example").await.unwrap()), "Accepted");
+    assert_eq!((sink.journal().connections(), sink.journal().accepted()), (2, vec!["a@y.example".to_owned(), "b@y.example".to_owned()]));
+}
+
+#[tokio::test]
 async fn connections_are_opened_only_as_the_queue_is_deep() {
     let sink = Sink::start(Script::default()).await;
     let client = client(&sink, 10);
@@ -193,7 +212,7 @@ async fn connections_are_opened_only_as_the_queue_is_deep() {
 #[tokio::test]
 async fn a_few_messages_wait_for_a_task_before_another_is_started() {
     let sink = Sink::start(Script::default()).await;
-    let pool = Pool::new(settings_with(&sink, json!({}), &[]), 20, &[]);
+    let pool = Pool::new(settings_with(&sink, json!({}), &[]), 20, &[], &IDLERS);
     let push = || pool.push(Job::new(message("a@y.example"), far().into()).0);
     // Nothing runs before the test waits for something.
     let tasks = [1, 3, 1, 4].map(|jobs| {
