@@ -23,7 +23,7 @@ use crate::config::live::{Live, SharedEnv, Snapshot};
 use crate::config::loader::parts;
 use crate::config::serving::Serving;
 use crate::config::settings::{Events, Settings};
-use crate::config::watch::POLL;
+use crate::config::watch::pause_after;
 use crate::http::auth::Keys;
 use crate::model::name::OrgName;
 use crate::registry::Registry;
@@ -46,6 +46,8 @@ pub struct Options {
     pub serving: Serving,
     pub config: PathBuf,
     pub data: PathBuf,
+    /// Runs the engine and its clients, so that no answer of an API holds mail up.
+    pub mail: tokio::runtime::Handle,
 }
 
 /// Why serving failed, by exit code (sysexits).
@@ -213,9 +215,9 @@ fn watch_files(shared: Arc<Shared>, registry: Arc<Registry>) {
     let supervisor = shared.supervisor.clone();
     let watch = async move {
         let started = std::time::Instant::now();
-        let mut rescanned = started;
+        let (mut rescanned, mut took) = (started, Duration::ZERO);
         loop {
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(pause_after(took)).await;
             let (shared, registry) = (shared.clone(), registry.clone());
             let rescan = rescanned.elapsed() >= RESCAN;
             if rescan {
@@ -231,10 +233,12 @@ fn watch_files(shared: Arc<Shared>, registry: Arc<Registry>) {
                     }
                 }
             };
+            let began = std::time::Instant::now();
             // Small files, but a slow disk must not hold up a worker.
             if tokio::task::spawn_blocking(look).await.is_err() {
                 tracing::error!("looking for edits failed; it goes on");
             }
+            took = began.elapsed();
         }
     };
     supervisor.spawn_endless("the watch over the files", watch);

@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -25,8 +26,13 @@ impl Supervisor {
 
     /// Starts a task that is to run until `stop`. `name` stands in the sentence that says that it ended.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.spawn_on(&Handle::current(), name, task)
+    }
+
+    /// As [`Supervisor::spawn`], in another runtime.
+    pub fn spawn_on(&self, runtime: &Handle, name: &'static str, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
         let this = self.clone();
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             match AssertUnwindSafe(task).catch_unwind().await {
                 Ok(()) if this.stop.is_cancelled() => {}
                 Ok(()) => this.ended(format!("{name} ended by itself")),

@@ -78,7 +78,8 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
         marks: MarksFile::new(&shared.options.data, shared.clock.boot_id()),
         seed: shared.clock.now().wall_ms as u64,
     };
-    let engine = Engine::start(parts).await.map_err(|e| unavailable(shared, e))?;
+    let mail = &shared.options.mail;
+    let engine = mail.spawn(Engine::start(parts)).await.map_err(|e| unavailable(shared, e.into()))?.map_err(|e| unavailable(shared, e))?;
     let feeder = Feeder {
         queue: store.clone(),
         clock: shared.clock.clone(),
@@ -121,7 +122,7 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
         address,
         ends: drain.ends.clone(),
         api: supervisor.spawn("warmup's API", serve(listener, router, drain, Limits::default())),
-        engine: supervisor.spawn("the engine", engine.run(stop)),
+        engine: supervisor.spawn_on(mail, "the engine", engine.run(stop)),
         relaying: supervisor.spawn("the relay", async move { relaying.run(until).await }),
         relay,
     })

@@ -10,14 +10,22 @@ use crate::config::live::SharedEnv;
 use crate::config::serving::Serving;
 use clap::Parser;
 use std::ffi::OsString;
+use std::num::NonZero;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
 const OK: i32 = 0;
 const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
-/// Threads that run the services; blocking work has its own.
-const WORKERS: usize = 2;
+/// Threads that run the APIs, the relay and health; blocking work has its own.
+const SERVICE_WORKERS: usize = 2;
+/// Threads that run the engine and its clients: half of the processors, and at most so many. They have a runtime of their own, so
+/// that no answer of an API holds mail up, and a message does not go from one processor's cache to another's.
+const MAIL_WORKERS_MAX: usize = 8;
+/// How long what blocks may take to end.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 
 /// Runs the program. Returns its exit code.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
@@ -99,11 +107,19 @@ fn start(service: Option<Service>, folders: Folders, env: SharedEnv) -> std::io:
         Some(Service::Health) => Serving::Health,
     };
     scheduling::as_batch();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
-    let options = Options { serving, config: folders.config, data: folders.data };
-    let code = runtime.block_on(serve::run(options, env, &mut std::io::stderr()));
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    let services = runtime("services", SERVICE_WORKERS)?;
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mail = runtime("mail", (processors / 2).clamp(1, MAIL_WORKERS_MAX))?;
+    let options = Options { serving, config: folders.config, data: folders.data, mail: mail.handle().clone() };
+    let code = services.block_on(serve::run(options, env, &mut std::io::stderr()));
+    for ended in [services, mail] {
+        ended.shutdown_timeout(SHUTDOWN_MAX);
+    }
     Ok(code)
+}
+
+fn runtime(name: &str, workers: usize) -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(workers).thread_name(name).enable_all().build()
 }
 
 /// Logs to standard error: lines for people, JSON with `POSTWARM_LOG_FORMAT=json`; the filter is `RUST_LOG`. `Err` says

@@ -80,7 +80,7 @@ impl Live {
         self.sender.subscribe()
     }
 
-    /// Looks for edits; to be called every [`POLL`](crate::config::watch::POLL) with a clock that never goes back. It
+    /// Looks for edits; to be called every [`POLL`](crate::config::watch::POLL) or so with a clock that never goes back. It
     /// reads small files, and so may block for a moment. Returns what runs from now on, if anything changed.
     pub fn tick(&self, now_ms: i64) -> Option<Arc<Snapshot>> {
         let mut watcher = self.watcher();

@@ -8,8 +8,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How often to look.
+/// How often to look, where looking takes at most one part in [`POLL_PART`] of the time; else less often, but every [`POLL_MAX`].
 pub const POLL: Duration = Duration::from_millis(250);
+const POLL_MAX: Duration = Duration::from_secs(1);
+const POLL_PART: u32 = 100;
 /// A changed file is read once it has been the same for so long.
 const STILL_MS: i64 = 300;
 
@@ -33,6 +35,11 @@ impl Seen {
         }
         now != self.taken && now_ms - self.since_ms >= STILL_MS
     }
+}
+
+/// How long to wait after a look that took so long.
+pub fn pause_after(took: Duration) -> Duration {
+    (took * POLL_PART).clamp(POLL, POLL_MAX)
 }
 
 /// Watches one configuration folder by polling, which works on every file system and in every container.
@@ -111,4 +118,15 @@ pub fn print(path: &Path) -> Print {
     let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
     let changed = ns(metadata.ctime(), metadata.ctime_nsec());
     Some((ns(metadata.mtime(), metadata.mtime_nsec()), changed, metadata.size(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_takes_a_hundredth_of_the_time_within_bounds() {
+        let after_us = |us| pause_after(Duration::from_micros(us)).as_millis();
+        assert_eq!([0, 2_500, 2_600, 5_000, 10_000, 60_000_000].map(after_us), [250, 250, 260, 500, 1_000, 1_000]);
+    }
 }
