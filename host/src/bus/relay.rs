@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Records of one publish, and those of a commit more.
 const BATCH_MAX: usize = 2000;
-/// How long the relay waits for company after the first record, so that a busy time has few and large publishes.
-const LINGER: Duration = Duration::from_millis(25);
+/// How long the relay lets records gather, so that a busy time has few and large publishes.
+const LINGER: Duration = Duration::from_millis(50);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 
@@ -64,6 +64,8 @@ impl Relay {
                         self.tell(throttle.worked(), "");
                         if moved == 0 {
                             self.outbox.wait().await;
+                        }
+                        if moved < BATCH_MAX {
                             self.clock.sleep(LINGER).await;
                         }
                     }
@@ -100,23 +102,23 @@ impl Relay {
         Ok(())
     }
 
-    /// Moves one batch; answers how many rows it had.
+    /// Moves one batch; answers how many records it had.
     async fn step(&self) -> Result<usize, RelayError> {
         let pending = self.outbox.pending(BATCH_MAX).await?;
         let oldest_at = pending.iter().flat_map(|row| row.batch.records()).next().map(|oldest| oldest.at);
         self.lock().oldest_at = oldest_at;
         let lag_ms = oldest_at.map_or(0, |at| (self.clock.now().wall_ms - at).max(0));
         metrics::gauge!("postwarm_relay_lag_seconds").set(lag_ms as f64 / 1000.0);
-        let (rows, last) = (pending.len(), pending.last().map(|row| row.number));
-        if let Some(last) = last {
+        let mut records = 0;
+        if let Some(last) = pending.last().map(|row| row.number) {
             let batch: Batch = pending.into_iter().map(|row| row.batch).collect();
-            let count = batch.len() as u64;
+            records = batch.len();
             self.log.publish(batch).await?;
             self.outbox.published(last).await?;
-            metrics::counter!("postwarm_events_published_total").increment(count);
+            metrics::counter!("postwarm_events_published_total").increment(records as u64);
         }
         self.lock().last_error = None;
-        Ok(rows)
+        Ok(records)
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
@@ -129,6 +131,8 @@ mod tests {
     use super::*;
     use crate::bus::{Consumer, Outgoing, Position, Topic, contract};
     use crate::clock::ManualClock;
+    use futures_util::poll;
+    use std::pin::pin;
     use tokio::sync::Notify;
 
     #[derive(Default)]
@@ -161,6 +165,24 @@ mod tests {
         fail: Mutex<usize>,
         failed: Notify,
         got: Mutex<Batch>,
+        /// How many records each publish had.
+        sizes: Mutex<Vec<usize>>,
+    }
+
+    impl Flaky {
+        fn that_fails(publishes: usize) -> Arc<Flaky> {
+            Arc::new(Flaky { fail: Mutex::new(publishes), failed: Notify::new(), got: Mutex::default(), sizes: Mutex::default() })
+        }
+    }
+
+    /// A row of two records.
+    fn row(number: i64) -> Outgoing {
+        let records = [2 * number - 1, 2 * number].map(|n| contract::record(Topic::Recipients, "a", n));
+        Outgoing { number, batch: records.into_iter().collect() }
+    }
+
+    fn outbox(numbers: std::ops::RangeInclusive<i64>) -> Arc<Rows> {
+        Arc::new(Rows { rows: Mutex::new(numbers.map(row).collect()), ..Rows::default() })
     }
 
     #[async_trait::async_trait]
@@ -172,6 +194,7 @@ mod tests {
                 self.failed.notify_one();
                 return Err(LogError::Unavailable("away".into()));
             }
+            self.sizes.lock().unwrap().push(batch.len());
             self.got.lock().unwrap().append(&batch);
             Ok(())
         }
@@ -182,10 +205,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_log_that_is_away_keeps_the_rows_and_gets_them_all_in_order_later() {
-        let two = |number: i64| [2 * number - 1, 2 * number].map(|n| contract::record(Topic::Recipients, "a", n)).into_iter().collect();
-        let outgoing = (1..=2500).map(|number| Outgoing { number, batch: two(number) }).collect();
-        let outbox = Arc::new(Rows { rows: Mutex::new(outgoing), ..Rows::default() });
-        let log = Arc::new(Flaky { fail: Mutex::new(2), failed: Notify::new(), got: Mutex::default() });
+        let (outbox, log) = (outbox(1..=2500), Flaky::that_fails(2));
         let (clock, stop) = (Arc::new(ManualClock::at(0)), CancellationToken::new());
         let relay = Arc::new(Relay::new(outbox.clone(), log.clone(), clock.clone()));
         let running = tokio::spawn({
@@ -207,5 +227,47 @@ mod tests {
         assert_eq!(got, (1..=5000).collect::<Vec<_>>());
         relay.drain().await.unwrap();
         assert_eq!(relay.progress(), Progress::default());
+    }
+
+    #[tokio::test]
+    async fn records_that_keep_coming_gather_between_publishes() {
+        let (outbox, log, clock) = (outbox(1..=1), Flaky::that_fails(0), Arc::new(ManualClock::at(0)));
+        let relay = Relay::new(outbox.clone(), log.clone(), clock.clone());
+        let mut running = pin!(relay.run(CancellationToken::new()));
+        let sizes = || log.sizes.lock().unwrap().clone();
+        let add = |number| {
+            outbox.rows.lock().unwrap().push(row(number));
+            outbox.added.notify_one();
+        };
+        let ms = |ms| clock.advance(Duration::from_millis(ms));
+        assert!(poll!(&mut running).is_pending());
+        add(2);
+        ms(49);
+        add(3);
+        assert!(poll!(&mut running).is_pending());
+        assert_eq!(sizes(), [2]);
+        ms(1);
+        assert!(poll!(&mut running).is_pending());
+        assert_eq!(sizes(), [2, 4]);
+        // Nothing has come for a while; what comes then waits for company too.
+        for _ in 0..3 {
+            ms(50);
+            assert!(poll!(&mut running).is_pending());
+        }
+        add(4);
+        assert!(poll!(&mut running).is_pending());
+        add(5);
+        ms(50);
+        assert!(poll!(&mut running).is_pending());
+        assert_eq!(sizes(), [2, 4, 4]);
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_is_behind_goes_on_at_once() {
+        let (log, clock) = (Flaky::that_fails(0), Arc::new(ManualClock::at(0)));
+        let relay = Relay::new(outbox(1..=2500), log.clone(), clock);
+        let mut running = pin!(relay.run(CancellationToken::new()));
+        assert!(poll!(&mut running).is_pending());
+        assert_eq!(*log.sizes.lock().unwrap(), [BATCH_MAX, BATCH_MAX, 1000]);
     }
 }

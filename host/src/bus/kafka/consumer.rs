@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -20,10 +20,16 @@ const ASK_MAX: Duration = Duration::from_secs(10);
 const LEADER_WAIT: Duration = Duration::from_millis(50);
 /// How long the thread waits for a record before it looks whether it is still wanted.
 const THREAD_WAIT: Duration = Duration::from_millis(100);
+/// The brokers answer when they have so many octets, or after so many milliseconds.
+const FETCH_MIN_OCTETS: &str = "65536";
+const FETCH_WAIT_MS: &str = "100";
 /// How often new partitions are looked for.
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
-/// Records between the thread and `poll`; each may have 1 MB.
-const WAITING_MAX: usize = 64;
+/// Records that go from the thread to `poll` together, and the octets from which on no more are added: a record may have 1 MB.
+const TOGETHER_MAX: usize = 500;
+const TOGETHER_OCTETS: usize = 1024 * 1024;
+/// Such parts between the thread and `poll`.
+const WAITING_MAX: usize = 2;
 /// How long a poll waits for more when it has some.
 const LINGER: Duration = Duration::from_millis(5);
 
@@ -31,7 +37,9 @@ const LINGER: Duration = Duration::from_millis(5);
 type Next = BTreeMap<(Topic, i32), i64>;
 
 pub struct KafkaConsumer {
-    records: mpsc::Receiver<Result<Consumed, LogError>>,
+    parts: mpsc::Receiver<Result<Vec<Consumed>, LogError>>,
+    /// What came with others that were handed out.
+    left: VecDeque<Consumed>,
     /// What ended the stream behind records that were still to be handed out.
     failed: Option<LogError>,
 }
@@ -43,12 +51,22 @@ impl Consumer for KafkaConsumer {
             return Err(error);
         }
         let (mut found, mut octets, mut patience) = (Vec::new(), 0, wait);
-        while found.len() < max && octets < POLL_OCTETS_MAX {
-            match tokio::time::timeout(patience, self.records.recv()).await {
-                Ok(Some(Ok(record))) => {
-                    octets += record.payload.len();
-                    found.push(record);
-                }
+        loop {
+            while found.len() < max
+                && octets < POLL_OCTETS_MAX
+                && let Some(record) = self.left.pop_front()
+            {
+                octets += record.payload.len();
+                found.push(record);
+            }
+            if found.len() >= max || octets >= POLL_OCTETS_MAX {
+                break;
+            }
+            if !found.is_empty() {
+                patience = LINGER;
+            }
+            match tokio::time::timeout(patience, self.parts.recv()).await {
+                Ok(Some(Ok(part))) => self.left.extend(part),
                 Ok(Some(Err(error))) if found.is_empty() => return Err(error),
                 Ok(Some(Err(error))) => {
                     self.failed = Some(error);
@@ -57,7 +75,6 @@ impl Consumer for KafkaConsumer {
                 Ok(None) if found.is_empty() => return Err(LogError::Unavailable("the consumer has stopped".to_owned())),
                 Ok(None) | Err(_) => break,
             }
-            patience = LINGER;
         }
         Ok(found)
     }
@@ -73,7 +90,8 @@ pub fn open(kafka: &Kafka, topics: &[Topic], positions: &[Position], reports: Re
         .set("auto.offset.reset", "error")
         .set("allow.auto.create.topics", "false")
         .set("check.crcs", "true")
-        .set("fetch.wait.max.ms", "100")
+        .set("fetch.min.bytes", FETCH_MIN_OCTETS)
+        .set("fetch.wait.max.ms", FETCH_WAIT_MS)
         .set("queued.min.messages", "2000")
         .set("queued.max.messages.kbytes", "4096")
         .create_with_context(reports)
@@ -83,10 +101,10 @@ pub fn open(kafka: &Kafka, topics: &[Topic], positions: &[Position], reports: Re
     let wanted = positions.iter().map(|p| ((p.topic, p.partition), p.next_offset)).collect();
     reader.next = reader.all_partitions(&wanted)?;
     reader.assign()?;
-    let (sender, records) = mpsc::channel(WAITING_MAX);
+    let (sender, parts) = mpsc::channel(WAITING_MAX);
     let spawned = std::thread::Builder::new().name("kafka-consumer".to_owned()).spawn(move || reader.read(&sender));
     spawned.map_err(|e| LogError::Unavailable(e.to_string()))?;
-    Ok(KafkaConsumer { records, failed: None })
+    Ok(KafkaConsumer { parts, left: VecDeque::new(), failed: None })
 }
 
 struct Reader {
@@ -96,7 +114,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(mut self, sender: &mpsc::Sender<Result<Consumed, LogError>>) {
+    fn read(mut self, sender: &mpsc::Sender<Result<Vec<Consumed>, LogError>>) {
         let mut refreshed = Instant::now();
         while !sender.is_closed() {
             if refreshed.elapsed() >= REFRESH_EVERY {
@@ -105,23 +123,39 @@ impl Reader {
                     tracing::warn!(%error, "new partitions could not be looked for");
                 }
             }
-            let read = match self.consumer.poll(THREAD_WAIT) {
-                None => continue,
-                Some(Ok(message)) => consumed(&self.names, &message),
-                Some(Err(error)) => match self.failure(&error) {
-                    None => continue,
-                    Some(failure) => Err(failure),
-                },
-            };
-            if let Ok(record) = &read {
-                self.next.insert((record.topic, record.partition), record.offset + 1);
-            }
-            let ends = read.is_err();
+            let (part, failure) = self.part();
+            let ends = failure.is_some();
+            let parts = (!part.is_empty()).then_some(Ok(part)).into_iter().chain(failure.map(Err));
             // A receiver that was dropped ends the thread.
-            if sender.blocking_send(read).is_err() || ends {
+            if parts.map(|part| sender.blocking_send(part)).any(|sent| sent.is_err()) || ends {
                 return;
             }
         }
+    }
+
+    /// Waits for a record and takes what has come with it; and what ended the stream behind them.
+    fn part(&mut self) -> (Vec<Consumed>, Option<LogError>) {
+        let (mut part, mut octets, mut wait) = (Vec::new(), 0, THREAD_WAIT);
+        while part.len() < TOGETHER_MAX && octets < TOGETHER_OCTETS {
+            let read = match self.consumer.poll(wait) {
+                None => break,
+                Some(Ok(message)) => consumed(&self.names, &message),
+                Some(Err(error)) => match self.failure(&error) {
+                    None => break,
+                    Some(failure) => Err(failure),
+                },
+            };
+            match read {
+                Ok(record) => {
+                    self.next.insert((record.topic, record.partition), record.offset + 1);
+                    octets += record.payload.len();
+                    part.push(record);
+                }
+                Err(failure) => return (part, Some(failure)),
+            }
+            wait = Duration::ZERO;
+        }
+        (part, None)
     }
 
     /// What ends the consumer; `None` for what the client mends by itself.
@@ -212,4 +246,49 @@ fn consumed(names: &[(String, Topic)], message: &BorrowedMessage<'_>) -> Result<
     let topic = topic.ok_or_else(|| LogError::Unavailable(format!("a record of `{}` came, which nobody asked for", message.topic())))?;
     let payload = Bytes::copy_from_slice(message.payload().unwrap_or_default());
     Ok(Consumed { topic, partition: message.partition(), offset: message.offset(), payload })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(30);
+
+    fn part(offsets: std::ops::Range<i64>) -> Vec<Consumed> {
+        offsets.map(|offset| Consumed { topic: Topic::Facts, partition: 0, offset, payload: Bytes::from_static(b"so") }).collect()
+    }
+
+    async fn offsets(consumer: &mut KafkaConsumer, max: usize) -> Vec<i64> {
+        consumer.poll(max, WAIT).await.unwrap().iter().map(|record| record.offset).collect()
+    }
+
+    #[tokio::test]
+    async fn a_part_goes_over_as_many_polls_as_it_takes_and_what_ends_the_stream_comes_behind_it() {
+        let (sender, parts) = mpsc::channel(2);
+        let mut consumer = KafkaConsumer { parts, left: VecDeque::new(), failed: None };
+        sender.send(Ok(part(0..5))).await.unwrap();
+        assert_eq!(offsets(&mut consumer, 2).await, [0, 1]);
+        sender.send(Ok(part(5..7))).await.unwrap();
+        sender.send(Err(LogError::Unavailable("away".into()))).await.unwrap();
+        drop(sender);
+        assert_eq!(offsets(&mut consumer, 2).await, [2, 3]);
+        assert_eq!(offsets(&mut consumer, 2).await, [4, 5], "of two parts");
+        assert_eq!(offsets(&mut consumer, 2).await, [6]);
+        for words in ["away", "the consumer has stopped"] {
+            let ended = consumer.poll(2, WAIT).await;
+            assert!(matches!(&ended, Err(LogError::Unavailable(why)) if why == words), "{ended:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_poll_takes_no_further_record_once_it_has_enough_octets() {
+        let (sender, parts) = mpsc::channel(2);
+        let mut consumer = KafkaConsumer { parts, left: VecDeque::new(), failed: None };
+        let mut large = part(0..3);
+        large[1].payload = vec![0; POLL_OCTETS_MAX].into();
+        sender.send(Ok(large)).await.unwrap();
+        drop(sender);
+        assert_eq!(offsets(&mut consumer, 9).await, [0, 1]);
+        assert_eq!(offsets(&mut consumer, 9).await, [2]);
+    }
 }
