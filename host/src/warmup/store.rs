@@ -286,6 +286,8 @@ pub struct Believed {
 pub struct FanOut {
     pub org: OrgId,
     pub email: EmailNumber,
+    /// How many recipients it is of, that are asked for at most.
+    pub rows: usize,
     pub unknown_domains: Vec<String>,
 }
 

@@ -66,14 +66,20 @@ impl Client {
         }
     }
 
+    /// How many rows it may have in hand ahead of its calls.
+    pub fn ahead(&self, boot_ms: i64) -> usize {
+        self.pace.ahead(boot_ms, self.in_hand > 0)
+    }
+
     /// How many more rows it may have in hand: in its calls, and ahead of them.
     pub fn room(&self, boot_ms: i64) -> usize {
-        (self.calls.client().in_flight_max() + self.pace.ahead(boot_ms)).saturating_sub(self.in_hand)
+        (self.calls.client().in_flight_max() + self.ahead(boot_ms)).saturating_sub(self.in_hand)
     }
 
     pub fn reserve(&mut self, rows: usize, boot_ms: i64) {
         if self.in_hand == 0 {
             self.heard_at = boot_ms;
+            self.pace.begins_again(boot_ms);
         }
         self.in_hand += rows;
     }

@@ -5,14 +5,16 @@
 
 use crate::clock::Clock;
 use crate::model::name::OrgId;
-use crate::warmup::store::{BackfillStep, Believed, Queue, StoreError};
+use crate::warmup::store::{BackfillStep, Believed, FanOut, Queue, StoreError};
 use futures_util::StreamExt;
+use futures_util::future::try_join_all;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Rows of one step.
+/// Rows of one organization in a step; and from how many of all no further organization joins it.
 const ROWS: usize = 1_000;
 /// Back-fills of one step.
 const BACKFILLS: usize = 500;
@@ -78,16 +80,19 @@ impl Feeder {
         }
     }
 
-    /// One step of an organization's fan-out, and of back-fill when every organization has had its turn. `last`: the
-    /// organization of the step before. `None`: there is more.
-    async fn step(&self, last: &mut OrgId) -> Result<Option<Duration>, StoreError> {
+    /// One step of fan-out, of as many organizations as have few recipients to be committed together; and of back-fill when every
+    /// organization has had its turn. `last`: the last organization of the step before. `None`: there is more.
+    pub(super) async fn step(&self, last: &mut OrgId) -> Result<Option<Duration>, StoreError> {
         let now = self.clock.now().wall_ms;
         // Taken before the lookups: where the settings change meanwhile, what they found counts as found with the old ones.
         let believed = Believed { checked_after: now - BELIEVED_MS, settings: self.lookup.settings() };
-        if let Some(next) = self.queue.fan_out_next(*last, ROWS, believed).await? {
-            self.look_up(next.unknown_domains, believed.settings).await?;
-            self.queue.fan_out(next.org, next.email, ROWS, now).await?;
-            if next.org <= std::mem::replace(last, next.org) {
+        let (steps, all_had_a_turn) = self.next_steps(last, believed).await?;
+        if !steps.is_empty() {
+            let unknown: BTreeSet<String> = steps.iter().flat_map(|step| step.unknown_domains.iter().cloned()).collect();
+            self.look_up(unknown.into_iter().collect(), believed.settings).await?;
+            // At once, so that they share commits.
+            try_join_all(steps.iter().map(|step| self.queue.fan_out(step.org, step.email, ROWS, now))).await?;
+            if all_had_a_turn {
                 self.back_fill(believed, now).await?;
             }
             return Ok(None);
@@ -98,6 +103,25 @@ impl Feeder {
         }
         let wait = step.next_at.map_or(SLEEP_MAX, |at| Duration::from_millis((at - now).max(1) as u64));
         Ok(Some(wait.min(SLEEP_MAX)))
+    }
+
+    /// What is fanned out together, and whether every organization has had its turn then.
+    async fn next_steps(&self, last: &mut OrgId, believed: Believed) -> Result<(Vec<FanOut>, bool), StoreError> {
+        let (mut steps, mut rows, mut all_had_a_turn) = (Vec::<FanOut>::new(), 0, false);
+        while rows < ROWS
+            && let Some(next) = self.queue.fan_out_next(*last, ROWS, believed).await?
+        {
+            let begins_again = next.org <= *last;
+            all_had_a_turn |= begins_again;
+            // It may be in this step already.
+            if begins_again && !steps.is_empty() {
+                break;
+            }
+            *last = next.org;
+            rows += next.rows;
+            steps.push(next);
+        }
+        Ok((steps, all_had_a_turn))
     }
 
     async fn back_fill(&self, believed: Believed, now: i64) -> Result<BackfillStep, StoreError> {

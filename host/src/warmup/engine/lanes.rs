@@ -43,19 +43,47 @@ pub struct Around<'a> {
 /// What a lane could claim.
 struct Look {
     place: usize,
+    /// Rows of the lane in hand.
+    has: usize,
     index: usize,
     probe: bool,
     scopes: Scopes,
     wants: usize,
 }
 
-/// Parts that nobody could use, as limits are shared, are given out again once.
-const ROUNDS: usize = 2;
+/// First to those who have less than half of their rows; what is left goes to all, once, and once more what nobody could use of
+/// that, as limits are shared.
+const ROUNDS: [Round; 3] = [Round::Wanting, Round::All, Round::All];
 
-/// How many rows a lane shall get at a time where others wait behind it: enough to share a client's writes and the turn's commit;
-/// of a small pool no more than its part in [`SHARERS`].
-const ROWS_TOGETHER: usize = 8;
-const SHARERS: usize = 16;
+/// Who has his turn in a round.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Round {
+    /// Lanes that have less than half of their rows.
+    Wanting,
+    All,
+}
+
+/// How many rows a lane shall have in hand where others wait behind it: enough to share a client's writes and the turn's commit, and
+/// fewer where nobody knows yet how fast its client is.
+const ROWS_TOGETHER: Portion = Portion { rows: 64, sharers: 8 };
+const ROWS_AT_FIRST: Portion = Portion { rows: 8, sharers: 16 };
+
+/// So many rows; of a small pool no more than the part of one of so many.
+struct Portion {
+    rows: usize,
+    sharers: usize,
+}
+
+impl Portion {
+    fn of(&self, rows_max: usize) -> usize {
+        self.rows.min(rows_max / self.sharers).max(1)
+    }
+}
+
+/// Looking which lanes have work takes at most one part in this of the time, where that is not more than so many milliseconds
+/// without a look: with many lanes it takes long, and whoever is due goes on meanwhile.
+const LOOK_PART: i64 = 20;
+const LOOK_REST_MAX_MS: i64 = 500;
 
 /// What a plan has come to.
 struct Plan {
@@ -63,24 +91,42 @@ struct Plan {
     /// Rows that may still be claimed.
     room: usize,
     in_hand: BTreeMap<OrgId, usize>,
-    /// Rows in hand of each lane that is due, those that it gets now included.
-    has: Vec<usize>,
+    /// Rows in hand of lanes that got some, by their place.
+    has: BTreeMap<usize, usize>,
     lanes: Vec<Lane>,
 }
 
-impl Plan {
-    fn together(&self) -> usize {
-        ROWS_TOGETHER.min(self.rows_max / SHARERS).max(1)
+/// A lane that has work.
+struct Due {
+    lane: LaneKey,
+    /// How many rows it shall have in hand.
+    together: usize,
+    /// Rows claimed since it came to the front.
+    served: usize,
+}
+
+impl Due {
+    fn new(lane: LaneKey) -> Due {
+        Due { lane, together: ROWS_AT_FIRST.rows, served: 0 }
+    }
+
+    /// How many rows it may still get before it lets others come. It is served in one go, so that its connections do not wait for it.
+    fn left(&self) -> usize {
+        (2 * self.together).saturating_sub(self.served)
     }
 }
 
 /// The lanes that have work, in the order in which they are served.
 #[derive(Default)]
 pub struct LaneBook {
-    due: VecDeque<LaneKey>,
-    /// When the engine should look again though nothing happens, by the boot clock.
+    due: VecDeque<Due>,
+    /// When more is due in the store, by the boot clock.
     next_at: Option<i64>,
+    /// When a lane of the last plan that waits for a slot, for the end of a pause or for a client may go on.
+    resumes_at: Option<i64>,
     stale: bool,
+    /// Not before is the store looked through again, as that took long.
+    rests_until: i64,
 }
 
 impl LaneBook {
@@ -89,19 +135,22 @@ impl LaneBook {
     }
 
     pub fn is_stale(&self, boot_ms: i64) -> bool {
-        self.stale || self.next_at.is_some_and(|at| at <= boot_ms)
+        boot_ms >= self.rests_until && (self.stale || self.next_at.is_some_and(|at| at <= boot_ms))
     }
 
+    /// When the engine should look again though nothing happens, by the boot clock.
     pub fn next_at(&self) -> Option<i64> {
-        self.next_at
+        let looks_at = if self.stale { Some(self.rests_until) } else { self.next_at.map(|at| at.max(self.rests_until)) };
+        looks_at.into_iter().chain(self.resumes_at).min()
     }
 
-    /// Takes what the store found. Lanes that are known keep their turn.
-    pub fn replace(&mut self, found: Lanes, now: Now) {
+    /// Takes what the store found, who was asked at `asked`. Lanes that are known keep their turn.
+    pub fn replace(&mut self, found: Lanes, asked: Now, now: Now) {
         self.stale = false;
+        self.rests_until = now.boot_ms + ((now.boot_ms - asked.boot_ms) * LOOK_PART).min(LOOK_REST_MAX_MS);
         self.next_at = found.next_at.map(|wall| now.boot_ms + (wall - now.wall_ms).max(1));
         let mut fresh: HashSet<LaneKey> = found.due.iter().cloned().collect();
-        self.due.retain(|lane| fresh.remove(lane));
+        self.due.retain(|due| fresh.remove(&due.lane));
         // The first lane of each organization, then the second of each: one with many lanes does not come before all others.
         let mut lanes_of: HashMap<OrgId, usize> = HashMap::new();
         let mut new: Vec<(usize, LaneKey)> = Vec::new();
@@ -111,64 +160,75 @@ impl LaneBook {
             new.push((*before, lane));
         }
         new.sort_by_key(|(nth, _)| *nth);
-        self.due.extend(new.into_iter().map(|(_, lane)| lane));
+        self.due.extend(new.into_iter().map(|(_, lane)| Due::new(lane)));
     }
 
-    fn wake_at(&mut self, boot_ms: i64) {
-        self.next_at = Some(self.next_at.map_or(boot_ms, |at| at.min(boot_ms)));
+    fn resume_at(&mut self, boot_ms: i64) {
+        self.resumes_at = Some(self.resumes_at.map_or(boot_ms, |at| at.min(boot_ms)));
     }
 
     /// Decides what is claimed now, at most up to `rows_max` in hand: live mail of all lanes before any back-fill, as they
-    /// may spend the same limits. Of many lanes those at the front share what there is, and the others come first the next time: a
-    /// turn costs what it claims, and not what waits.
+    /// may spend the same limits. Of many lanes those at the front share what there is until they have had their turn: a plan costs
+    /// what it claims, and not what waits for its turn.
     pub fn plan(&mut self, rows_max: usize, hands: &Hands, mut around: Around<'_>) -> Vec<Lane> {
+        self.resumes_at = None;
         let room = rows_max.saturating_sub(hands.len());
-        let has = self.due.iter().map(|lane| hands.of(lane)).collect();
-        let mut plan = Plan { rows_max, room, in_hand: hands.by_organization().clone(), has, lanes: Vec::new() };
+        let mut plan = Plan { rows_max, room, in_hand: hands.by_organization().clone(), has: BTreeMap::new(), lanes: Vec::new() };
         for source in [Source::Live, Source::Backfill] {
-            for _ in 0..ROUNDS {
+            for round in ROUNDS {
                 let (before, mut from) = (plan.room, 0);
                 // Whoever has his part already leaves room for those behind him.
                 while plan.room > 0 && from < self.due.len() {
                     let looks;
-                    (looks, from) = self.look(source, from, &plan, &mut around);
+                    (looks, from) = self.look((source, round), from, &plan, hands, &mut around);
                     self.share(looks, &mut plan, &mut around);
                 }
-                if plan.room == before {
+                if round == Round::All && plan.room == before {
                     break;
                 }
             }
         }
-        if room > 0 {
-            self.rotate(&plan);
-        }
+        self.rotate(&plan);
         plan.lanes
     }
 
-    /// Whoever has half of his rows goes behind those who have fewer; of these the first behind the others.
+    /// Whoever has had his turn goes behind all others.
     fn rotate(&mut self, plan: &Plan) {
-        let (mut first, mut behind) = (VecDeque::new(), VecDeque::new());
-        for (lane, has) in self.due.drain(..).zip(&plan.has) {
-            if 2 * has < plan.together() { first.push_back(lane) } else { behind.push_back(lane) }
+        let done: Vec<usize> = plan.has.keys().copied().filter(|place| self.due[*place].left() == 0).collect();
+        for (before, place) in done.into_iter().enumerate() {
+            let Some(due) = self.due.remove(place - before) else { continue };
+            self.due.push_back(Due { served: 0, ..due });
         }
-        behind.rotate_left(usize::from(!behind.is_empty()));
-        first.append(&mut behind);
-        self.due = first;
     }
 
     /// What the lanes of a source could claim if they were alone, from a place on, of as many as can use the room there is; and the
     /// place behind them.
-    fn look(&mut self, source: Source, from: usize, plan: &Plan, around: &mut Around<'_>) -> (Vec<Look>, usize) {
+    fn look(
+        &mut self,
+        (source, round): (Source, Round),
+        from: usize,
+        plan: &Plan,
+        hands: &Hands,
+        around: &mut Around<'_>,
+    ) -> (Vec<Look>, usize) {
         let (mut looks, mut used) = (Vec::new(), 0);
         for place in from..self.due.len() {
             if used >= plan.room {
                 return (looks, place);
             }
-            if self.due[place].source == source
-                && let Some(look) = self.look_at(place, plan.rows_max, around)
-            {
-                used += look.wants.min(plan.together());
-                looks.push(look);
+            if self.due[place].lane.source != source {
+                continue;
+            }
+            let has = plan.has.get(&place).copied().unwrap_or_else(|| hands.of(&self.due[place].lane));
+            if let Some(mut look) = self.look_at(place, has, plan.rows_max, around) {
+                let due = &self.due[place];
+                if round == Round::Wanting {
+                    look.wants = if 2 * has < due.together { look.wants.min(due.left()) } else { 0 };
+                }
+                if look.wants > 0 {
+                    used += look.wants.min(due.together);
+                    looks.push(look);
+                }
             }
         }
         (looks, self.due.len())
@@ -176,21 +236,22 @@ impl LaneBook {
 
     /// Shares out what may be claimed among lanes.
     fn share(&mut self, looks: Vec<Look>, plan: &mut Plan, around: &mut Around<'_>) {
-        let asks: Vec<Ask> = looks.iter().map(|l| Ask { org: self.due[l.place].org, has: plan.has[l.place], wants: l.wants }).collect();
+        let asks: Vec<Ask> = looks.iter().map(|l| Ask { org: self.due[l.place].lane.org, has: l.has, wants: l.wants }).collect();
         let parts = fair::parts(Pool { rows_max: plan.rows_max, in_hand: &plan.in_hand }, &asks);
         for (look, part) in looks.into_iter().zip(parts).filter(|(_, part)| *part > 0) {
-            let place = look.place;
+            let (place, has) = (look.place, look.has);
             let Some(lane) = self.take(look, part, around) else { continue };
             let rows = lane.claim.rows_max;
             plan.room -= rows.min(plan.room);
-            plan.has[place] += rows;
+            plan.has.insert(place, has + rows);
+            self.due[place].served += rows;
             *plan.in_hand.entry(lane.claim.lane.org).or_default() += rows;
             add(&mut plan.lanes, lane);
         }
     }
 
-    fn look_at(&mut self, place: usize, rows_max: usize, around: &mut Around<'_>) -> Option<Look> {
-        let LaneKey { org, provider, .. } = &self.due[place];
+    fn look_at(&mut self, place: usize, has: usize, rows_max: usize, around: &mut Around<'_>) -> Option<Look> {
+        let LaneKey { org, provider, .. } = &self.due[place].lane;
         let (org, provider) = (*org, provider.clone());
         let Around { organizations, limits, view, now } = around;
         let organization = organizations.get_mut(org)?;
@@ -199,13 +260,13 @@ impl LaneBook {
             Choice::Probe(index) => (index, true),
             Choice::Wait(at) => {
                 view.hold(org, &provider, Held { words: organization.why_failing(), until_boot_ms: None });
-                self.wake_at(at.unwrap_or(now.boot_ms + 1_000));
+                self.resume_at(at.unwrap_or(now.boot_ms + 1_000));
                 return None;
             }
         };
         if let Some((until, words)) = organization.paused(index, &provider, *now) {
             view.hold(org, &provider, Held { words, until_boot_ms: Some(until) });
-            self.wake_at(until);
+            self.resume_at(until);
             return None;
         }
         view.goes(org, &provider, organization.client_name(index));
@@ -216,22 +277,24 @@ impl LaneBook {
         let scopes = organization.scopes_of(index, &provider);
         let claimable = limits.claimable(&scopes, room as u64, now.boot_ms);
         if claimable.n == 0 {
-            self.wake_after(claimable.blocked_by, *now);
+            self.resume_after(claimable.blocked_by, *now);
             return None;
         }
-        Some(Look { place, index, probe, scopes, wants: claimable.n as usize })
+        let together = if organization.is_brisk(index, now.boot_ms) { ROWS_TOGETHER } else { ROWS_AT_FIRST };
+        self.due[place].together = together.of(rows_max);
+        Some(Look { place, has, index, probe, scopes, wants: claimable.n as usize })
     }
 
     /// Takes the slots of a lane's part. Lanes before it may have taken what it saw.
     fn take(&mut self, look: Look, part: usize, around: &mut Around<'_>) -> Option<Lane> {
-        let lane = self.due[look.place].clone();
+        let lane = self.due[look.place].lane.clone();
         let Around { organizations, limits, now, .. } = around;
         let organization = organizations.get_mut(lane.org)?;
         let still_probing = look.probe && matches!(organization.choose(now.boot_ms), Choice::Probe(index) if index == look.index);
         let room = if look.probe { usize::from(still_probing) } else { organization.room(look.index, now.boot_ms) };
         let claimable = limits.claimable(&look.scopes, part.min(room) as u64, now.boot_ms);
         let rows_max = claimable.n as usize;
-        self.wake_after(claimable.blocked_by, *now);
+        self.resume_after(claimable.blocked_by, *now);
         if rows_max == 0 {
             return None;
         }
@@ -244,9 +307,9 @@ impl LaneBook {
         Some(Lane { claim: Claim { lane, client: name, rows_max }, scopes: look.scopes, client, got: 0, probe: look.probe })
     }
 
-    fn wake_after(&mut self, blocked_by: Option<Blocked>, now: Now) {
+    fn resume_after(&mut self, blocked_by: Option<Blocked>, now: Now) {
         if let Some(at) = blocked_by.and_then(|b| b.next_at_boot_ms) {
-            self.wake_at(at.max(now.boot_ms + 1));
+            self.resume_at(at.max(now.boot_ms + 1));
         }
     }
 
@@ -265,7 +328,7 @@ impl LaneBook {
                     organization.release_probe(lane.client);
                 }
             }
-            self.due.retain(|lane| *lane != claim.lane);
+            self.due.retain(|due| due.lane != claim.lane);
             self.stale = true;
         }
     }
@@ -278,7 +341,8 @@ impl LaneBook {
             Settled::Sent(_) | Settled::Failed(_) => None,
         };
         if let Some(due) = due {
-            self.wake_at(at.boot_ms + (due - at.wall_ms).max(1));
+            let due = at.boot_ms + (due - at.wall_ms).max(1);
+            self.next_at = Some(self.next_at.map_or(due, |at| at.min(due)));
         }
     }
 }
@@ -288,5 +352,38 @@ fn add(planned: &mut Vec<Lane>, lane: Lane) {
     match planned.iter_mut().find(|before| before.client == lane.client && before.claim.lane == lane.claim.lane) {
         Some(before) => before.claim.rows_max += lane.claim.rows_max,
         None => planned.push(lane),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(boot_ms: i64) -> Now {
+        Now { wall_ms: boot_ms + 5_000_000, boot_ms }
+    }
+
+    #[test]
+    fn a_look_that_took_long_is_not_repeated_for_twenty_times_as_long_though_something_asks_for_it() {
+        let mut book = LaneBook::default();
+        book.look_again();
+        let due_soon = Lanes { next_at: Some(at(1_020).wall_ms), ..Lanes::default() };
+        book.replace(due_soon, at(1_000), at(1_010));
+        assert_eq!(book.next_at(), Some(1_210), "what is due sooner waits for it");
+        book.look_again();
+        assert_eq!((book.is_stale(1_209), book.is_stale(1_210)), (false, true));
+        assert_eq!(book.next_at(), Some(1_210), "the engine wakes up for it");
+        book.replace(Lanes::default(), at(1_210), at(2_210));
+        book.look_again();
+        assert_eq!(book.next_at(), Some(2_210 + LOOK_REST_MAX_MS), "however long it took");
+    }
+
+    #[test]
+    fn a_look_that_took_no_time_may_be_repeated_at_once() {
+        let mut book = LaneBook::default();
+        book.replace(Lanes { next_at: Some(at(1_020).wall_ms), ..Lanes::default() }, at(1_000), at(1_000));
+        assert_eq!((book.is_stale(1_000), book.is_stale(1_020), book.next_at()), (false, true, Some(1_020)));
+        book.look_again();
+        assert!(book.is_stale(1_000));
     }
 }

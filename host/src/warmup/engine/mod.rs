@@ -38,7 +38,7 @@ use hands::{Hand, Hands, Ready};
 use lanes::{Around, Lane, LaneBook};
 use organizations::Organizations;
 use postwarm_plugin_api::{Outcome, SmtpClient};
-use returns::{COMPANY, Done, Returns};
+use returns::{Done, Returns};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,8 +55,11 @@ pub use view::{Held, View};
 const COMMIT_RETRY: Duration = Duration::from_millis(200);
 /// The longest sleep: a lane that became due by other means is found by then.
 const SLEEP_MAX_MS: i64 = 1_000;
-/// How long outcomes wait for others to be committed with.
-const LINGER: Duration = Duration::from_millis(2);
+/// How long outcomes wait for others to be committed with, and for how many at most: for their part of what is in hand, so that
+/// few are not waited for where few can come.
+const LINGER: Duration = Duration::from_millis(8);
+const COMPANY_MAX: usize = 160;
+const COMPANY_PART: usize = 3;
 /// Outcomes of one turn.
 const OUTCOMES_PER_TURN_MAX: usize = 512;
 
@@ -168,11 +171,12 @@ impl Engine {
 
     /// Lets a few outcomes wait for others, while others can come.
     async fn linger(&mut self, stop: &CancellationToken) {
-        if self.recorded.is_empty() || self.recorded.len() >= COMPANY || self.hands.is_empty() {
+        let company = ((self.recorded.len() + self.hands.len()) / COMPANY_PART).min(COMPANY_MAX);
+        if self.recorded.is_empty() || self.recorded.len() >= company || self.hands.is_empty() {
             return;
         }
         tokio::select! {
-            () = self.returns.company() => {}
+            () = self.returns.company(company - self.recorded.len()) => {}
             () = self.clock.sleep(LINGER) => {}
             () = stop.cancelled() => {}
         }
@@ -198,7 +202,7 @@ impl Engine {
             return;
         }
         match self.queue.lanes(now.wall_ms).await {
-            Ok(found) => self.lanes.replace(found, now),
+            Ok(found) => self.lanes.replace(found, now, self.clock.now()),
             Err(error) => {
                 tracing::error!(%error, "the queue could not be read; it is tried again");
                 self.clock.sleep(COMMIT_RETRY).await;

@@ -297,6 +297,11 @@ impl Running {
         self.clients[index].room(boot_ms)
     }
 
+    /// Tells whether the client answers so fast that rows are claimed ahead of its calls.
+    pub fn is_brisk(&self, index: usize, boot_ms: i64) -> bool {
+        self.clients[index].ahead(boot_ms) > 0
+    }
+
     /// The limits that a message through this client to this provider belongs to.
     pub fn scopes_of(&mut self, index: usize, provider: &Arc<str>) -> Scopes {
         let (settings, client) = (&self.settings, &self.clients[index]);

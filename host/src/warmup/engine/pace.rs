@@ -3,13 +3,16 @@
 //! A commit of few rows costs nearly what one of many does. Rows that wait, claimed, for a call to end let a fast client go on
 //! while the next commit gathers; a slow client has none, so that a power loss leaves no more unknown than it must.
 //!
-//! Invariant: pure.
+//! Invariant: pure. Time in which a client has nothing in hand says nothing of it.
 
-/// How many milliseconds of its answers a client has ahead: some commits, each with the wait for its rows.
-const AHEAD_MS: usize = 12;
+/// How many milliseconds of its answers a client has ahead: the wait for enough rows, and some commits.
+const AHEAD_MS: usize = 24;
+/// A client among many has at least this many rows ahead, where it answers them within a tenth of a second.
+const AHEAD_MIN: usize = 62;
+const AHEAD_MIN_MS: usize = 100;
 /// Over how many milliseconds answers are counted.
 const SPAN_MS: i64 = 20;
-/// After how many silent milliseconds nothing is known any more.
+/// After how many silent milliseconds nothing is known any more of a client that has rows in hand.
 const SILENCE_MS: i64 = 100;
 
 /// Answers of a client.
@@ -17,49 +20,91 @@ const SILENCE_MS: i64 = 100;
 pub struct Pace {
     /// When the span began, by the boot clock.
     since: i64,
+    /// The newest answer.
+    last: i64,
     /// Answers in the span.
     count: usize,
+    /// The client has had rows in hand for a whole span.
+    spanned: bool,
     /// What the span before tells.
     ahead: usize,
 }
 
 impl Pace {
+    /// The client has rows in hand again.
+    pub fn begins_again(&mut self, boot_ms: i64) {
+        if self.count > 0 && !self.spanned {
+            self.ahead = ahead(self.count, self.last - self.since);
+        }
+        (self.since, self.count, self.spanned) = (boot_ms, 0, false);
+    }
+
     /// The client has answered for its server.
     pub fn answered(&mut self, boot_ms: i64) {
         let passed = boot_ms - self.since;
         if passed >= SPAN_MS {
-            self.ahead = self.count * AHEAD_MS / usize::try_from(passed).unwrap_or(usize::MAX);
-            (self.since, self.count) = (boot_ms, 0);
+            self.ahead = ahead(self.count, passed);
+            (self.since, self.count, self.spanned) = (boot_ms, 0, true);
         }
         self.count += 1;
+        self.last = boot_ms;
     }
 
     /// How many rows may be claimed beyond what the client can have in its calls.
-    pub fn ahead(&self, boot_ms: i64) -> usize {
-        if boot_ms - self.since > SILENCE_MS { 0 } else { self.ahead }
+    pub fn ahead(&self, boot_ms: i64, is_busy: bool) -> usize {
+        if is_busy && boot_ms - self.since > SILENCE_MS { 0 } else { self.ahead }
     }
+}
+
+fn ahead(count: usize, passed: i64) -> usize {
+    let passed = usize::try_from(passed).unwrap_or(usize::MAX).max(1);
+    let within = |ms: usize| count.saturating_mul(ms) / passed;
+    within(AHEAD_MS).max(within(AHEAD_MIN_MS).min(AHEAD_MIN))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// `each` answers a millisecond.
+    fn steadily(pace: &mut Pace, from: i64, to: i64, each: usize) {
+        (from..to).flat_map(|ms| std::iter::repeat_n(ms, each)).for_each(|ms| pace.answered(ms));
+    }
+
     #[test]
-    fn a_fast_client_has_twelve_milliseconds_ahead_and_a_slow_or_silent_one_nothing() {
+    fn a_fast_client_has_twenty_four_milliseconds_ahead_and_a_slow_or_silent_one_nothing() {
         let mut pace = Pace::default();
-        assert_eq!(pace.ahead(1_000), 0, "nothing is known yet");
-        for at in (1_000..1_060).flat_map(|ms| [ms; 5]) {
-            pace.answered(at);
+        pace.begins_again(1_000);
+        assert_eq!(pace.ahead(1_000, true), 0, "nothing is known yet");
+        steadily(&mut pace, 1_000, 1_060, 5);
+        assert_eq!(pace.ahead(1_060, true), 120);
+        assert_eq!(pace.ahead(1_060 + SILENCE_MS, true), 0);
+        (4_000..9_000).step_by(150).for_each(|ms| pace.answered(ms));
+        assert_eq!(pace.ahead(9_000, true), 0);
+    }
+
+    #[test]
+    fn one_of_many_clients_has_a_tenth_of_a_second_ahead_up_to_a_number() {
+        let mut pace = Pace::default();
+        pace.begins_again(0);
+        (0..400).step_by(4).for_each(|ms| pace.answered(ms));
+        assert_eq!(pace.ahead(400, true), 25, "four milliseconds each");
+        steadily(&mut pace, 400, 440, 1);
+        assert_eq!(pace.ahead(440, true), AHEAD_MIN);
+    }
+
+    #[test]
+    fn a_few_rows_at_a_time_show_the_pace_too_and_the_time_between_them_does_not_count() {
+        let mut pace = Pace::default();
+        for began in [0, 10_000, 20_000] {
+            pace.begins_again(began);
+            [began + 3, began + 4].into_iter().for_each(|ms| pace.answered(ms));
         }
-        assert_eq!(pace.ahead(1_060), 60);
-        assert_eq!(pace.ahead(1_060 + SILENCE_MS), 0);
-        for at in (2_000..3_000).step_by(10) {
-            pace.answered(at);
-        }
-        assert_eq!(pace.ahead(3_000), 1);
-        for at in (4_000..9_000).step_by(50) {
-            pace.answered(at);
-        }
-        assert_eq!(pace.ahead(9_000), 0);
+        assert_eq!(pace.ahead(60_000, false), 50, "two in four milliseconds");
+        // Fourteen at once, but after a second.
+        pace.begins_again(70_000);
+        std::iter::repeat_n(71_000, 14).for_each(|ms| pace.answered(ms));
+        pace.begins_again(71_000);
+        assert_eq!(pace.ahead(71_000, true), 0);
     }
 }

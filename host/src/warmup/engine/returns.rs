@@ -12,9 +12,6 @@ use postwarm_plugin_api::Outcome;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-/// How many rows are worth a commit of their own.
-pub const COMPANY: usize = 48;
-
 /// A row that came back.
 pub struct Done {
     pub claimed: Arc<Claimed>,
@@ -22,10 +19,17 @@ pub struct Done {
     pub at: Now,
 }
 
+#[derive(Default)]
+struct Came {
+    rows: Vec<Done>,
+    /// How many the engine waits for.
+    enough: usize,
+}
+
 /// Rows that came back and were not taken yet.
 #[derive(Default)]
 pub struct Returns {
-    came: Mutex<Vec<Done>>,
+    came: Mutex<Came>,
     first: Notify,
     company: Notify,
 }
@@ -33,38 +37,51 @@ pub struct Returns {
 impl Returns {
     pub fn push(&self, done: Done) {
         let mut came = self.lock();
-        came.push(done);
-        let count = came.len();
+        came.rows.push(done);
+        let (count, enough) = (came.rows.len(), came.enough);
         drop(came);
-        match count {
-            1 => self.first.notify_one(),
-            COMPANY => self.company.notify_one(),
-            _ => {}
+        if count == 1 {
+            self.first.notify_one();
         }
+        if count == enough {
+            self.company.notify_one();
+        }
+    }
+
+    /// How many have come and were not taken yet.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.lock().rows.len()
     }
 
     /// Takes the oldest, at most `max`.
     pub fn take(&self, max: usize) -> Vec<Done> {
         let mut came = self.lock();
-        let count = came.len().min(max);
-        came.drain(..count).collect()
+        let count = came.rows.len().min(max);
+        came.rows.drain(..count).collect()
     }
 
     /// Resolves when a row has come. For one waiter at a time.
     pub async fn any(&self) {
-        while self.lock().is_empty() {
+        while self.lock().rows.is_empty() {
             self.first.notified().await;
         }
     }
 
     /// Resolves when there are enough for a commit. For one waiter at a time.
-    pub async fn company(&self) {
-        while self.lock().len() < COMPANY {
+    pub async fn company(&self, enough: usize) {
+        while !self.are(enough) {
             self.company.notified().await;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Done>> {
+    fn are(&self, enough: usize) -> bool {
+        let mut came = self.lock();
+        came.enough = enough;
+        came.rows.len() >= enough
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Came> {
         self.came.lock().expect("nobody panics while he holds this lock")
     }
 }

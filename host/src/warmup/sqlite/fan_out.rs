@@ -19,7 +19,7 @@ pub fn next(connection: &Connection, last: OrgId, rows: usize, believed: Believe
         None => oldest_behind(connection, i64::MIN)?,
         found => found,
     };
-    let Some((org, number, from)) = email else { return Ok(None) };
+    let Some((org, number, from, audience)) = email else { return Ok(None) };
     let mut statement = connection.prepare_cached(
         "SELECT DISTINCT d.name FROM users u JOIN domains d ON d.id = u.domain
          WHERE u.org = ?1 AND u.number > ?2 AND u.number <= ?2 + ?3 AND (d.checked_at <= ?4 OR d.settings <> ?5)",
@@ -27,17 +27,18 @@ pub fn next(connection: &Connection, last: OrgId, rows: usize, believed: Believe
     let unknown_domains = statement
         .query_map(params![org, from, rows as i64, believed.checked_after, believed.settings], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    Ok(Some(FanOut { org: OrgId(org), email: EmailNumber(number), unknown_domains }))
+    let rows = usize::try_from(audience - from).unwrap_or(0).min(rows);
+    Ok(Some(FanOut { org: OrgId(org), email: EmailNumber(number), rows, unknown_domains }))
 }
 
-/// The oldest email that is not fanned out, of the first organization behind another, and how far it is.
-fn oldest_behind(connection: &Connection, org: i64) -> Result<Option<(i64, i64, i64)>, DbError> {
+/// The oldest email that is not fanned out, of the first organization behind another, how far it is, and its audience.
+fn oldest_behind(connection: &Connection, org: i64) -> Result<Option<(i64, i64, i64, i64)>, DbError> {
     let found = connection
         .prepare_cached(
-            "SELECT org, number, fanned_out FROM progress INDEXED BY progress_fan_out
+            "SELECT org, number, fanned_out, audience FROM progress INDEXED BY progress_fan_out
              WHERE fanned_out < audience AND org > ?1 ORDER BY org, number LIMIT 1",
         )?
-        .query_row([org], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .query_row([org], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
         .optional()?;
     Ok(found)
 }

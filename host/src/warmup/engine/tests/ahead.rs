@@ -44,7 +44,7 @@ async fn a_fast_client_has_rows_ahead_of_its_calls_within_its_organizations_shar
 async fn a_client_that_was_silent_for_a_while_has_nothing_ahead() {
     let world = two_calls(1);
     let (mut engine, email) = fast(&world).await;
-    world.clock.advance(Duration::from_secs(1));
+    world.clock.advance(Duration::from_secs(3));
     for _ in 0..SHARE / CALLS {
         world.script.release(accepted);
         engine.answers(CALLS).await;

@@ -11,8 +11,8 @@ use crate::warmup::store::{
     Accepted, Action, BackfillStep, Believed, Claimed, Deliveries, DeliveryPage, FanOut, Idempotency, Imported, Lanes, Queue, Registered,
     Result as Stored, Store, StoreError, Turn, Usage, WaitingLane, Which,
 };
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// The real queue, but for what a test lets fail.
 pub struct Flaky {
@@ -20,12 +20,25 @@ pub struct Flaky {
     pub turns_fail: AtomicBool,
     pub content_fails: AtomicBool,
     pub organizations_fail: AtomicBool,
+    /// Whose fan-out fails.
+    pub fan_out_fails: Mutex<Option<OrgId>>,
+    fan_outs: AtomicUsize,
+    /// The most fan-outs that waited for their commit at a time, so that one commit takes them all.
+    pub fan_outs_together: AtomicUsize,
 }
 
 impl Flaky {
     pub fn over(store: Arc<SqliteStore>) -> Flaky {
         let works = || AtomicBool::new(false);
-        Flaky { store, turns_fail: works(), content_fails: works(), organizations_fail: works() }
+        Flaky {
+            store,
+            turns_fail: works(),
+            content_fails: works(),
+            organizations_fail: works(),
+            fan_out_fails: Mutex::default(),
+            fan_outs: AtomicUsize::default(),
+            fan_outs_together: AtomicUsize::default(),
+        }
     }
 }
 
@@ -140,7 +153,11 @@ impl Queue for Flaky {
     }
 
     async fn fan_out(&self, org: OrgId, email: EmailNumber, rows: usize, now: i64) -> Stored<()> {
-        self.store.fan_out(org, email, rows, now).await
+        unless(&AtomicBool::new(*self.fan_out_fails.lock().unwrap() == Some(org)))?;
+        self.fan_outs_together.fetch_max(self.fan_outs.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let fanned_out = self.store.fan_out(org, email, rows, now).await;
+        self.fan_outs.fetch_sub(1, Ordering::SeqCst);
+        fanned_out
     }
 
     async fn backfill_domains(&self, rows: usize, believed: Believed, now: i64) -> Stored<Vec<String>> {

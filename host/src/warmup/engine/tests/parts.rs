@@ -3,7 +3,9 @@
 use super::fixture::*;
 use crate::config::settings::{Settings, Window};
 use crate::model::name::{EmailNumber, OrgName};
+use crate::warmup::engine::Engine;
 use crate::warmup::route::STALL_MS;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,33 +46,38 @@ async fn organizations_get_equal_parts_whatever_the_number_of_their_providers() 
 
 #[tokio::test]
 async fn more_lanes_than_may_be_in_hand_are_served_in_turn() {
-    const LANES: usize = 40;
+    const LANES: usize = 20;
+    const USERS: usize = 8;
+    /// An eighth of the 16 rows.
+    const TOGETHER: usize = 2;
     let world = World::new(settings(1, |o| o.smtp[0].connections = 1_000));
     for lane in 0..LANES {
-        world.register("acme", 3, &format!("lane{lane}.example")).await;
+        world.register("acme", USERS, &format!("lane{lane}.example")).await;
     }
     let email = world.send("acme").await;
     world.feed().await;
     let mut engine = world.engine().await;
     let mut served = [0; LANES];
-    while served.iter().sum::<usize>() < 3 * LANES {
+    while served.iter().sum::<usize>() < USERS * LANES {
         engine.once().await;
         let before = served;
         for (lane, served) in served.iter_mut().enumerate() {
             *served += world.script.release_of(&format!("@lane{lane}.example"), accepted);
         }
         let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
-        assert!(most - least <= 1, "{before:?}, then {served:?}");
+        assert!(most - least <= 3 * TOGETHER, "{before:?}, then {served:?}");
         engine.answers(served.iter().sum::<usize>() - before.iter().sum::<usize>()).await;
     }
     engine.once().await;
-    assert_eq!(world.counts("acme", email).await.sent, 3 * LANES as i64);
+    assert_eq!(world.counts("acme", email).await.sent, (USERS * LANES) as i64);
 }
 
 #[tokio::test]
 async fn of_many_lanes_some_get_several_rows_at_a_time_and_all_have_their_turn() {
-    const LANES: usize = 100;
-    const USERS: usize = 40;
+    const LANES: usize = 50;
+    const USERS: usize = 150;
+    /// An eighth of the 128 rows.
+    const TOGETHER: usize = 16;
     let world = World::new(edit(&settings(1, |o| o.smtp[0].connections = 1_000), |process, _| process.sending_rows_max = 128));
     for lane in 0..LANES {
         world.register("acme", USERS, &format!("lane{lane}.example")).await;
@@ -90,13 +97,106 @@ async fn of_many_lanes_some_get_several_rows_at_a_time_and_all_have_their_turn()
             assert!(got.len() <= 16 && got[0] >= 7, "{got:?}");
         }
         let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
-        // Two turns at most.
-        assert!(most - least <= 16, "{before:?}, then {served:?}");
+        assert!(most - least <= 4 * TOGETHER, "{before:?}, then {served:?}");
         engine.answers(got.iter().sum()).await;
         turns += 1;
     }
     engine.once().await;
     assert_eq!(world.counts("acme", email).await.sent, (USERS * LANES) as i64);
+}
+
+/// Rows of a lane in hand where others wait behind it and its client is fast: an eighth of the 128.
+const TOGETHER: usize = 16;
+
+fn domain(lane: usize) -> String {
+    format!("@lane{lane}.example")
+}
+
+/// An engine whose client has answered fast and has nothing in hand, while an email to `users` users in each of so many lanes waits.
+async fn fast_with_lanes(lanes: usize, users: usize) -> (World, Engine) {
+    let world = World::new(edit(&settings(1, |o| o.smtp[0].connections = 1_000), |process, _| process.sending_rows_max = 128));
+    world.broadcast("acme", users, &domain(0)[1..]).await;
+    let mut engine = world.engine().await;
+    for left in (0..users).rev() {
+        turn(&world, &mut engine).await;
+        let first = world.script.waiting().remove(0);
+        engine.answers(world.script.release_of(&first, accepted)).await;
+        world.clock.advance(Duration::from_millis(u64::from(left % 2 == 0)));
+    }
+    engine.once().await;
+    for lane in 1..lanes {
+        world.register("acme", users, &domain(lane)[1..]).await;
+    }
+    world.send("acme").await;
+    world.feed().await;
+    (world, engine)
+}
+
+/// A turn, and what it claimed is with the client.
+async fn turn(world: &World, engine: &mut Engine) {
+    engine.once().await;
+    while world.script.waiting().len() < engine.hands.len() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// How many rows of each lane wait for their replies.
+fn in_hand(world: &World, lanes: usize) -> Vec<usize> {
+    let waiting = world.script.waiting();
+    (0..lanes).map(|lane| waiting.iter().filter(|to| to.ends_with(&domain(lane))).count()).collect()
+}
+
+#[tokio::test]
+async fn a_lane_at_its_turn_goes_on_before_others_come_and_goes_behind_them_after_it() {
+    const LANES: usize = 20;
+    let (world, mut engine) = fast_with_lanes(LANES, 60).await;
+    let mut turns = Vec::new();
+    for _ in 0..4 {
+        turn(&world, &mut engine).await;
+        let rows = in_hand(&world, LANES);
+        // One row may go to a lane that has none, beside the turns.
+        turns.push((0..LANES).filter(|lane| rows[*lane] > 1).collect::<BTreeSet<_>>());
+        engine.answers(world.script.release(accepted)).await;
+    }
+    assert_eq!(turns[0].len(), 128 / TOGETHER, "{turns:?}");
+    assert_eq!(turns[1], turns[0], "they go on");
+    assert!(turns[2].is_superset(&turns[0]) && turns[2].len() > turns[0].len(), "others get what their turn leaves: {turns:?}");
+    assert!(turns[3].is_disjoint(&turns[0]) && turns[3].is_superset(&(&turns[2] - &turns[0])), "{turns:?}");
+}
+
+#[tokio::test]
+async fn a_lane_that_has_half_of_its_rows_is_not_topped_up_while_others_wait() {
+    const LANES: usize = 20;
+    const HALF: usize = TOGETHER / 2;
+    let (world, mut engine) = fast_with_lanes(LANES, 60).await;
+    turn(&world, &mut engine).await;
+    let rows = in_hand(&world, LANES);
+    let front: Vec<usize> = (0..LANES).filter(|lane| rows[*lane] > HALF).collect();
+    // The first two lanes keep these rows, and the others none.
+    let mut kept = [(domain(front[0]), HALF), (domain(front[1]), HALF - 1)];
+    let mut answered = 0;
+    for to in world.script.waiting() {
+        match kept.iter_mut().find(|(domain, left)| to.ends_with(domain.as_str()) && *left > 0) {
+            Some((_, left)) => *left -= 1,
+            None => answered += world.script.release_of(&to, accepted),
+        }
+    }
+    engine.answers(answered).await;
+    turn(&world, &mut engine).await;
+    let rows = in_hand(&world, LANES);
+    assert!(rows[front[0]] == HALF && rows[front[1]] > HALF, "{front:?}: {rows:?}");
+}
+
+#[tokio::test]
+async fn a_lane_that_is_alone_gets_all_there_is_though_it_has_half_of_its_rows() {
+    let (world, mut engine) = fast_with_lanes(1, 300).await;
+    turn(&world, &mut engine).await;
+    // All but the reserve.
+    assert_eq!(in_hand(&world, 1), [112]);
+    let some = world.script.waiting()[..10].iter().map(|to| world.script.release_of(to, accepted)).sum();
+    engine.answers(some).await;
+    turn(&world, &mut engine).await;
+    assert_eq!((some, in_hand(&world, 1)), (10, vec![112]));
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! What waits, for how long, and what the engine says of it.
 
 use super::fixture::*;
-use crate::config::settings::Organization;
+use crate::clock::{Clock, Now};
+use crate::config::settings::{Organization, Window};
 use crate::model::delivery::Counts;
 use crate::model::name::OrgName;
 use crate::warmup::engine::dispatch::{MakeSigner, Sign};
+use crate::warmup::store::Queue;
 use postwarm_plugin_api::{Cause, Fault, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -151,4 +153,25 @@ async fn settings_that_cannot_be_stored_are_taken_up_whole_later() {
     assert!(engine.take_settings().await.is_err());
     engine.once().await;
     assert_eq!(world.counts("acme", email).await.sending, 3, "the organizations that ran go on");
+}
+
+#[tokio::test]
+async fn a_lane_that_waits_for_its_limit_goes_on_in_time_though_looking_through_the_lanes_rests() {
+    let world = World::new(settings(1, |o| o.limits = vec![Window { messages: 1, per: Duration::from_secs(1) }]));
+    world.broadcast("acme", 3, "mail.example").await;
+    let mut engine = world.engine().await;
+    engine.once().await;
+    engine.answers(world.script.release(accepted)).await;
+    engine.once().await;
+    world.clock.advance(Duration::from_millis(900));
+    // A look that took so long that the next may come after the slot.
+    let now = world.clock.now();
+    let asked = Now { boot_ms: now.boot_ms - 100, ..now };
+    engine.lanes.replace(world.queue.lanes(now.wall_ms).await.unwrap(), asked, now);
+    assert!(engine.plan().is_empty());
+    let wakes_at = engine.lanes.next_at().unwrap();
+    assert!((now.boot_ms + 1..now.boot_ms + 200).contains(&wakes_at), "after {} ms", wakes_at - now.boot_ms);
+    world.clock.advance(Duration::from_millis((wakes_at - now.boot_ms) as u64));
+    assert!(!engine.lanes.is_stale(wakes_at));
+    assert_eq!(engine.plan().len(), 1);
 }
