@@ -65,7 +65,7 @@ pub const BENCHES: &[Bench] = &[
     at_most("memory", "most resident memory of a broadcast to {rows}: MB", 96.0, 64.0).by(service::memory, POSTFIX),
     at_least("organizations-10", "10 organizations with {rows} recipients together: part of the rate of one", 0.9, 1.0)
         .by(service::organizations_10, POSTFIX),
-    at_least("organizations-1000", "1,000 organizations with {rows} recipients together: part of the rate of one", 0.9, 1.0)
+    at_least("organizations-1000", "1,000 organizations with {tenfold} recipients together: part of the rate of one with {rows}", 0.9, 1.0)
         .by(service::organizations_1000, POSTFIX)
         .long(),
     at_least("size-100k", "broadcast to {rows}: part of the rate of one to {tenth}", 0.9, 1.0).by(service::size_usual, POSTFIX),

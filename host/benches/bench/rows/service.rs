@@ -58,16 +58,16 @@ fn against_tenth(round: &Round, run: &Measured<Broadcast>) -> Sample {
 }
 
 pub fn organizations_10(round: &Round) -> Sample {
-    organizations(round, 10)
+    organizations(round, 10, round.sizes.rows)
 }
 
 pub fn organizations_1000(round: &Round) -> Sample {
-    organizations(round, 1_000)
+    organizations(round, 1_000, round.sizes.tenfold())
 }
 
-fn organizations(round: &Round, organizations: usize) -> Sample {
+fn organizations(round: &Round, organizations: usize, recipients: usize) -> Sample {
     // The same for each: what does not divide is left out.
-    let recipients = (round.sizes.rows / organizations).max(1) * organizations;
+    let recipients = (recipients / organizations).max(1) * organizations;
     let many = round.run(|| {
         let sink = Sink::postfix();
         broadcast(&Setup { organizations, ..Setup::to(sink.address) }, recipients, Content::Text)
