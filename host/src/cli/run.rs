@@ -112,7 +112,8 @@ fn start(service: Option<Service>, folders: Folders, env: SharedEnv) -> std::io:
     let mail = runtime("mail", (processors / 2).clamp(1, MAIL_WORKERS_MAX))?;
     let options = Options { serving, config: folders.config, data: folders.data, mail: mail.handle().clone() };
     let code = services.block_on(serve::run(options, env, &mut std::io::stderr()));
-    for ended in [services, mail] {
+    // Mail first: what its clients may still do is over before another process can have the data folder for long.
+    for ended in [mail, services] {
         ended.shutdown_timeout(SHUTDOWN_MAX);
     }
     Ok(code)

@@ -326,6 +326,11 @@ impl Marker {
         self.kept.set(self.place.index, self.place.ticket);
     }
 
+    /// The client has certainly not sent it.
+    pub fn unsent(&self) {
+        self.kept.change(self.place, |_| 0);
+    }
+
     /// For a client that marks the end of data itself.
     pub fn mark(&self) -> Mark {
         Mark::new(self.kept.clone(), self.place.index, self.place.ticket)

@@ -158,7 +158,8 @@ impl<'a> Connection<'a> {
             let wake = tokio::select! {
                 biased;
                 wake = self.pool.wait() => wake,
-                () = idler.is_sent_away() => return Ok(None),
+                // Somebody may have been waking it for a job.
+                () = idler.is_sent_away() => return Ok(self.next_admitted()),
                 end = poll_fn(|cx| match wire.poll_fill(cx) {
                     Poll::Ready(filled) => Poll::Ready(Some(filled)),
                     Poll::Pending => wire.poll_deadline(cx, deadline).map(|()| None),

@@ -166,8 +166,11 @@ impl Guard<'_> {
         let Some(claimed) = self.claimed.take() else { return };
         let at = self.back.clock.now();
         // Before the engine sees it: then the place may go to another row at any time.
-        if let (Some(marker), Ok(outcome)) = (&self.marker, &outcome) {
-            marker.answered(outcome, at.wall_ms);
+        match (&self.marker, &outcome) {
+            // A client that does not mark was taken for one that may have sent it.
+            (Some(marker), Ok(Outcome::NotAttempted { .. })) => marker.unsent(),
+            (Some(marker), Ok(outcome)) => marker.answered(outcome, at.wall_ms),
+            _ => {}
         }
         self.back.returns.push(Done { claimed, outcome, at });
     }

@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Rows of one organization in a step; and from how many of all no further organization joins it.
 const ROWS: usize = 1_000;
+/// Organizations of one step: each is a job of the writer, and the engine's turns wait behind them.
+const ORGANIZATIONS: usize = 64;
 /// Back-fills of one step.
 const BACKFILLS: usize = 500;
 /// Lookups that run at a time.
@@ -109,6 +111,7 @@ impl Feeder {
     async fn next_steps(&self, last: &mut OrgId, believed: Believed) -> Result<(Vec<FanOut>, bool), StoreError> {
         let (mut steps, mut rows, mut all_had_a_turn) = (Vec::<FanOut>::new(), 0, false);
         while rows < ROWS
+            && steps.len() < ORGANIZATIONS
             && let Some(next) = self.queue.fan_out_next(*last, ROWS, believed).await?
         {
             let begins_again = next.org <= *last;

@@ -12,7 +12,7 @@ use crate::warmup::engine::view::{Held, View};
 use crate::warmup::limits::{Blocked, Limits};
 use crate::warmup::route::Choice;
 use crate::warmup::store::{Claim, Claimed, LaneKey, Lanes, Settled};
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 /// A claim to make, with the scopes whose slots it has taken.
 pub struct Lane {
@@ -93,7 +93,25 @@ struct Plan {
     in_hand: BTreeMap<OrgId, usize>,
     /// Rows in hand of lanes that got some, by their place.
     has: BTreeMap<usize, usize>,
+    /// Places of those that cannot go on now, so that they are looked at once.
+    blocked: HashSet<usize>,
+    /// Places of those whose turn is over.
+    done: BTreeSet<usize>,
     lanes: Vec<Lane>,
+}
+
+impl Plan {
+    fn new(rows_max: usize, hands: &Hands) -> Plan {
+        Plan {
+            rows_max,
+            room: rows_max.saturating_sub(hands.len()),
+            in_hand: hands.by_organization().clone(),
+            has: BTreeMap::new(),
+            blocked: HashSet::new(),
+            done: BTreeSet::new(),
+            lanes: Vec::new(),
+        }
+    }
 }
 
 /// A lane that has work.
@@ -172,15 +190,14 @@ impl LaneBook {
     /// what it claims, and not what waits for its turn.
     pub fn plan(&mut self, rows_max: usize, hands: &Hands, mut around: Around<'_>) -> Vec<Lane> {
         self.resumes_at = None;
-        let room = rows_max.saturating_sub(hands.len());
-        let mut plan = Plan { rows_max, room, in_hand: hands.by_organization().clone(), has: BTreeMap::new(), lanes: Vec::new() };
+        let mut plan = Plan::new(rows_max, hands);
         for source in [Source::Live, Source::Backfill] {
             for round in ROUNDS {
                 let (before, mut from) = (plan.room, 0);
                 // Whoever has his part already leaves room for those behind him.
                 while plan.room > 0 && from < self.due.len() {
                     let looks;
-                    (looks, from) = self.look((source, round), from, &plan, hands, &mut around);
+                    (looks, from) = self.look((source, round), from, &mut plan, hands, &mut around);
                     self.share(looks, &mut plan, &mut around);
                 }
                 if round == Round::All && plan.room == before {
@@ -194,8 +211,7 @@ impl LaneBook {
 
     /// Whoever has had his turn goes behind all others.
     fn rotate(&mut self, plan: &Plan) {
-        let done: Vec<usize> = plan.has.keys().copied().filter(|place| self.due[*place].left() == 0).collect();
-        for (before, place) in done.into_iter().enumerate() {
+        for (before, place) in plan.done.iter().enumerate() {
             let Some(due) = self.due.remove(place - before) else { continue };
             self.due.push_back(Due { served: 0, ..due });
         }
@@ -207,7 +223,7 @@ impl LaneBook {
         &mut self,
         (source, round): (Source, Round),
         from: usize,
-        plan: &Plan,
+        plan: &mut Plan,
         hands: &Hands,
         around: &mut Around<'_>,
     ) -> (Vec<Look>, usize) {
@@ -216,19 +232,29 @@ impl LaneBook {
             if used >= plan.room {
                 return (looks, place);
             }
-            if self.due[place].lane.source != source {
+            let due = &self.due[place];
+            if due.lane.source != source || plan.blocked.contains(&place) {
                 continue;
             }
-            let has = plan.has.get(&place).copied().unwrap_or_else(|| hands.of(&self.due[place].lane));
-            if let Some(mut look) = self.look_at(place, has, plan.rows_max, around) {
-                let due = &self.due[place];
-                if round == Round::Wanting {
-                    look.wants = if 2 * has < due.together { look.wants.min(due.left()) } else { 0 };
-                }
-                if look.wants > 0 {
-                    used += look.wants.min(due.together);
-                    looks.push(look);
-                }
+            let has = plan.has.get(&place).copied().unwrap_or_else(|| hands.of(&due.lane));
+            if round == Round::Wanting && 2 * has >= due.together {
+                continue;
+            }
+            let Some(mut look) = self.look_at(place, has, plan.rows_max, around) else {
+                plan.blocked.insert(place);
+                continue;
+            };
+            let due = &self.due[place];
+            // Its client may have become slow in the middle of its turn.
+            if due.left() == 0 {
+                plan.done.insert(place);
+            }
+            if round == Round::Wanting {
+                look.wants = look.wants.min(due.left());
+            }
+            if look.wants > 0 {
+                used += look.wants.min(due.together);
+                looks.push(look);
             }
         }
         (looks, self.due.len())
@@ -245,6 +271,9 @@ impl LaneBook {
             plan.room -= rows.min(plan.room);
             plan.has.insert(place, has + rows);
             self.due[place].served += rows;
+            if self.due[place].left() == 0 {
+                plan.done.insert(place);
+            }
             *plan.in_hand.entry(lane.claim.lane.org).or_default() += rows;
             add(&mut plan.lanes, lane);
         }

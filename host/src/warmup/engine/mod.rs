@@ -56,7 +56,7 @@ const COMMIT_RETRY: Duration = Duration::from_millis(200);
 /// The longest sleep: a lane that became due by other means is found by then.
 const SLEEP_MAX_MS: i64 = 1_000;
 /// How long outcomes wait for others to be committed with, and for how many at most: for their part of what is in hand, so that
-/// few are not waited for where few can come.
+/// where little is in hand nobody waits for many.
 const LINGER: Duration = Duration::from_millis(8);
 const COMPANY_MAX: usize = 160;
 const COMPANY_PART: usize = 3;

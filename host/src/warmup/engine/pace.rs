@@ -18,14 +18,15 @@ const SILENCE_MS: i64 = 100;
 /// Answers of a client.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// When the span began, by the boot clock.
-    since: i64,
+    /// Since when the client has had rows in hand, by the boot clock, and how often it has answered since.
+    began: i64,
+    answers: usize,
     /// The newest answer.
     last: i64,
+    /// When the span began.
+    since: i64,
     /// Answers in the span.
     count: usize,
-    /// The client has had rows in hand for a whole span.
-    spanned: bool,
     /// What the span before tells.
     ahead: usize,
 }
@@ -33,20 +34,23 @@ pub struct Pace {
 impl Pace {
     /// The client has rows in hand again.
     pub fn begins_again(&mut self, boot_ms: i64) {
-        if self.count > 0 && !self.spanned {
-            self.ahead = ahead(self.count, self.last - self.since);
+        let passed = self.last - self.began;
+        // A few rows, answered soon, tell the pace as a whole: the first answer is late by a commit, and perhaps a connection.
+        if self.answers > 0 && passed <= SILENCE_MS {
+            self.ahead = ahead(self.answers, passed);
         }
-        (self.since, self.count, self.spanned) = (boot_ms, 0, false);
+        (self.began, self.answers, self.since, self.count) = (boot_ms, 0, boot_ms, 0);
     }
 
     /// The client has answered for its server.
     pub fn answered(&mut self, boot_ms: i64) {
         let passed = boot_ms - self.since;
-        if passed >= SPAN_MS {
+        if passed >= SPAN_MS && self.count > 0 {
             self.ahead = ahead(self.count, passed);
-            (self.since, self.count, self.spanned) = (boot_ms, 0, true);
+            (self.since, self.count) = (boot_ms, 0);
         }
         self.count += 1;
+        self.answers += 1;
         self.last = boot_ms;
     }
 
@@ -101,6 +105,13 @@ mod tests {
             [began + 3, began + 4].into_iter().for_each(|ms| pace.answered(ms));
         }
         assert_eq!(pace.ahead(60_000, false), 50, "two in four milliseconds");
+        // The first answer comes late, the others at once; so does a part that is larger then.
+        for (began, rows, ahead) in [(65_000, 2, 6), (66_000, 8, 25), (67_000, 27, AHEAD_MIN)] {
+            pace.begins_again(began);
+            std::iter::repeat_n(began + 31, rows).for_each(|ms| pace.answered(ms));
+            pace.begins_again(began + 31);
+            assert_eq!(pace.ahead(began + 31, true), ahead);
+        }
         // Fourteen at once, but after a second.
         pace.begins_again(70_000);
         std::iter::repeat_n(71_000, 14).for_each(|ms| pace.answered(ms));

@@ -1,6 +1,6 @@
 //! Fan-out: an email's frozen audience joins the lanes, some users at a time, surviving a restart where it stood.
 //!
-//! Organizations take turns, a step each; within one, emails go in the order of their acceptance.
+//! Organizations take turns, several a step where they are small; within one, emails go in the order of their acceptance.
 
 use crate::bus::wire;
 use crate::db::DbError;

@@ -30,7 +30,7 @@ pub const START: i64 = 1_764_000_000_000;
 /// Every provider that the fixture noted.
 const BELIEVED: Believed = Believed { checked_after: START - 1, settings: 7 };
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn accepted() -> Outcome {
     Outcome::Accepted(reply(250))

@@ -51,6 +51,20 @@ async fn only_what_may_have_left_is_unknown_and_the_rest_goes_out_once() {
 }
 
 #[tokio::test]
+async fn what_a_client_that_does_not_mark_has_given_back_is_in_no_doubt() {
+    let world = World::new(settings(1, |_| {}));
+    let email = world.broadcast("acme", 2, "mail.example").await;
+    let mut engine = world.engine().await;
+    engine.once().await;
+    world.script.release_of("u0@mail.example", failing);
+    tokio::time::timeout(PATIENCE, engine.returns.any()).await.expect("it comes back");
+    drop(engine);
+    world.script.forget();
+    let _ = world.engine().await;
+    assert_eq!(world.counts("acme", email).await, Counts { queued: 1, unknown: 1, ..Counts::default() });
+}
+
+#[tokio::test]
 async fn a_second_kill_before_the_first_turn_changes_nothing() {
     let world = World::new(settings(1, |_| {}));
     let email = killed(&world, &["u0"]).await;

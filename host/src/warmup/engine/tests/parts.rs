@@ -200,6 +200,47 @@ async fn a_lane_that_is_alone_gets_all_there_is_though_it_has_half_of_its_rows()
 }
 
 #[tokio::test]
+async fn a_lane_whose_client_becomes_slow_in_its_turn_has_another_turn_though_others_can_use_all_there_is() {
+    const ORGANIZATIONS: usize = 20;
+    let name = |n: usize| format!("org{n:02}");
+    let one = edit(&settings(1, |o| o.smtp[0].connections = 1_000), |process, _| process.sending_rows_max = 128);
+    let world = World::new((0..ORGANIZATIONS).fold(one, |all, n| edit(&all, |_, o| o.name = OrgName::parse(&name(n)).unwrap())));
+    for n in 0..ORGANIZATIONS {
+        world.register(&name(n), 100, &domain(n)[1..]).await;
+        world.send(&name(n)).await;
+    }
+    world.feed().await;
+    let mut engine = world.engine().await;
+    // Until one has more than it would get if nobody knew its client.
+    let slow = loop {
+        turn(&world, &mut engine).await;
+        let rows = in_hand(&world, ORGANIZATIONS);
+        if let Some(slow) = (0..ORGANIZATIONS).find(|n| rows[*n] > 8) {
+            break slow;
+        }
+        engine.answers(world.script.release(accepted)).await;
+    };
+    // Its answers take a fifth of a second, in which the others go on.
+    for _ in 0..4 {
+        world.clock.advance(Duration::from_millis(50));
+        let others: Vec<String> = world.script.waiting().into_iter().filter(|to| !to.ends_with(&domain(slow))).collect();
+        let answered = others.iter().map(|to| world.script.release_of(to, accepted)).sum();
+        engine.answers(answered).await;
+        turn(&world, &mut engine).await;
+    }
+    let answered = world.script.release_of(&domain(slow), accepted);
+    engine.answers(answered).await;
+    let mut had = Vec::new();
+    for _ in 0..6 {
+        turn(&world, &mut engine).await;
+        had.push(in_hand(&world, ORGANIZATIONS));
+        engine.answers(world.script.release(accepted)).await;
+    }
+    assert!(answered > 8 && had.iter().all(|rows| rows.iter().sum::<usize>() > 100), "{answered}, the others use all there is: {had:?}");
+    assert!(had.iter().any(|rows| rows[slow] > 0), "{slow}: {had:?}");
+}
+
+#[tokio::test]
 async fn every_organization_has_something_in_hand_however_many_lanes_are_silent_and_a_newcomer_is_served_at_once() {
     const ORGANIZATIONS: usize = 12;
     let name = |n: usize| format!("org{n:02}");
