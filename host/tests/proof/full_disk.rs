@@ -15,7 +15,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const DISK_SIZE: &str = "size=32m";
+/// The size of the disk, and more for each round: what is kept of its mail must fit once there is room again.
+const DISK_MB: usize = 16;
+const DISK_MB_PER_ROUND: usize = 8;
 /// Requests until so many were refused.
 const REFUSALS: usize = 20;
 const REQUESTS_MAX: usize = 20_000;
@@ -28,9 +30,10 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    fn mount(at: PathBuf) -> Result<SmallDisk, String> {
+    fn mount(at: PathBuf, megabytes: usize) -> Result<SmallDisk, String> {
         std::fs::create_dir_all(&at).map_err(|error| error.to_string())?;
-        let of_type: [&Path; 5] = ["-t".as_ref(), "tmpfs".as_ref(), "-o".as_ref(), DISK_SIZE.as_ref(), "tmpfs".as_ref()];
+        let size = format!("size={megabytes}m");
+        let of_type: [&Path; 5] = ["-t".as_ref(), "tmpfs".as_ref(), "-o".as_ref(), size.as_ref(), "tmpfs".as_ref()];
         program("mount", &[&of_type[..], &[&at]].concat())?;
         Ok(SmallDisk { at })
     }
@@ -111,7 +114,7 @@ pub async fn run(plan: Plan) -> Line {
     let rounds = plan.pick(2, 4, 20);
     let sink = Sink::start(Script { keep_content: false, ..Script::default() }).await;
     let site = site(&sink, "[limits]\nper_second = 400\n");
-    let disk = match SmallDisk::mount(site.data()) {
+    let disk = match SmallDisk::mount(site.data(), DISK_MB + rounds * DISK_MB_PER_ROUND) {
         Ok(disk) => disk,
         Err(words) => return Line::skipped(&plan, &format!("no small file system can be mounted here: {words}")),
     };

@@ -8,11 +8,12 @@ use crate::model::name::OrgId;
 use crate::warmup::engine::fair::{self, Ask, Pool};
 use crate::warmup::engine::hands::{ClientNumber, Hands, Scopes};
 use crate::warmup::engine::organizations::Organizations;
+use crate::warmup::engine::plan::{Due, Plan, ROUNDS, ROWS_AT_FIRST, ROWS_TOGETHER, Round};
 use crate::warmup::engine::view::{Held, View};
 use crate::warmup::limits::{Blocked, Limits};
 use crate::warmup::route::Choice;
 use crate::warmup::store::{Claim, Claimed, LaneKey, Lanes, Settled};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// A claim to make, with the scopes whose slots it has taken.
 pub struct Lane {
@@ -51,88 +52,10 @@ struct Look {
     wants: usize,
 }
 
-/// First to those who have less than half of their rows; what is left goes to all, once, and once more what nobody could use of
-/// that, as limits are shared.
-const ROUNDS: [Round; 3] = [Round::Wanting, Round::All, Round::All];
-
-/// Who has his turn in a round.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Round {
-    /// Lanes that have less than half of their rows.
-    Wanting,
-    All,
-}
-
-/// How many rows a lane shall have in hand where others wait behind it: enough to share a client's writes and the turn's commit, and
-/// fewer where nobody knows yet how fast its client is.
-const ROWS_TOGETHER: Portion = Portion { rows: 64, sharers: 8 };
-const ROWS_AT_FIRST: Portion = Portion { rows: 8, sharers: 16 };
-
-/// So many rows; of a small pool no more than the part of one of so many.
-struct Portion {
-    rows: usize,
-    sharers: usize,
-}
-
-impl Portion {
-    fn of(&self, rows_max: usize) -> usize {
-        self.rows.min(rows_max / self.sharers).max(1)
-    }
-}
-
 /// Looking which lanes have work takes at most one part in this of the time, where that is not more than so many milliseconds
 /// without a look: with many lanes it takes long, and whoever is due goes on meanwhile.
 const LOOK_PART: i64 = 20;
 const LOOK_REST_MAX_MS: i64 = 500;
-
-/// What a plan has come to.
-struct Plan {
-    rows_max: usize,
-    /// Rows that may still be claimed.
-    room: usize,
-    in_hand: BTreeMap<OrgId, usize>,
-    /// Rows in hand of lanes that got some, by their place.
-    has: BTreeMap<usize, usize>,
-    /// Places of those that cannot go on now, so that they are looked at once.
-    blocked: HashSet<usize>,
-    /// Places of those whose turn is over.
-    done: BTreeSet<usize>,
-    lanes: Vec<Lane>,
-}
-
-impl Plan {
-    fn new(rows_max: usize, hands: &Hands) -> Plan {
-        Plan {
-            rows_max,
-            room: rows_max.saturating_sub(hands.len()),
-            in_hand: hands.by_organization().clone(),
-            has: BTreeMap::new(),
-            blocked: HashSet::new(),
-            done: BTreeSet::new(),
-            lanes: Vec::new(),
-        }
-    }
-}
-
-/// A lane that has work.
-struct Due {
-    lane: LaneKey,
-    /// How many rows it shall have in hand.
-    together: usize,
-    /// Rows claimed since it came to the front.
-    served: usize,
-}
-
-impl Due {
-    fn new(lane: LaneKey) -> Due {
-        Due { lane, together: ROWS_AT_FIRST.rows, served: 0 }
-    }
-
-    /// How many rows it may still get before it lets others come. It is served in one go, so that its connections do not wait for it.
-    fn left(&self) -> usize {
-        (2 * self.together).saturating_sub(self.served)
-    }
-}
 
 /// The lanes that have work, in the order in which they are served.
 #[derive(Default)]

@@ -17,6 +17,7 @@ mod hands;
 mod lanes;
 mod organizations;
 mod pace;
+mod plan;
 mod returns;
 mod settle;
 mod stop;

@@ -1,0 +1,85 @@
+//! What one plan of claims knows of the lanes: what each has, how much of it is its turn, and who cannot go on.
+
+use crate::model::name::OrgId;
+use crate::warmup::engine::hands::Hands;
+use crate::warmup::engine::lanes::Lane;
+use crate::warmup::store::LaneKey;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// First to those who have less than half of their rows; what is left goes to all, once, and once more what nobody could use of
+/// that, as limits are shared.
+pub const ROUNDS: [Round; 3] = [Round::Wanting, Round::All, Round::All];
+
+/// Who has his turn in a round.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Round {
+    /// Lanes that have less than half of their rows.
+    Wanting,
+    All,
+}
+
+/// How many rows a lane shall have in hand where others wait behind it: enough to share a client's writes and the turn's commit, and
+/// fewer where nobody knows yet how fast its client is.
+pub const ROWS_TOGETHER: Portion = Portion { rows: 64, sharers: 8 };
+pub const ROWS_AT_FIRST: Portion = Portion { rows: 8, sharers: 16 };
+
+/// So many rows; of a small pool no more than the part of one of so many.
+pub struct Portion {
+    rows: usize,
+    sharers: usize,
+}
+
+impl Portion {
+    pub fn of(&self, rows_max: usize) -> usize {
+        self.rows.min(rows_max / self.sharers).max(1)
+    }
+}
+
+/// What a plan has come to.
+pub struct Plan {
+    pub rows_max: usize,
+    /// Rows that may still be claimed.
+    pub room: usize,
+    pub in_hand: BTreeMap<OrgId, usize>,
+    /// Rows in hand of lanes that got some, by their place.
+    pub has: BTreeMap<usize, usize>,
+    /// Places of those that cannot go on now, so that they are looked at once.
+    pub blocked: HashSet<usize>,
+    /// Places of those whose turn is over.
+    pub done: BTreeSet<usize>,
+    pub lanes: Vec<Lane>,
+}
+
+impl Plan {
+    pub fn new(rows_max: usize, hands: &Hands) -> Plan {
+        Plan {
+            rows_max,
+            room: rows_max.saturating_sub(hands.len()),
+            in_hand: hands.by_organization().clone(),
+            has: BTreeMap::new(),
+            blocked: HashSet::new(),
+            done: BTreeSet::new(),
+            lanes: Vec::new(),
+        }
+    }
+}
+
+/// A lane that has work.
+pub struct Due {
+    pub lane: LaneKey,
+    /// How many rows it shall have in hand.
+    pub together: usize,
+    /// Rows claimed since it came to the front.
+    pub served: usize,
+}
+
+impl Due {
+    pub fn new(lane: LaneKey) -> Due {
+        Due { lane, together: ROWS_AT_FIRST.rows, served: 0 }
+    }
+
+    /// How many rows it may still get before it lets others come. It is served in one go, so that its connections do not wait for it.
+    pub fn left(&self) -> usize {
+        (2 * self.together).saturating_sub(self.served)
+    }
+}
