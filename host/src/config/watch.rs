@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How often to look, where looking takes at most one part in [`POLL_PART`] of the time; else less often, but every [`POLL_MAX`].
+/// How often to look, where looking takes at most one part in `POLL_PART` of the time; else less often, but every `POLL_MAX`.
 pub const POLL: Duration = Duration::from_millis(250);
 const POLL_MAX: Duration = Duration::from_secs(1);
 const POLL_PART: u32 = 100;
