@@ -3,7 +3,6 @@
 //! Invariant: the only file that names a status code. Causes stay in the log; a client gets a code, a sentence and the
 //! request id.
 
-use crate::http::serve::BODY_OCTETS_MAX;
 use axum::Json;
 use axum::http::header::{ALLOW, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -256,18 +255,6 @@ fn shorten(text: &mut String) {
         text.truncate(end);
         text.push('…');
     }
-}
-
-/// A body over the limit, as axum reports it, and other ways in which a body ends early.
-pub fn body_error(rejection: &axum::extract::rejection::BytesRejection) -> ApiError {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => body_too_large(),
-        _ => ApiError::new(Code::BodyIncomplete, "the connection ended before the body did"),
-    }
-}
-
-pub fn body_too_large() -> ApiError {
-    ApiError::new(Code::BodyTooLarge, format!("the body may have at most {BODY_OCTETS_MAX} octets"))
 }
 
 /// `201 Created` with where it is.

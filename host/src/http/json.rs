@@ -3,14 +3,14 @@
 //! Invariant: a body is at most `BODY_OCTETS_MAX` octets, nests at most 128 deep, and has no unknown and no double
 //! field (types that are read say `deny_unknown_fields`).
 
-use crate::http::error::{ApiError, Code, FieldError, body_error, body_too_large, pointer};
+use crate::http::body;
+use crate::http::error::{ApiError, Code, FieldError, pointer};
 use crate::http::params::unknown_name;
-use crate::http::serve::BODY_OCTETS_MAX;
 use crate::http::shape::all_errors;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ORIGIN};
+use axum::http::header::{CONTENT_TYPE, ORIGIN};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
@@ -24,21 +24,14 @@ pub struct JsonBody<T> {
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<JsonBody<T>, ApiError> {
+    async fn from_request(request: Request, _state: &S) -> Result<JsonBody<T>, ApiError> {
         if !may_be_json(request.headers()) {
             return Err(ApiError::new(Code::UnsupportedMediaType, "send JSON with the header `Content-Type: application/json`"));
         }
-        if announced(request.headers()).is_some_and(|octets| octets > BODY_OCTETS_MAX as u64) {
-            return Err(body_too_large());
-        }
-        let raw = Bytes::from_request(request, state).await.map_err(|e| body_error(&e))?;
+        let (head, body) = request.into_parts();
+        let raw = body::whole(&head.headers, body).await?;
         Ok(JsonBody { value: read(&raw)?, raw })
     }
-}
-
-/// The length that the client announces, so that nobody has to wait for a body that is refused anyway.
-fn announced(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The media type without its parameters, in lower case; empty where there is none.

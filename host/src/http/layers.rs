@@ -3,9 +3,9 @@
 //! Invariant: neither query, body, header nor address reaches the log; the path is logged as its template.
 
 use crate::http::error::{ApiError, Code, REQUEST_ID};
-use crate::http::serve::{BODY_OCTETS_MAX, REQUEST_MAX};
+use crate::http::serve::REQUEST_MAX;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::extract::{MatchedPath, Request};
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::{Next, from_fn};
@@ -28,7 +28,6 @@ pub struct Refusal(pub ApiError);
 pub fn wrap(router: Router, service: &'static str, untimed: &'static [&'static str]) -> Router {
     router
         .fallback(|| async { ApiError::new(Code::RouteUnknown, "no route has this path; /openapi.json lists all") })
-        .layer(DefaultBodyLimit::max(BODY_OCTETS_MAX))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(move |request: Request, next: Next| around(service, untimed, request, next)))
 }

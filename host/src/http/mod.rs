@@ -4,6 +4,7 @@
 
 pub mod addresses;
 pub mod auth;
+pub mod body;
 pub mod error;
 pub mod framing;
 pub mod json;

@@ -8,6 +8,7 @@ use crate::scenario::{Line, Plan};
 use futures_util::future::join_all;
 use postwarm_plugin_testkit::sink::Sink;
 use postwarm_plugin_testkit::sink::script::Script;
+use reqwest::Response;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,11 +85,11 @@ pub async fn run(plan: Plan) -> Line {
     let connections = answers.connections.load(Ordering::Relaxed);
     line.faults = connections;
     let p99_max = plan.pick(P99_MAX_SMALL, P99_MAX, P99_MAX);
-    for (who, Asked { mut took, failed }) in asked {
+    for (who, Asked { mut took, failed, first_failure }) in asked {
         took.sort_unstable();
         let p99 = took.get(took.len() * 99 / 100).copied().unwrap_or(Duration::MAX);
         line.note(format!("{who}: {} answers, p99 {p99:.1?}, {failed} failed", took.len()));
-        line.expect(p99 <= p99_max && failed == 0, || format!("{who}: p99 {p99:.1?}, {failed} failed"));
+        line.expect(p99 <= p99_max && failed == 0, || format!("{who}: p99 {p99:.1?}, {failed} failed, first with: {first_failure}"));
     }
     let growth = largest.resident_kib.saturating_sub(before.resident_kib);
     line.note(format!(
@@ -144,20 +145,26 @@ async fn ask_meanwhile(postwarm: &Postwarm, before: Usage, until: Instant) -> ([
 struct Asked {
     took: Vec<Duration>,
     failed: usize,
+    first_failure: String,
 }
 
 /// Asks again and again, as somebody does who means no ill.
 async fn ask(client: &reqwest::Client, url: &str, until: Instant) -> Asked {
-    let mut asked = Asked { took: Vec::new(), failed: 0 };
+    let mut asked = Asked { took: Vec::new(), failed: 0, first_failure: String::new() };
     while Instant::now() < until {
         let began = Instant::now();
         let answer = client.get(url).timeout(Duration::from_secs(30)).send().await;
-        let is_answered = match answer {
-            Ok(answer) => answer.status().is_success() && answer.bytes().await.is_ok(),
-            Err(_) => false,
+        let answered = match answer.and_then(Response::error_for_status) {
+            Ok(answer) => answer.bytes().await.map(drop),
+            Err(error) => Err(error),
         };
         asked.took.push(began.elapsed());
-        asked.failed += usize::from(!is_answered);
+        if let Err(error) = answered {
+            if asked.failed == 0 {
+                asked.first_failure = format!("{error:?} after {:.1?}", began.elapsed());
+            }
+            asked.failed += 1;
+        }
         tokio::time::sleep(REQUEST_EVERY).await;
     }
     asked

@@ -3,6 +3,7 @@
 //! Invariant: memory is bounded by two batches and one line an import, and a fixed number of imports. While a batch commits, the next one is read. What was
 //! committed stays when the upload breaks off; the same upload again finds it as existing.
 
+use crate::http::body::broken_off;
 use crate::http::error::{ApiError, Code};
 use crate::http::json::media_type;
 use crate::http::params::Params;
@@ -100,7 +101,7 @@ async fn next(stream: &mut axum::body::BodyDataStream) -> Result<Option<Bytes>, 
     match timeout(BODY_STALL_MAX, stream.next()).await {
         Ok(None) => Ok(None),
         Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
-        Ok(Some(Err(_))) => Err(ApiError::new(Code::BodyIncomplete, "the connection ended before the body did")),
+        Ok(Some(Err(_))) => Err(broken_off()),
         Err(_) => Err(ApiError::new(Code::RequestTimeout, format!("the body stood still for {} s", BODY_STALL_MAX.as_secs()))),
     }
 }
