@@ -24,6 +24,8 @@ const SERVICE_WORKERS: usize = 2;
 /// Threads that run the engine and its clients: half of the processors, and at most so many. They have a runtime of their own, so
 /// that no answer of an API holds mail up, and a message does not go from one processor's cache to another's.
 const MAIL_WORKERS_MAX: usize = 8;
+/// Events that are taken from the system at once: more than there can be sockets of the REST ports.
+const IO_EVENTS_MAX: usize = 8 * 1024;
 /// How long what blocks may take to end.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 
@@ -120,7 +122,10 @@ fn start(service: Option<Service>, folders: Folders, env: SharedEnv) -> std::io:
 }
 
 fn runtime(name: &str, workers: usize) -> std::io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(workers).thread_name(name).enable_all().build()
+    let mut builder = Builder::new_multi_thread();
+    // All that came is handed out before a timer fires: a connection does not time out while its request lies there.
+    builder.max_io_events_per_tick(IO_EVENTS_MAX);
+    builder.worker_threads(workers).thread_name(name).enable_all().build()
 }
 
 /// Logs to standard error: lines for people, JSON with `POSTWARM_LOG_FORMAT=json`; the filter is `RUST_LOG`. `Err` says
