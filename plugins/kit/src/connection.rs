@@ -25,8 +25,8 @@ use tokio::time::Instant;
 
 /// Octets of content that are gathered before a write where a message is large.
 const BLOCK_OCTETS: usize = 128 * 1024;
-/// How long a QUIT may take.
-const QUIT_MAX: Duration = Duration::from_secs(5);
+/// How long a QUIT may take; less where the connection's place is wanted.
+pub const QUIT_MAX: Duration = Duration::from_secs(5);
 
 /// An open session that serves a pool's queue.
 pub struct Connection<'a> {
@@ -74,7 +74,7 @@ impl<'a> Connection<'a> {
     pub async fn serve(mut self) {
         match self.run().await {
             Ok(()) if self.cleanup == Cleanup::Close => {}
-            Ok(()) => quit(self.wire, Instant::now() + QUIT_MAX).await,
+            Ok(()) => self.pool.part(quit(self.wire, Instant::now() + QUIT_MAX)).await,
             Err(broken) => self.fail(broken),
         }
     }

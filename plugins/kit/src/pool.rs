@@ -8,20 +8,19 @@
 //! Invariant: no task is spawned, and none ends, while the lock is held: a runtime that shuts down drops a task within `spawn`.
 //! Invariant: a queued job always has somebody who will answer it: a task, a task to be, or its caller's deadline.
 
+mod seat;
 mod state;
 
 use crate::classify::Rules;
-use crate::connection::Connection;
-use crate::handshake::{self, Failure};
 use crate::idle::Idlers;
 use crate::job::Job;
 use crate::settings::ServerSettings;
 use crate::tls::TlsCell;
 use postwarm_plugin_api::{Cause, Outcome};
+use seat::{Seat, Stage};
 use state::State;
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -39,6 +38,9 @@ const HAND_OVER: Duration = Duration::from_millis(700);
 /// How long a job waits for a connection that is in use before others are woken or started for it.
 const PATIENCE: Duration = Duration::from_millis(10);
 
+/// How long a connection that ends may wait for the server's goodbye while jobs wait for its place.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// What all connections of a client share.
 pub struct Pool {
     pub settings: ServerSettings,
@@ -54,6 +56,8 @@ pub struct Pool {
     closed: Notify,
     /// A task ended.
     ended: Notify,
+    /// Jobs have waited for a while and nobody could be called; those who only say goodbye wait for it.
+    wanted: Notify,
 }
 
 /// Who looks at the queue besides those who do already.
@@ -81,6 +85,7 @@ impl Pool {
             work: Notify::new(),
             closed: Notify::new(),
             ended: Notify::new(),
+            wanted: Notify::new(),
         })
     }
 
@@ -123,6 +128,9 @@ impl Pool {
             state.woken = 0;
             let help = self.help(&mut state);
             drop(state);
+            if matches!(help, Help::Nobody) {
+                self.wanted.notify_waiters();
+            }
             self.call(help);
         }
         Some(last)
@@ -210,6 +218,18 @@ impl Pool {
         }
     }
 
+    /// Lets a connection end politely. Where its place is wanted meanwhile, it has [`GOODBYE`] for that.
+    pub async fn part(&self, goodbye: impl Future<Output = ()>) {
+        let wanted = async {
+            sleep(GOODBYE).await;
+            self.wanted.notified().await;
+        };
+        tokio::select! {
+            () = goodbye => {}
+            () = wanted => {}
+        }
+    }
+
     async fn closing(&self) {
         loop {
             let mut notified = pin!(self.closed.notified());
@@ -293,108 +313,5 @@ impl Drop for IdleMark<'_> {
         let mut state = self.0.state();
         state.waiting -= 1;
         state.idle -= 1;
-    }
-}
-
-#[derive(PartialEq, Eq, Clone, Copy)]
-enum Stage {
-    /// Nothing of it has run.
-    Spawned,
-    Connecting,
-    Open,
-}
-
-/// One task's place in the pool, given back however the task ends.
-struct Seat {
-    pool: Arc<Pool>,
-    id: u64,
-    stage: Stage,
-}
-
-impl Seat {
-    async fn run(mut self) {
-        self.stage = Stage::Connecting;
-        let pool = Arc::clone(&self.pool);
-        let (began, greeted) = (Instant::now(), AtomicBool::default());
-        let opening = async {
-            let mut opening = pin!(handshake::open(&pool.settings, &pool.tls, &greeted));
-            match timeout_at(began + HAND_OVER, &mut opening).await {
-                Ok(opened) => opened,
-                Err(_) => {
-                    if !greeted.load(Ordering::Relaxed) {
-                        self.hand_back();
-                    }
-                    opening.await
-                }
-            }
-        };
-        let opened = tokio::select! {
-            opened = opening => opened,
-            () = pool.closing() => return,
-        };
-        match opened {
-            Ok(session) => {
-                self.opened(began.elapsed() < HAND_OVER);
-                Connection::new(session, &pool).serve().await;
-            }
-            Err(failure) => self.failed(&failure),
-        }
-    }
-
-    /// Gives back what waits for a server that does not greet, unless another session works or it is known as slow.
-    fn hand_back(&self) {
-        let mut state = self.pool.state();
-        if state.open > 0 || std::mem::replace(&mut state.slow, true) {
-            return;
-        }
-        let queued = std::mem::take(&mut state.queue);
-        drop(state);
-        let settings = &self.pool.settings;
-        for job in queued {
-            let detail = format!("{}:{}: no greeting within {HAND_OVER:?}; it is still waited for", settings.host, settings.port);
-            job.resolve_broken(Cause::Connect, detail);
-        }
-    }
-
-    fn opened(&mut self, quickly: bool) {
-        let mut state = self.pool.state();
-        self.stage = Stage::Open;
-        state.waiting -= 1;
-        state.open += 1;
-        state.hold_until = None;
-        state.slow &= !quickly;
-    }
-
-    /// With other sessions open the queue is theirs, and no new one is tried for a while. Else every queued job would
-    /// meet the same failure, so all of them get it now, and the host can hand over at once.
-    fn failed(&self, failure: &Failure) {
-        let mut state = self.pool.state();
-        tracing::debug!(cause = ?failure.cause, detail = %failure.detail, "smtp session failed");
-        if state.open > 0 {
-            state.hold_until = Some(Instant::now() + HOLD);
-            return;
-        }
-        let queued = std::mem::take(&mut state.queue);
-        drop(state);
-        for job in queued {
-            job.resolve_broken(failure.cause, failure.detail.clone());
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut state = self.pool.state();
-        match self.stage {
-            Stage::Spawned | Stage::Connecting => state.waiting -= 1,
-            Stage::Open => state.open -= 1,
-        }
-        state.tasks.remove(&self.id);
-        // A runtime that shuts down drops a task that it never ran, and would do the same to the next one.
-        let unwanted = self.stage == Stage::Spawned || state.queue.is_empty();
-        let next = if unwanted { Help::Nobody } else { self.pool.help(&mut state) };
-        drop(state);
-        self.pool.call(next);
-        self.pool.ended.notify_waiters();
     }
 }

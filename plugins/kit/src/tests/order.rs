@@ -1,6 +1,7 @@
 //! Pipelining: what goes out together, and that refusals keep the connection.
 
 use super::*;
+use crate::connection::QUIT_MAX;
 use crate::idle::{IDLERS, Idlers, KEPT_MAX, SPARED};
 use crate::job::Job;
 use crate::pool::Pool;
@@ -170,6 +171,18 @@ async fn a_connection_is_replaced_after_its_share_of_messages() {
     }
     sink.journal().wait_for(|entries| entries.iter().filter(|entry| entry.fact == Fact::Command("QUIT".into())).count() == 3).await;
     assert_eq!(sink.journal().connections(), 3);
+}
+
+#[tokio::test]
+async fn a_message_does_not_wait_for_a_server_that_does_not_say_goodbye() {
+    let sink = Sink::start(Script::default().on(Step::Quit, Action::Stall)).await;
+    let client = client_with(&sink, 1, json!({ "messages_per_connection_max": 1 }));
+    let began = Instant::now();
+    for name in ["a@y.example", "b@y.example"] {
+        assert_eq!(words(&send(&client, name).await.unwrap()), "Accepted");
+    }
+    // Somebody without mail would be waited for that long.
+    assert!(began.elapsed() < QUIT_MAX, "it took {:?}", began.elapsed());
 }
 
 #[tokio::test]
