@@ -1,29 +1,71 @@
-//! A whole body in memory, of which no more is held than what came.
+//! A whole body in memory, of which no more is held than what came, and of all clients no more than there is room for.
 //!
 //! Invariant: no part is kept. A part that the HTTP library hands out keeps the 8 KiB alive that it was read into, so a
 //! client that sends octet by octet would have each of them cost 8 KiB.
 
 use crate::http::error::{ApiError, Code};
-use crate::http::serve::BODY_OCTETS_MAX;
+use crate::http::serve::{BODIES_OCTETS_MAX, BODY_OCTETS_MAX};
 use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
+use axum::http::request::Parts;
 use futures_util::StreamExt;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Seconds after which there may be room again.
+const ROOM_RETRY_SECS: u64 = 5;
+
+/// Room for the bodies of one listener; an extension of each request. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Bodies(Arc<Semaphore>);
+
+impl Default for Bodies {
+    fn default() -> Bodies {
+        Bodies(Arc::new(Semaphore::new(BODIES_OCTETS_MAX)))
+    }
+}
+
+impl Bodies {
+    fn take(&self, octets: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let taken = u32::try_from(octets).ok().and_then(|octets| self.0.clone().try_acquire_many_owned(octets).ok());
+        taken.ok_or_else(|| {
+            let detail =
+                format!("the bodies that are under way have {BODIES_OCTETS_MAX} octets together, as many as there may be; try again");
+            ApiError::new(Code::BodiesFull, detail).retry_after(ROOM_RETRY_SECS)
+        })
+    }
+}
+
+/// Octets, with the room that they take for as long as somebody has them.
+struct Held {
+    octets: Vec<u8>,
+    room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.octets
+    }
+}
 
 /// Reads a body of at most [`BODY_OCTETS_MAX`]; one that is announced to be longer is refused before it comes.
-pub async fn whole(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    if announced(headers).is_some_and(|octets| octets > BODY_OCTETS_MAX as u64) {
+pub async fn whole(head: &Parts, body: Body) -> Result<Bytes, ApiError> {
+    if announced(&head.headers).is_some_and(|octets| octets > BODY_OCTETS_MAX as u64) {
         return Err(too_large());
     }
-    let (mut parts, mut octets) = (body.into_data_stream(), Vec::new());
+    let bodies = head.extensions.get::<Bodies>().cloned().unwrap_or_default();
+    let mut held = Held { octets: Vec::new(), room: bodies.take(0)? };
+    let mut parts = body.into_data_stream();
     while let Some(part) = parts.next().await {
         let part = part.map_err(|_| broken_off())?;
-        if octets.len() + part.len() > BODY_OCTETS_MAX {
+        if held.octets.len() + part.len() > BODY_OCTETS_MAX {
             return Err(too_large());
         }
-        octets.extend_from_slice(&part);
+        held.room.merge(bodies.take(part.len())?);
+        held.octets.extend_from_slice(&part);
     }
-    Ok(octets.into())
+    Ok(Bytes::from_owner(held))
 }
 
 /// The length that the client announces, so that nobody has to wait for a body that is refused anyway.
@@ -42,14 +84,19 @@ pub fn broken_off() -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::Request;
     use futures_util::stream;
     use std::convert::Infallible;
     use std::sync::Arc;
 
-    /// An octet that tells by its count how many such are held.
-    struct Held(#[expect(dead_code, reason = "it is counted")] Arc<()>);
+    fn head() -> Parts {
+        Request::new(()).into_parts().0
+    }
 
-    impl AsRef<[u8]> for Held {
+    /// An octet that tells by its count how many such are held.
+    struct Octet(#[expect(dead_code, reason = "it is counted")] Arc<()>);
+
+    impl AsRef<[u8]> for Octet {
         fn as_ref(&self) -> &[u8] {
             b"x"
         }
@@ -60,9 +107,9 @@ mod tests {
         let count = Arc::new(());
         let parts = stream::iter(0..1_000).map(move |_| {
             assert!(Arc::strong_count(&count) <= 2, "{} parts are held", Arc::strong_count(&count) - 1);
-            Ok::<_, Infallible>(Bytes::from_owner(Held(Arc::clone(&count))))
+            Ok::<_, Infallible>(Bytes::from_owner(Octet(Arc::clone(&count))))
         });
-        let body = whole(&HeaderMap::new(), Body::from_stream(parts)).await.expect("it came whole");
+        let body = whole(&head(), Body::from_stream(parts)).await.expect("it came whole");
         assert_eq!(body, vec![b'x'; 1_000]);
     }
 
@@ -70,22 +117,38 @@ mod tests {
     async fn a_body_of_the_limit_is_read_and_an_octet_more_refused() {
         for (more, expected) in [(0, Ok(BODY_OCTETS_MAX)), (1, Err(Code::BodyTooLarge))] {
             let parts = stream::iter([vec![b'x'; BODY_OCTETS_MAX], vec![b'x'; more]]).map(Ok::<_, Infallible>);
-            let read = whole(&HeaderMap::new(), Body::from_stream(parts)).await;
+            let read = whole(&head(), Body::from_stream(parts)).await;
             assert_eq!(read.map(|body| body.len()).map_err(|error| error.code), expected);
         }
     }
 
     #[tokio::test]
     async fn a_body_that_is_announced_too_long_is_refused_unread() {
-        let headers = HeaderMap::from_iter([(CONTENT_LENGTH, (BODY_OCTETS_MAX + 1).into())]);
+        let (head, ()) = Request::builder().header(CONTENT_LENGTH, BODY_OCTETS_MAX + 1).body(()).unwrap().into_parts();
         let never = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
-        assert_eq!(whole(&headers, never).await.expect_err("it is too long").code, Code::BodyTooLarge);
+        assert_eq!(whole(&head, never).await.expect_err("it is too long").code, Code::BodyTooLarge);
     }
 
     #[tokio::test]
     async fn a_body_that_breaks_off_is_incomplete() {
         let parts = stream::iter([Ok(Bytes::from_static(b"{")), Err(std::io::Error::other("reset"))]);
-        let error = whole(&HeaderMap::new(), Body::from_stream(parts)).await.expect_err("it broke off");
+        let error = whole(&head(), Body::from_stream(parts)).await.expect_err("it broke off");
         assert_eq!(error.code, Code::BodyIncomplete);
+    }
+
+    #[tokio::test]
+    async fn bodies_share_the_room_and_give_it_back() {
+        let bodies = Bodies(Arc::new(Semaphore::new(10)));
+        let mut head = head();
+        head.extensions.insert(bodies.clone());
+        let read = async |octets: usize| whole(&head, Body::from(vec![b'x'; octets])).await;
+        let first = read(6).await.expect("there is room");
+        assert_eq!(read(5).await.expect_err("there is not").code, Code::BodiesFull);
+        assert_eq!(read(4).await.expect("there is room").len(), 4);
+        let part = first.slice(..1);
+        drop(first);
+        assert_eq!(read(5).await.expect_err("a part holds it all").code, Code::BodiesFull);
+        drop(part);
+        assert_eq!(read(10).await.expect("there is room").len(), 10);
     }
 }

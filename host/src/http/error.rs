@@ -61,6 +61,8 @@ codes! {
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The content type is not supported";
     /// The body is larger than the route takes.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
+    /// The bodies under way take all the room that there is for them.
+    BodiesFull = "bodies_full", SERVICE_UNAVAILABLE, "Too many bodies are under way";
     /// The body broke off.
     BodyIncomplete = "body_incomplete", BAD_REQUEST, "The body broke off";
     /// The request took too long, or its body stalled.

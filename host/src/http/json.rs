@@ -29,7 +29,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
             return Err(ApiError::new(Code::UnsupportedMediaType, "send JSON with the header `Content-Type: application/json`"));
         }
         let (head, body) = request.into_parts();
-        let raw = body::whole(&head.headers, body).await?;
+        let raw = body::whole(&head, body).await?;
         Ok(JsonBody { value: read(&raw)?, raw })
     }
 }

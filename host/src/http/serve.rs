@@ -5,6 +5,7 @@
 //! front can.
 
 use crate::http::addresses::Addresses;
+use crate::http::body::Bodies;
 use crate::http::error::{ApiError, Code};
 use crate::http::framing::{TwoLengths, Watched, is_chunked, wrong_head};
 use crate::http::layers::Refusal;
@@ -47,6 +48,8 @@ pub const REQUEST_MAX: Duration = Duration::from_secs(30);
 pub const BODY_STALL_MAX: Duration = Duration::from_secs(30);
 /// Octets of a body; streamed imports are exempt.
 pub const BODY_OCTETS_MAX: usize = 1024 * 1024;
+/// Octets of the bodies that are under way at the same time; streamed imports are exempt.
+pub const BODIES_OCTETS_MAX: usize = 32 * BODY_OCTETS_MAX;
 /// Header fields of a request.
 pub const HEADERS_MAX: usize = 64;
 /// Octets of a request's head.
@@ -101,6 +104,7 @@ pub struct Drain {
 /// `limits.drain` of it, however early it ends.
 pub async fn serve(listener: TcpListener, router: Router, drain: Drain, limits: Limits) {
     let connections = Arc::new(Semaphore::new(limits.connections));
+    let bodies = Bodies::default();
     let (addresses, unasked) = (Addresses::default(), Unasked::new(limits.silent));
     let tasks = TaskTracker::new();
     let abort = CancellationToken::new();
@@ -115,7 +119,14 @@ pub async fn serve(listener: TcpListener, router: Router, drain: Drain, limits: 
         };
         let Some(permit) = admit(&connections, &unasked, &drain.ends).await else { break };
         let (abort, newcomer) = (abort.clone(), Arc::new(unasked.enter()));
-        let connection = Connection { router: router.clone(), remote, limits, drain: drain.clone(), newcomer: Arc::clone(&newcomer) };
+        let connection = Connection {
+            router: router.clone(),
+            remote,
+            limits,
+            drain: drain.clone(),
+            newcomer: Arc::clone(&newcomer),
+            bodies: bodies.clone(),
+        };
         tasks.spawn(async move {
             let _held = (permit, place);
             let served = async {
@@ -165,6 +176,7 @@ struct Connection {
     limits: Limits,
     drain: Drain,
     newcomer: Arc<Newcomer>,
+    bodies: Bodies,
 }
 
 impl Connection {
@@ -173,9 +185,11 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         let (router, remote, two_lengths) = (self.router, Remote(self.remote), TwoLengths::default());
         let (seen, begins, newcomer) = (two_lengths.clone(), self.drain.begins.clone(), self.newcomer);
+        let bodies = self.bodies;
         let service = service_fn(move |mut request: Request<Incoming>| {
             newcomer.asks();
             request.extensions_mut().insert(remote);
+            request.extensions_mut().insert(bodies.clone());
             let closes = refuse(&mut request, &seen, &begins) || is_chunked(request.headers());
             let answer = router.clone().oneshot(request.map(Body::new));
             async move {

@@ -24,6 +24,8 @@ const P99_MAX: Duration = Duration::from_millis(500);
 /// The same for the small size, whose hundred requests say nothing of a hundredth of them, on whatever machine: that none hangs.
 const P99_MAX_SMALL: Duration = Duration::from_secs(10);
 const REQUEST_EVERY: Duration = Duration::from_millis(20);
+/// A body of this length is taken, and one of the other is not.
+const TAKEN_OCTETS: usize = 1024 * 1024;
 const LARGE_OCTETS: usize = 3 * 1024 * 1024;
 const NESTED: usize = 400_000;
 const DRIP: Duration = Duration::from_millis(500);
@@ -38,6 +40,8 @@ enum Attack {
     Idle,
     SlowHead,
     SlowBody,
+    /// Sends almost all of a body at once, and no more.
+    StalledBody,
     /// Asks and does not read the answer.
     SlowRead,
     LargeBody,
@@ -47,9 +51,10 @@ enum Attack {
 }
 
 /// How many attackers of each kind there are, besides the idle ones.
-const ATTACKERS: [(Attack, usize); 7] = [
+const ATTACKERS: [(Attack, usize); 8] = [
     (Attack::SlowHead, 100),
     (Attack::SlowBody, 100),
+    (Attack::StalledBody, 100),
     (Attack::SlowRead, 50),
     (Attack::LargeBody, 4),
     (Attack::ChunkedBody, 4),
@@ -200,6 +205,10 @@ async fn once(attack: Attack, mut stream: TcpStream) -> std::io::Result<String> 
         Attack::SlowBody => {
             stream.write_all(post(100_000).as_bytes()).await?;
             drip(&mut stream).await?;
+        }
+        Attack::StalledBody => {
+            stream.write_all(post(TAKEN_OCTETS).as_bytes()).await?;
+            stream.write_all(&vec![b' '; TAKEN_OCTETS - 1]).await?;
         }
         Attack::SlowRead => {
             for _ in 0..1_000 {
