@@ -30,7 +30,6 @@ struct State {
 pub struct Newcomer {
     unasked: Unasked,
     number: u64,
-    since: Instant,
     asked: AtomicBool,
     closes: CancellationToken,
 }
@@ -45,7 +44,7 @@ impl Unasked {
         let (number, closes) = (state.next, CancellationToken::new());
         state.next += 1;
         state.waiting.insert(number, closes.clone());
-        Newcomer { unasked: self.clone(), number, since: Instant::now(), asked: AtomicBool::new(false), closes }
+        Newcomer { unasked: self.clone(), number, asked: AtomicBool::new(false), closes }
     }
 
     /// Has the oldest one make room, if there is any.
@@ -72,8 +71,10 @@ impl Newcomer {
     /// Ends when it must close for another one. Whoever waits reads from the connection first: a request that has come by
     /// then counts.
     pub async fn makes_room(&self) {
+        // Only what is looked at can ask: its time begins now, however long ago it came.
+        let not_before = Instant::now() + self.unasked.silent;
         self.closes.cancelled().await;
-        sleep_until(self.since + self.unasked.silent).await;
+        sleep_until(not_before).await;
         if self.asked.load(Ordering::Relaxed) {
             pending::<()>().await;
         }

@@ -8,6 +8,7 @@
 
 mod body;
 mod check;
+mod depth;
 mod header;
 mod splice;
 #[cfg(test)]

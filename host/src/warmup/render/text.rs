@@ -3,6 +3,7 @@
 //! Invariant: a template sees `name`, `email_id` and `unsubscribe_url` and nothing else; it reads no file, and its steps and its
 //! output are bounded. Undefined is an error.
 
+use crate::warmup::render::depth;
 use crate::warmup::render::splice::Splice;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
@@ -83,9 +84,11 @@ fn compile(source: &str, escape: AutoEscape) -> Result<Text, String> {
     if !["{{", "{%", "{#"].iter().any(|start| source.contains(start)) {
         return Ok(Text::Fixed(source.to_owned()));
     }
+    let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build().map_err(words)?;
+    depth::check(source, &syntax)?;
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_syntax(SyntaxConfig::builder().keep_trailing_newline(true).build().map_err(words)?);
+    environment.set_syntax(syntax);
     environment.set_fuel(Some(FUEL));
     environment.set_auto_escape_callback(move |_| escape.clone());
     environment.add_template_owned("text", source.to_owned()).map_err(words)?;
