@@ -16,6 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Seconds after which there may be room again.
 const ROOM_RETRY_SECS: u64 = 5;
 
+/// Octets that are allocated together of a body that is larger.
+const BLOCK_OCTETS: usize = 64 * 1024;
+
 /// Room for the bodies of one listener; an extension of each request. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Bodies(Arc<Semaphore>);
@@ -40,12 +43,44 @@ impl Bodies {
 /// Octets, with the room that they take for as long as somebody has them.
 struct Held {
     octets: Vec<u8>,
-    room: OwnedSemaphorePermit,
+    _room: OwnedSemaphorePermit,
 }
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
         &self.octets
+    }
+}
+
+/// A body that comes. It lies in blocks of one size: one that grew as a whole would leave all its former sizes to the allocator.
+#[derive(Default)]
+struct Blocks {
+    full: Vec<Vec<u8>>,
+    last: Vec<u8>,
+}
+
+impl Blocks {
+    fn len(&self) -> usize {
+        self.full.len() * BLOCK_OCTETS + self.last.len()
+    }
+
+    fn push(&mut self, mut part: &[u8]) {
+        while !part.is_empty() {
+            let (now, later) = part.split_at(part.len().min(BLOCK_OCTETS - self.last.len()));
+            self.last.extend_from_slice(now);
+            if self.last.len() == BLOCK_OCTETS {
+                self.full.push(std::mem::take(&mut self.last));
+            }
+            part = later;
+        }
+    }
+
+    fn join(mut self) -> Vec<u8> {
+        if self.full.is_empty() {
+            return self.last;
+        }
+        self.full.push(self.last);
+        self.full.concat()
     }
 }
 
@@ -55,17 +90,17 @@ pub async fn whole(head: &Parts, body: Body) -> Result<Bytes, ApiError> {
         return Err(too_large());
     }
     let bodies = head.extensions.get::<Bodies>().cloned().unwrap_or_default();
-    let mut held = Held { octets: Vec::new(), room: bodies.take(0)? };
+    let (mut blocks, mut room) = (Blocks::default(), bodies.take(0)?);
     let mut parts = body.into_data_stream();
     while let Some(part) = parts.next().await {
         let part = part.map_err(|_| broken_off())?;
-        if held.octets.len() + part.len() > BODY_OCTETS_MAX {
+        if blocks.len() + part.len() > BODY_OCTETS_MAX {
             return Err(too_large());
         }
-        held.room.merge(bodies.take(part.len())?);
-        held.octets.extend_from_slice(&part);
+        room.merge(bodies.take(part.len())?);
+        blocks.push(&part);
     }
-    Ok(Bytes::from_owner(held))
+    Ok(Bytes::from_owner(Held { octets: blocks.join(), _room: room }))
 }
 
 /// The length that the client announces, so that nobody has to wait for a body that is refused anyway.
@@ -111,6 +146,14 @@ mod tests {
         });
         let body = whole(&head(), Body::from_stream(parts)).await.expect("it came whole");
         assert_eq!(body, vec![b'x'; 1_000]);
+    }
+
+    #[tokio::test]
+    async fn a_body_is_what_its_parts_were_whatever_their_sizes() {
+        let sizes = [1, BLOCK_OCTETS - 1, BLOCK_OCTETS, 0, 3 * BLOCK_OCTETS + 7, 5];
+        let parts: Vec<Vec<u8>> = sizes.iter().enumerate().map(|(nth, size)| vec![nth as u8; *size]).collect();
+        let body = Body::from_stream(stream::iter(parts.clone()).map(Ok::<_, Infallible>));
+        assert!(whole(&head(), body).await.expect("it came whole") == parts.concat());
     }
 
     #[tokio::test]

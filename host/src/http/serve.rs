@@ -49,7 +49,7 @@ pub const BODY_STALL_MAX: Duration = Duration::from_secs(30);
 /// Octets of a body; streamed imports are exempt.
 pub const BODY_OCTETS_MAX: usize = 1024 * 1024;
 /// Octets of the bodies that are under way at the same time; streamed imports are exempt.
-pub const BODIES_OCTETS_MAX: usize = 32 * BODY_OCTETS_MAX;
+pub const BODIES_OCTETS_MAX: usize = 16 * BODY_OCTETS_MAX;
 /// Header fields of a request.
 pub const HEADERS_MAX: usize = 64;
 /// Octets of a request's head.
