@@ -5,6 +5,7 @@
 
 use crate::http::error::{ApiError, Code};
 use crate::http::serve::{BODIES_OCTETS_MAX, BODY_OCTETS_MAX};
+use crate::http::waiting::Caller;
 use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
@@ -99,6 +100,9 @@ pub async fn whole(head: &Parts, body: Body) -> Result<Bytes, ApiError> {
         }
         room.merge(bodies.take(part.len())?);
         blocks.push(&part);
+    }
+    if let Some(caller) = head.extensions.get::<Arc<Caller>>() {
+        caller.asked();
     }
     Ok(Bytes::from_owner(Held { octets: blocks.join(), _room: room }))
 }

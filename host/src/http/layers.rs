@@ -4,6 +4,7 @@
 
 use crate::http::error::{ApiError, Code, REQUEST_ID};
 use crate::http::serve::REQUEST_MAX;
+use crate::http::waiting::Caller;
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
@@ -11,6 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
@@ -42,7 +44,11 @@ async fn around(service: &'static str, untimed: &'static [&'static str], mut req
     let answer = REQUEST_ID.scope(id.clone(), async {
         let answer = match refusal {
             Some(Refusal(error)) => error.into_response(),
-            None if untimed.contains(&path.as_str()) => next.run(request).await,
+            None if untimed.contains(&path.as_str()) => {
+                // What comes bit by bit is at work from the start.
+                request.extensions().get::<Arc<Caller>>().inspect(|caller| caller.asked());
+                next.run(request).await
+            }
             None => tokio::time::timeout(REQUEST_MAX, next.run(request)).await.unwrap_or_else(|_| timed_out()),
         };
         ApiError::of_bare(&answer).map_or(answer, IntoResponse::into_response)

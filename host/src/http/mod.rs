@@ -20,4 +20,4 @@ pub mod stall;
 pub mod testing;
 pub mod time;
 pub mod tries;
-pub mod unasked;
+pub mod waiting;

@@ -11,13 +11,13 @@ use crate::http::framing::{TwoLengths, Watched, is_chunked, wrong_head};
 use crate::http::layers::Refusal;
 use crate::http::probes;
 use crate::http::stall::StallGuard;
-use crate::http::unasked::{Newcomer, Unasked};
+use crate::http::waiting::{Answer, Caller, Waiting};
 use axum::Router;
 use axum::body::Body;
 use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Request};
 use axum::response::Response;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -32,13 +32,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-/// Connections of all clients together; one more closes the oldest that has asked nothing in [`SILENT_MIN`], or waits where all have.
+/// Connections of all clients together; one more closes that which has waited longest for its client.
 pub const CONNECTIONS_MAX: usize = 1_000;
 /// Connections of one remote address; more are closed at once. Loopback is exempt: a proxy speaks from there.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 100;
 /// How long a client may take over a request's head, and how long a kept connection may be idle.
 pub const HEAD_READ_MAX: Duration = Duration::from_secs(5);
-/// How long a connection may be silent at first before it may close for another one.
+/// How long a connection may wait for its first request before it may close for another one.
 pub const SILENT_MIN: Duration = Duration::from_millis(100);
 /// How long an answer may stand still because the client does not read.
 pub const ANSWER_STALL_MAX: Duration = Duration::from_secs(20);
@@ -105,7 +105,7 @@ pub struct Drain {
 pub async fn serve(listener: TcpListener, router: Router, drain: Drain, limits: Limits) {
     let connections = Arc::new(Semaphore::new(limits.connections));
     let bodies = Bodies::default();
-    let (addresses, unasked) = (Addresses::default(), Unasked::new(limits.silent));
+    let (addresses, waiting) = (Addresses::default(), Waiting::new(limits.silent));
     let tasks = TaskTracker::new();
     let abort = CancellationToken::new();
     let both = drain.clone();
@@ -117,14 +117,14 @@ pub async fn serve(listener: TcpListener, router: Router, drain: Drain, limits: 
         let Some(place) = addresses.enter(remote.ip(), limits.connections_per_address) else {
             continue;
         };
-        let Some(permit) = admit(&connections, &unasked, &drain.ends).await else { break };
-        let (abort, newcomer) = (abort.clone(), Arc::new(unasked.enter()));
+        let Some(permit) = admit(&connections, &waiting, &drain.ends).await else { break };
+        let (abort, caller) = (abort.clone(), Arc::new(waiting.enter()));
         let connection = Connection {
             router: router.clone(),
             remote,
             limits,
             drain: drain.clone(),
-            newcomer: Arc::clone(&newcomer),
+            caller: Arc::clone(&caller),
             bodies: bodies.clone(),
         };
         tasks.spawn(async move {
@@ -134,7 +134,7 @@ pub async fn serve(listener: TcpListener, router: Router, drain: Drain, limits: 
                     // What has come is read first.
                     biased;
                     () = connection.run(stream) => {}
-                    () = newcomer.makes_room() => {}
+                    () = caller.makes_room() => {}
                 }
             };
             abort.run_until_cancelled(served).await;
@@ -163,9 +163,9 @@ async fn next(listener: &TcpListener, ends: &CancellationToken) -> Option<(TcpSt
 }
 
 /// Waits for a place among the connections, and makes room for it; `None` once draining has ended.
-async fn admit(connections: &Arc<Semaphore>, unasked: &Unasked, ends: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+async fn admit(connections: &Arc<Semaphore>, waiting: &Waiting, ends: &CancellationToken) -> Option<OwnedSemaphorePermit> {
     if connections.available_permits() == 0 {
-        unasked.close_oldest();
+        waiting.close_oldest();
     }
     ends.run_until_cancelled(connections.clone().acquire_owned()).await?.ok()
 }
@@ -175,7 +175,7 @@ struct Connection {
     remote: SocketAddr,
     limits: Limits,
     drain: Drain,
-    newcomer: Arc<Newcomer>,
+    caller: Arc<Caller>,
     bodies: Bodies,
 }
 
@@ -184,12 +184,16 @@ impl Connection {
         // Answers are small; Nagle would only hold them back. A socket that refuses the option still works.
         let _ = stream.set_nodelay(true);
         let (router, remote, two_lengths) = (self.router, Remote(self.remote), TwoLengths::default());
-        let (seen, begins, newcomer) = (two_lengths.clone(), self.drain.begins.clone(), self.newcomer);
+        let (seen, begins, caller) = (two_lengths.clone(), self.drain.begins.clone(), self.caller);
         let bodies = self.bodies;
         let service = service_fn(move |mut request: Request<Incoming>| {
-            newcomer.asks();
             request.extensions_mut().insert(remote);
             request.extensions_mut().insert(bodies.clone());
+            if request.body().is_end_stream() {
+                caller.asked();
+            }
+            request.extensions_mut().insert(Arc::clone(&caller));
+            let caller = Arc::clone(&caller);
             let closes = refuse(&mut request, &seen, &begins) || is_chunked(request.headers());
             let answer = router.clone().oneshot(request.map(Body::new));
             async move {
@@ -197,7 +201,7 @@ impl Connection {
                 if closes {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(answer)
+                Ok::<_, Infallible>(answer.map(|body| Answer { body, caller }))
             }
         });
         // Connections that come while the service drains are for the probes: they stay until it has ended.
