@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod checked;
+mod data_folder;
 mod health;
 mod metrics;
 mod readiness;
@@ -110,7 +111,7 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
     })?;
     let live = Arc::new(live);
     let first = live.now();
-    let _lock = data_folder(&options)?;
+    data_folder::take(&options.data, options.serving)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let log = event_log(&options, &first.settings, &clock).await?;
     let stop = CancellationToken::new();
@@ -159,26 +160,6 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
         Some(words) => Err(StartError::Ended(words.to_owned())),
         None => Ok(()),
     }
-}
-
-/// Makes the data folder and locks it for the services that this process serves.
-fn data_folder(options: &Options) -> Result<Vec<std::fs::File>, StartError> {
-    let data = &options.data;
-    let unavailable = |e: std::io::Error| {
-        let remedy = "make it a folder that this user may write to, or name another with --data";
-        StartError::Unavailable(format!("the data folder {} cannot be used: {e}; {remedy}", data.display()))
-    };
-    std::fs::create_dir_all(data).map_err(unavailable)?;
-    let names = [("warmup", options.serving.warmup()), ("health", options.serving.health())];
-    let lock = |name: &str| {
-        let path = data.join(format!("{name}.lock"));
-        let file = std::fs::File::create(&path).map_err(unavailable)?;
-        file.try_lock().map_err(|_| {
-            StartError::Unavailable(format!("another process serves {name} from {}; stop it or use another --data folder", data.display()))
-        })?;
-        Ok(file)
-    };
-    names.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| lock(name)).collect()
 }
 
 async fn event_log(options: &Options, settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Arc<dyn EventLog>, StartError> {

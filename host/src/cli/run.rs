@@ -114,7 +114,7 @@ fn start(service: Option<Service>, folders: Folders, env: SharedEnv) -> std::io:
     let mail = runtime("mail", (processors / 2).clamp(1, MAIL_WORKERS_MAX))?;
     let options = Options { serving, config: folders.config, data: folders.data, mail: mail.handle().clone() };
     let code = services.block_on(serve::run(options, env, &mut std::io::stderr()));
-    // Mail first: what its clients may still do is over before another process can have the data folder for long.
+    // Mail first: its clients may still be at work. Nobody else can have the data folder until the process has ended.
     for ended in [mail, services] {
         ended.shutdown_timeout(SHUTDOWN_MAX);
     }
