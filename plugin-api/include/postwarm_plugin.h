@@ -191,7 +191,8 @@ typedef struct pw_smtp {
   void (*cancel)(void *instance, void *ctx);
   /* Connects and authenticates without sending mail. */
   uint32_t (*verify)(void *instance, uint64_t timeout_ms, pw_done done, void *ctx);
-  /* Take no new message, let the running ones end within the grace, QUIT, close. Idempotent. */
+  /* Take no new message, let the running ones end within the grace, QUIT, close. Idempotent; a second call may come while the
+   * first one waits, and leave less time. */
   uint32_t (*close)(void *instance, uint64_t grace_ms, pw_done done, void *ctx);
   /* Called once, when no completion is owed any more. */
   void (*destroy)(void *instance);

@@ -30,6 +30,7 @@ pub trait SmtpClient: Send + Sync + 'static {
     /// Connects and authenticates without sending mail. `Err` says what went wrong, in words for the operator.
     fn verify(&self, deadline: Instant) -> BoxFuture<'_, Result<(), String>>;
 
-    /// Takes no new message, lets the running ones end within `grace`, says QUIT and closes. Idempotent.
+    /// Takes no new message, lets the running ones end within `grace`, says QUIT and closes. Idempotent; a second call may come while
+    /// the first one waits, and leave less time.
     fn close(&self, grace: Duration) -> BoxFuture<'_, ()>;
 }

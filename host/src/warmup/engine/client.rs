@@ -10,8 +10,8 @@ use crate::warmup::engine::hands::ClientNumber;
 use crate::warmup::engine::pace::Pace;
 use crate::warmup::metrics::client_failing;
 use crate::warmup::route::{ClientHealth, Pause};
-use postwarm_plugin_api::{Cause, Fault, Outcome};
-use std::sync::Arc;
+use postwarm_plugin_api::{Cause, Fault, Outcome, SmtpClient};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// How long a client that is no longer named has for what it has in hand.
@@ -146,10 +146,12 @@ impl Client {
         }
     }
 
-    /// Lets a client that is no longer named end its messages and close.
-    pub fn retire(self, org: &OrgName) {
+    /// Lets a client that is no longer named end its messages and close. It is there until it has.
+    pub fn retire(self, org: &OrgName) -> Weak<dyn SmtpClient> {
         client_failing(org, &self.name, false);
         self.calls.withdraw("the client is gone");
+        let retired = Arc::downgrade(self.calls.client());
         tokio::spawn(async move { self.calls.client().close(RETIRE_MAX).await });
+        retired
     }
 }

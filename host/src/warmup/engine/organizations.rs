@@ -1,7 +1,7 @@
 //! The organizations as they run: their clients, what each has in hand, and which of them works.
 //!
 //! Invariant: a client whose entry did not change is the same instance after a reload; one that changed or went away is
-//! closed once its messages have ended.
+//! closed once its messages have ended, or the process stops.
 
 use crate::clock::Now;
 use crate::config::settings::{Organization, Providers, Settings, SmtpEntry};
@@ -22,7 +22,7 @@ use crate::warmup::route::{self, Choice, Pause};
 use crate::warmup::store::{BackfillPace, Store};
 use postwarm_plugin_api::{Fault, Outcome, SmtpClient};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub struct Organizations {
@@ -31,6 +31,8 @@ pub struct Organizations {
     signers: Arc<dyn MakeSigner>,
     back: Back,
     running: BTreeMap<OrgId, Running>,
+    /// Clients that no organization names any more and that have messages to end.
+    retired: Vec<Weak<dyn SmtpClient>>,
     clients_made: u64,
 }
 
@@ -86,7 +88,7 @@ impl Wanted {
 
 impl Organizations {
     pub fn new(store: Arc<dyn Store>, make: Arc<dyn MakeClient>, signers: Arc<dyn MakeSigner>, back: Back) -> Organizations {
-        Organizations { store, make, signers, back, running: BTreeMap::new(), clients_made: 0 }
+        Organizations { store, make, signers, back, running: BTreeMap::new(), retired: Vec::new(), clients_made: 0 }
     }
 
     pub fn tokens(&self) -> Arc<Tokens> {
@@ -127,6 +129,7 @@ impl Organizations {
         let (make, signers) = (self.make.clone(), self.signers.clone());
         // Plugins may take seconds, and keys are read from files: neither holds up a worker.
         let made = tokio::task::spawn_blocking(move || wanted.into_iter().map(|w| w.made(&*make, &*signers)).collect::<Vec<_>>()).await?;
+        self.retired.retain(|client| client.strong_count() > 0);
         let mut before = std::mem::take(&mut self.running);
         for (org, made) in orgs.into_iter().zip(made) {
             let old = before.remove(&org);
@@ -134,7 +137,7 @@ impl Organizations {
             self.running.insert(org, running);
         }
         for gone in before.into_values() {
-            gone.clients.into_iter().for_each(|c| c.retire(&gone.settings.name));
+            self.retired.extend(gone.clients.into_iter().map(|c| c.retire(&gone.settings.name)));
         }
         Ok(())
     }
@@ -163,7 +166,7 @@ impl Organizations {
                 clients.push(Client::new(self.next_number(), entry, Calls::new(client, self.back.clone())));
             }
         }
-        kept.into_iter().for_each(|c| c.retire(&organization.name));
+        self.retired.extend(kept.into_iter().map(|c| c.retire(&organization.name)));
         for client in &clients {
             client_failing(&organization.name, &client.name, client.health.is_failing());
         }
@@ -184,11 +187,13 @@ impl Organizations {
         ClientNumber(self.clients_made)
     }
 
-    /// Gives back what no client has, and closes every client; resolves when all have said QUIT or `grace` has passed.
+    /// Gives back what no client has, and closes every client, those too that a reload took away; resolves when all have said QUIT or
+    /// `grace` has passed.
     pub fn close(&self, grace: Duration) -> impl Future<Output = ()> + use<> {
         let all = || self.running.values().flat_map(|running| &running.clients);
         all().for_each(|client| client.calls.withdraw("the process stops"));
-        let clients: Vec<_> = all().map(|client| client.calls.client().clone()).collect();
+        let retired = self.retired.iter().filter_map(Weak::upgrade);
+        let clients: Vec<_> = all().map(|client| client.calls.client().clone()).chain(retired).collect();
         async move {
             let closing = clients.iter().map(|c| c.close(grace));
             futures_util::future::join_all(closing).await;

@@ -11,6 +11,7 @@ use crate::warmup::marks::{MarksFile, Reached};
 use crate::warmup::store::{Claimed, Recorded, Settled};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinError;
 
 /// Why a row is unknown that an earlier process had in hand.
 const CRASHED: &str = "the process ended while the message may have been on its way";
@@ -55,19 +56,20 @@ impl Engine {
             self.organizations.back().unsent(ready.claimed, "the process stops");
         }
         let grace = self.settings.borrow().process.drain_max;
-        let closing = self.organizations.close(grace);
+        // By itself: it must go on while a turn waits for the disk.
+        let mut closing = tokio::spawn(self.organizations.close(grace));
         let clock = self.clock.clone();
         let most = grace + LAST_ANSWERS;
         let until = clock.now().boot_ms + most.as_millis() as i64;
         let deadline = clock.sleep(most);
-        tokio::pin!(deadline, closing);
+        tokio::pin!(deadline);
         let mut closed = false;
         let mut waiting = true;
         while waiting && (!self.hands.is_empty() || !self.recorded.is_empty()) {
             if self.recorded.is_empty() {
                 tokio::select! {
                     () = self.returns.any() => {}
-                    () = &mut closing, if !closed => closed = true,
+                    ended = &mut closing, if !closed => closed = has_closed(ended),
                     () = &mut deadline => waiting = false,
                 }
             }
@@ -84,7 +86,7 @@ impl Engine {
         let left = self.hands.take_all();
         if left.is_empty() && self.recorded.is_empty() {
             if !closed {
-                closing.await;
+                has_closed(closing.await);
             }
             return;
         }
@@ -120,6 +122,14 @@ impl Engine {
         self.view.settled(&claimed, &result, now);
         self.recorded.push(Recorded { claimed, result, at: now.wall_ms });
     }
+}
+
+/// Clients close once, however that ended.
+fn has_closed(ended: Result<(), JoinError>) -> bool {
+    if let Err(error) = ended {
+        tracing::error!(%error, "closing the clients ended badly");
+    }
+    true
 }
 
 /// How far each row came that an earlier process left in `sending`: as it marked, or as far as can be.

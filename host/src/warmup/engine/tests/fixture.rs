@@ -20,6 +20,7 @@ use crate::warmup::store::{Accepted, Believed, Queue, Store};
 use postwarm_plugin_api::{Cause, EnhancedCode, Outcome, Phase, Reply};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -120,6 +121,11 @@ pub fn settings(clients: usize, change: impl FnOnce(&mut Organization)) -> Arc<S
 
 pub fn failing() -> Outcome {
     Outcome::NotAttempted { cause: Cause::Connect, detail: "refused".into() }
+}
+
+/// What a client says that is closed of what had not left.
+pub fn closing() -> Outcome {
+    Outcome::NotAttempted { cause: Cause::Stopping, detail: "the client closes".into() }
 }
 
 pub fn unknown() -> Outcome {
@@ -228,6 +234,24 @@ impl World {
             seed: 1,
         };
         Engine::start(parts).await
+    }
+
+    /// Stops an engine, whose clients give back what they have once a client of this name is told to close within the time of a drain.
+    pub async fn stop_until_closed(&self, engine: Engine, name: &str) {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let ended = tokio::spawn(engine.run(stop));
+        let told = (name.to_owned(), self.settings.borrow().process.drain_max);
+        let seen = async {
+            while !self.script.closed().contains(&told) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, seen).await.expect("the client is told to close");
+        self.script.release(closing);
+        self.queue.turns_fail.store(false, Ordering::SeqCst);
+        self.clock.advance(Duration::from_secs(1));
+        tokio::time::timeout(PATIENCE, ended).await.expect("the drain ends").unwrap();
     }
 
     /// Stops an engine whose messages are in flight, and lets its drain expire.

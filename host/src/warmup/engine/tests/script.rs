@@ -6,6 +6,7 @@ use postwarm_plugin_api::{BoxFuture, Mark, Message, Outcome, SmtpClient};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// Clients of all names that answer what the test says, and are silent until then.
 #[derive(Clone, Default)]
@@ -16,13 +17,16 @@ struct Scripted {
     silent: Vec<Silent>,
     answers: VecDeque<Outcome>,
     marks: bool,
+    closed: Vec<(String, Duration)>,
+    /// Clients that close until the next answers.
+    closing: Vec<oneshot::Sender<()>>,
 }
 
 /// A message whose reply a test owes.
 struct Silent {
     to: String,
     mark: Option<Mark>,
-    answer: tokio::sync::oneshot::Sender<Outcome>,
+    answer: oneshot::Sender<Outcome>,
 }
 
 impl Script {
@@ -36,6 +40,11 @@ impl Script {
         let script = self.0.lock().unwrap();
         let silent = script.silent.iter().find(|silent| silent.to == to).expect("it waits for its reply");
         silent.mark.as_ref().expect("it came with a mark").set();
+    }
+
+    /// Which clients were told to close, each time with how long they have.
+    pub fn closed(&self) -> Vec<(String, Duration)> {
+        self.0.lock().unwrap().closed.clone()
     }
 
     /// Whose messages wait for their replies.
@@ -62,6 +71,7 @@ impl Script {
     pub fn release_of(&self, domain: &str, outcome: impl Fn() -> Outcome) -> usize {
         let waiting = {
             let mut script = self.0.lock().unwrap();
+            script.closing.clear();
             script.silent.extract_if(.., |silent| silent.to.ends_with(domain)).collect::<Vec<_>>()
         };
         waiting.into_iter().filter_map(|silent| silent.answer.send(outcome()).ok()).count()
@@ -70,12 +80,13 @@ impl Script {
 
 impl MakeClient for Script {
     fn make(&self, _: &Organization, entry: &SmtpEntry) -> Result<Arc<dyn SmtpClient>, String> {
-        Ok(Arc::new(ScriptedClient { script: self.clone(), in_flight_max: entry.connections as usize }))
+        Ok(Arc::new(ScriptedClient { script: self.clone(), name: entry.name.clone(), in_flight_max: entry.connections as usize }))
     }
 }
 
 struct ScriptedClient {
     script: Script,
+    name: String,
     in_flight_max: usize,
 }
 
@@ -95,7 +106,7 @@ impl SmtpClient for ScriptedClient {
                 if let Some(answer) = script.answers.pop_front() {
                     return answer;
                 }
-                let (answer, reply) = tokio::sync::oneshot::channel();
+                let (answer, reply) = oneshot::channel();
                 script.silent.push(Silent { to: message.envelope_to.to_string(), mark: message.mark, answer });
                 reply
             };
@@ -110,7 +121,15 @@ impl SmtpClient for ScriptedClient {
         Box::pin(async { Ok(()) })
     }
 
-    fn close(&self, _: Duration) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::pending())
+    fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let (held, ended) = oneshot::channel();
+            {
+                let mut script = self.script.0.lock().unwrap();
+                script.closed.push((self.name.clone(), grace));
+                script.closing.push(held);
+            }
+            let _ = ended.await;
+        })
     }
 }

@@ -45,6 +45,44 @@ async fn a_drain_that_expires_resends_where_the_organization_wants_that() {
 }
 
 #[tokio::test]
+async fn a_stop_closes_a_client_too_that_a_reload_took_away_so_that_nothing_of_it_is_in_doubt() {
+    let before = settings(1, |_| {});
+    let world = World::new(before.clone());
+    let email = world.broadcast("acme", 4, "mail.example").await;
+    let mut engine = world.engine().await;
+    engine.once().await;
+    world.settings.send_replace(edit(&before, |_, o| o.smtp[0].name = "another".into()));
+    engine.take_settings().await.unwrap();
+    world.stop_until_closed(engine, "client0").await;
+    assert_eq!(world.counts("acme", email).await, Counts { queued: 4, ..Counts::default() });
+}
+
+#[tokio::test]
+async fn a_stop_closes_the_clients_of_an_organization_that_is_gone() {
+    let world = World::new(settings(1, |_| {}));
+    let email = world.broadcast("acme", 4, "mail.example").await;
+    let mut engine = world.engine().await;
+    engine.once().await;
+    world.settings.send_modify(|s| std::sync::Arc::make_mut(s).organizations.clear());
+    engine.take_settings().await.unwrap();
+    world.stop_until_closed(engine, "client0").await;
+    assert_eq!(world.counts("acme", email).await, Counts { queued: 4, ..Counts::default() });
+}
+
+#[tokio::test]
+async fn a_stop_closes_the_clients_while_nothing_can_be_committed() {
+    let world = World::new(settings(1, |_| {}));
+    let email = world.broadcast("acme", 4, "mail.example").await;
+    let mut engine = world.engine().await;
+    world.script.answers([accepted()]);
+    engine.once().await;
+    engine.answers(1).await;
+    world.queue.turns_fail.store(true, Ordering::SeqCst);
+    world.stop_until_closed(engine, "client0").await;
+    assert_eq!(world.counts("acme", email).await, Counts { sent: 1, queued: 3, ..Counts::default() });
+}
+
+#[tokio::test]
 async fn a_kill_leaves_what_was_in_flight_unknown_and_counted_in_one_commit() {
     let world = World::new(settings(1, capped(4)));
     let email = world.broadcast("acme", 9, "mail.example").await;
