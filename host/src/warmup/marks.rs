@@ -83,6 +83,14 @@ pub enum Unbelieved {
     WithoutPlace(u64),
 }
 
+/// Marks that must go and cannot.
+#[derive(Debug, thiserror::Error)]
+#[error("the marks of an earlier process, {}, cannot be taken away: {error}; let this user do that, or remove them", path.display())]
+pub struct Stays {
+    path: PathBuf,
+    error: io::Error,
+}
+
 /// Where the marks are kept, by one process after another.
 #[derive(Debug, Clone)]
 pub struct MarksFile {
@@ -96,17 +104,8 @@ impl MarksFile {
     }
 
     /// What an earlier process marked, where the database is at this turn. It stays until [`MarksFile::begin`]; what is not
-    /// believed is taken away at once, as a look at it makes it look as if it had been in memory.
+    /// believed is to be taken away at once, as a look at it makes it look as if it had been in memory.
     pub fn left(&self, turn: i64) -> Result<Left, Unbelieved> {
-        let left = self.read(turn);
-        if left.is_err() {
-            // It is not there, or cannot be written either; then the turns tell it from what is current.
-            let _ = std::fs::remove_file(&self.path);
-        }
-        left
-    }
-
-    fn read(&self, turn: i64) -> Result<Left, Unbelieved> {
         let unreadable = |error: io::Error| Unbelieved::Unreadable(error.to_string());
         // mincore tells the truth only to whom may write.
         let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(&self.path);
@@ -121,15 +120,23 @@ impl MarksFile {
         Left::read(map.words(), &self.boot_id, turn)
     }
 
+    /// Takes away what an earlier process marked: a later start might believe what tells of other rows.
+    pub fn take_away(&self) -> Result<(), Stays> {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Stays { path: self.path.clone(), error }),
+            _ => Ok(()),
+        }
+    }
+
     /// Begins to mark, where the database is at this turn and has nothing in `sending`. Without a file nothing is marked, and a
     /// warning says so.
-    pub fn begin(&self, turn: i64, places: usize) -> Marks {
+    pub fn begin(&self, turn: i64, places: usize) -> Result<Marks, Stays> {
         match self.make(turn, places) {
-            Ok(map) => Marks::over(map, places),
+            Ok(map) => Ok(Marks::over(map, places)),
             Err(error) => {
                 tracing::warn!(%error, "what leaves cannot be marked in the data folder: a kill leaves all rows in hand unknown");
-                let _ = std::fs::remove_file(&self.path);
-                Marks::none()
+                self.take_away()?;
+                Ok(Marks::none())
             }
         }
     }
@@ -147,7 +154,10 @@ impl MarksFile {
         file.sync_all()?;
         let map = Map::of(&file)?;
         // A page that was taken out of memory for want of it would make the next start believe nothing.
-        map.keep_in_memory();
+        if let Err(error) = map.keep_in_memory() {
+            let octets = map.words().len() * WORD_OCTETS;
+            tracing::warn!(%error, octets, "the marks may not be locked in memory: where it is short, a kill leaves all rows in hand unknown; allow that many octets with `ulimit -l`, LimitMEMLOCK or `ulimits.memlock`");
+        }
         let words = map.words();
         let turn = turn as u64;
         for (word, value) in [(PLACES, places as u64), (COMMITTED, turn), (INTENDED, turn), (WITHOUT_PLACE, 0), (FORM, MAGIC)] {
@@ -244,6 +254,11 @@ impl Marks {
 
     fn over(map: Map, places: usize) -> Marks {
         Marks { kept: Some(Arc::new(Kept(map))), free: (0..places).rev().collect(), ..Marks::none() }
+    }
+
+    /// How many rows may be in hand so that each has a place; no bound where nothing is marked.
+    pub fn places(&self) -> usize {
+        self.kept.as_deref().map_or(usize::MAX, |kept| (kept.0.words().len() - HEADER_WORDS) / PLACE_WORDS)
     }
 
     /// Gives a row that is in `sending` now a place for this attempt; `None` where there is none.

@@ -110,6 +110,7 @@ pub struct Engine {
     /// The last turn that was committed.
     turn_last: i64,
     untried: Untried,
+    /// As configured; no more rows are in hand than have a place to be marked at.
     sending_rows_max: usize,
     paces: Arc<HashMap<OrgId, BackfillPace>>,
     random: fastrand::Rng,
@@ -186,7 +187,12 @@ impl Engine {
 
     async fn take_settings(&mut self) -> anyhow::Result<()> {
         let settings = self.settings.borrow_and_update().clone();
-        self.sending_rows_max = settings.process.sending_rows_max;
+        let rows_max = settings.process.sending_rows_max;
+        let places = self.marks.places();
+        if rows_max > places && rows_max != self.sending_rows_max {
+            tracing::warn!(rows_max, places, "`sending_rows_max` was raised above what can be marked; until the next start it is `places`");
+        }
+        self.sending_rows_max = rows_max;
         let taken = self.organizations.take(&settings).await;
         // Whatever runs now has its limits, even where not all could be taken.
         self.organizations.configure(&settings, &mut self.limits.lock(), self.clock.now());
@@ -215,7 +221,7 @@ impl Engine {
     fn plan(&mut self) -> Vec<Lane> {
         let (organizations, limits) = (&mut self.organizations, &mut self.limits.lock());
         let around = Around { organizations, limits, view: &self.view, now: self.clock.now() };
-        self.lanes.plan(self.sending_rows_max, &self.hands, around)
+        self.lanes.plan(self.sending_rows_max.min(self.marks.places()), &self.hands, around)
     }
 
     async fn turn(&mut self, mut planned: Vec<Lane>) {

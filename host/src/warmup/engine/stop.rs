@@ -7,7 +7,7 @@ use crate::clock::Now;
 use crate::warmup::engine::returns::Done;
 use crate::warmup::engine::{Engine, settle};
 use crate::warmup::marks::answer::Answer;
-use crate::warmup::marks::{MarksFile, Reached};
+use crate::warmup::marks::{MarksFile, Reached, Stays};
 use crate::warmup::store::{Claimed, Recorded, Settled};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ impl Engine {
         let (counted, left) = (self.queue.usage().await?, self.queue.in_hand().await?);
         self.turn_last = self.queue.last_turn().await?;
         let now = self.clock.now();
-        let reached = if left.is_empty() { Vec::new() } else { reached(&left, marks, self.turn_last) };
+        let reached = if left.is_empty() { Vec::new() } else { reached(&left, marks, self.turn_last)? };
         let tried = reached.iter().filter(|reached| **reached != Reached::Nobody).count();
         self.limits.lock().restore(counted, tried as u64, now);
         for (claimed, reached) in left.into_iter().map(Arc::new).zip(reached) {
@@ -45,7 +45,7 @@ impl Engine {
             self.commit(Vec::new()).await?;
         }
         // Not before: a kill up to here must find what the process before this one marked.
-        self.marks = marks.begin(self.turn_last, self.sending_rows_max);
+        self.marks = marks.begin(self.turn_last, self.sending_rows_max)?;
         Ok(())
     }
 
@@ -133,8 +133,11 @@ fn has_closed(ended: Result<(), JoinError>) -> bool {
 }
 
 /// How far each row came that an earlier process left in `sending`: as it marked, or as far as can be.
-fn reached(left: &[Claimed], marks: &MarksFile, turn: i64) -> Vec<Reached> {
+fn reached(left: &[Claimed], marks: &MarksFile, turn: i64) -> Result<Vec<Reached>, Stays> {
     let marked = marks.left(turn);
+    if marked.is_err() {
+        marks.take_away()?;
+    }
     let reached: Vec<Reached> =
         left.iter().map(|row| marked.as_ref().map_or(Reached::Wire, |marked| marked.of(row.delivery, row.attempt))).collect();
     let count = |which: fn(&Reached) -> bool| reached.iter().filter(|reached| which(reached)).count();
@@ -151,5 +154,5 @@ fn reached(left: &[Claimed], marks: &MarksFile, turn: i64) -> Vec<Reached> {
             tracing::warn!(rows = left.len(), unknown, %why, "an earlier process was killed; all that it had in hand is unknown now")
         }
     }
-    reached
+    Ok(reached)
 }

@@ -51,10 +51,16 @@ impl Map {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
     }
 
-    /// Keeps all of it in memory as long as it is mapped, where the system allows that.
-    pub fn keep_in_memory(&self) {
+    /// Keeps all of it in memory as long as it is mapped.
+    ///
+    /// # Errors
+    /// The system allows no more to be locked, or has no room for it.
+    pub fn keep_in_memory(&self) -> io::Result<()> {
         // SAFETY: the mapping is that long; locking changes nothing of it.
-        unsafe { libc::mlock(self.start.as_ptr().cast(), self.words * WORD_OCTETS) };
+        match unsafe { libc::mlock(self.start.as_ptr().cast(), self.words * WORD_OCTETS) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Tells whether all of it is in memory. True once it was looked at, so ask first.

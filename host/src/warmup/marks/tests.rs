@@ -38,7 +38,7 @@ fn row(user: i64) -> DeliveryKey {
 #[test]
 fn a_start_finds_how_far_each_row_came_however_often_it_looks() {
     let site = Site::new();
-    let mut marks = site.file.begin(TURN, 8);
+    let mut marks = site.file.begin(TURN, 8).unwrap();
     let places: Vec<_> = (1..=5).map(|user| marks.take(row(user), 1)).collect();
     for place in &places[1..] {
         marks.marker(*place).unwrap().handed();
@@ -60,7 +60,7 @@ fn a_start_finds_how_far_each_row_came_however_often_it_looks() {
 #[test]
 fn what_a_client_gave_back_was_with_nobody() {
     let site = Site::new();
-    let mut marks = site.file.begin(TURN, 1);
+    let mut marks = site.file.begin(TURN, 1).unwrap();
     let place = marks.take(row(1), 1);
     let marker = marks.marker(place).unwrap();
     marker.handed();
@@ -75,7 +75,7 @@ fn accepted(text: &str) -> Outcome {
 
 /// A process ends whose one row is handed over and has left; `more` happened to it besides.
 fn ended(site: &Site, more: impl FnOnce(&mut Marks, Option<Place>)) -> Reached {
-    let mut marks = site.file.begin(TURN, 1);
+    let mut marks = site.file.begin(TURN, 1).unwrap();
     let place = marks.take(row(1), 1);
     let marker = marks.marker(place).unwrap();
     marker.handed();
@@ -87,7 +87,7 @@ fn ended(site: &Site, more: impl FnOnce(&mut Marks, Option<Place>)) -> Reached {
 #[test]
 fn an_answer_outlives_the_process_whether_the_end_of_data_had_left_or_not() {
     let site = Site::new();
-    let mut marks = site.file.begin(TURN, 2);
+    let mut marks = site.file.begin(TURN, 2).unwrap();
     let places = [1, 2].map(|user| marks.take(row(user), user));
     let sent = marks.marker(places[0]).unwrap();
     sent.handed();
@@ -161,7 +161,7 @@ fn a_place_tells_of_one_attempt_and_of_no_later_one() {
 #[test]
 fn two_places_that_tell_of_one_attempt_leave_it_in_doubt() {
     let site = Site::new();
-    let mut marks = site.file.begin(TURN, 2);
+    let mut marks = site.file.begin(TURN, 2).unwrap();
     for _ in 0..2 {
         let place = marks.take(row(1), 1);
         marks.marker(place).unwrap().answered(&accepted("so"), 77);
@@ -172,7 +172,7 @@ fn two_places_that_tell_of_one_attempt_leave_it_in_doubt() {
 #[test]
 fn a_place_is_free_only_after_the_commit_that_its_row_leaves_in() {
     let site = Site::new();
-    let mut marks = site.file.begin(TURN, 1);
+    let mut marks = site.file.begin(TURN, 1).unwrap();
     let place = marks.take(row(1), 1);
     marks.marker(place).unwrap().left();
     marks.leaves(place);
@@ -184,7 +184,7 @@ fn a_place_is_free_only_after_the_commit_that_its_row_leaves_in() {
 #[test]
 fn what_comes_late_for_a_row_does_not_touch_the_next_one_of_its_place() {
     let site = Site::new();
-    let mut marks = site.file.begin(TURN, 1);
+    let mut marks = site.file.begin(TURN, 1).unwrap();
     let place = marks.take(row(1), 1);
     let late_marker = marks.marker(place).unwrap();
     let late = late_marker.mark();
@@ -206,7 +206,7 @@ fn what_comes_late_for_a_row_does_not_touch_the_next_one_of_its_place() {
 #[test]
 fn rows_without_a_place_are_told_until_they_left() {
     let site = Site::new();
-    let mut marks = site.file.begin(TURN, 1);
+    let mut marks = site.file.begin(TURN, 1).unwrap();
     let places = [marks.take(row(1), 1), marks.take(row(2), 1), marks.take(row(3), 1)];
     assert!(places[0].is_some() && places[1].is_none() && marks.marker(places[1]).is_none());
     marks.leaves(places[1]);
@@ -219,7 +219,7 @@ fn rows_without_a_place_are_told_until_they_left() {
 #[test]
 fn the_database_may_stand_on_either_side_of_the_commit_under_way() {
     let site = Site::new();
-    let marks = site.file.begin(TURN, 1);
+    let marks = site.file.begin(TURN, 1).unwrap();
     marks.intend(TURN + 1);
     assert!(site.file.left(TURN).is_ok());
     assert!(site.file.left(TURN + 1).is_ok());
@@ -229,7 +229,7 @@ fn the_database_may_stand_on_either_side_of_the_commit_under_way() {
 fn an_older_or_newer_database_is_another_one() {
     for turn in [TURN - 1, TURN + 2, 0] {
         let site = Site::new();
-        site.file.begin(TURN, 1).intend(TURN + 1);
+        site.file.begin(TURN, 1).unwrap().intend(TURN + 1);
         let other = Unbelieved::OtherTurn { committed: TURN, intended: TURN + 1, database: turn };
         assert_eq!(site.file.left(turn).unwrap_err(), other);
     }
@@ -238,7 +238,7 @@ fn an_older_or_newer_database_is_another_one() {
 #[test]
 fn another_boot_is_not_believed() {
     let site = Site::new();
-    site.file.begin(TURN, 1);
+    site.file.begin(TURN, 1).unwrap();
     assert_eq!(site.of_other_boot().left(TURN).unwrap_err(), Unbelieved::OtherBoot);
 }
 
@@ -251,13 +251,13 @@ fn what_is_no_file_of_marks_is_not_believed() {
         let why = site.file.left(TURN).unwrap_err();
         assert!(matches!(why, Unbelieved::OtherForm | Unbelieved::Unreadable(_)), "{why:?}");
     }
-    site.file.begin(TURN, 2);
+    site.file.begin(TURN, 2).unwrap();
     let whole = std::fs::read(&site.file.path).unwrap();
     std::fs::write(&site.file.path, &whole[..whole.len() - 32]).unwrap();
     assert_eq!(site.file.left(TURN).unwrap_err(), Unbelieved::OtherForm, "it is shorter than it says");
-    site.file.begin(TURN, 2);
+    site.file.begin(TURN, 2).unwrap();
     for (form, words) in [(MAGIC + 1, "a later form"), (MAGIC - 1, "an earlier form")] {
-        site.file.begin(TURN, 2);
+        site.file.begin(TURN, 2).unwrap();
         site.change(|words| words[FORM].store(form, Ordering::SeqCst));
         assert_eq!(site.file.left(TURN).unwrap_err(), Unbelieved::OtherForm, "{words}");
     }
@@ -266,7 +266,7 @@ fn what_is_no_file_of_marks_is_not_believed() {
 #[test]
 fn what_comes_from_the_disk_is_not_believed_though_a_look_has_brought_it_to_memory() {
     let site = Site::new();
-    let mut marks = site.file.begin(TURN, 8);
+    let mut marks = site.file.begin(TURN, 8).unwrap();
     marks.take(row(1), 1);
     drop(marks);
     let file = OpenOptions::new().read(true).write(true).open(&site.file.path).unwrap();
@@ -277,15 +277,16 @@ fn what_comes_from_the_disk_is_not_believed_though_a_look_has_brought_it_to_memo
         return;
     }
     assert_eq!(site.file.left(TURN).unwrap_err(), Unbelieved::FromDisk);
+    site.file.take_away().unwrap();
     assert_eq!(site.file.left(TURN).unwrap_err(), Unbelieved::Absent, "it is gone");
 }
 
 #[test]
 fn a_process_that_begins_takes_the_place_of_the_one_before_and_leaves_its_own_alone() {
     let site = Site::new();
-    let mut before = site.file.begin(TURN, 1);
+    let mut before = site.file.begin(TURN, 1).unwrap();
     let late = before.take(row(1), 1);
-    let _now = site.file.begin(TURN + 1, 1);
+    let _now = site.file.begin(TURN + 1, 1).unwrap();
     before.marker(late).unwrap().left();
     before.committed(TURN + 9);
     assert_eq!(site.file.left(TURN + 1).unwrap().of(row(1), 1), Reached::Nobody);
@@ -297,7 +298,7 @@ fn a_process_that_begins_takes_the_place_of_the_one_before_and_leaves_its_own_al
 #[test]
 fn without_a_file_nothing_is_marked_and_nothing_fails() {
     let nowhere = MarksFile::new(Path::new("/proc/none"), BOOT_ID.to_owned());
-    let mut marks = nowhere.begin(TURN, 8);
+    let mut marks = nowhere.begin(TURN, 8).unwrap();
     let place = marks.take(row(1), 1);
     assert!(place.is_none() && marks.marker(place).is_none());
     marks.clear(place);
@@ -310,8 +311,42 @@ fn without_a_file_nothing_is_marked_and_nothing_fails() {
 #[test]
 fn a_boot_without_a_name_marks_nothing_and_takes_the_old_marks_away() {
     let site = Site::new();
-    site.file.begin(TURN, 1);
+    site.file.begin(TURN, 1).unwrap();
     let unnamed = MarksFile::new(site.folder.path(), String::new());
-    assert!(unnamed.begin(TURN, 1).take(row(1), 1).is_none());
+    assert!(unnamed.begin(TURN, 1).unwrap().take(row(1), 1).is_none());
     assert_eq!(site.file.left(TURN).unwrap_err(), Unbelieved::Absent);
+}
+
+#[test]
+fn marks_that_cannot_be_replaced_or_taken_away_are_an_error_that_names_them() {
+    let site = Site::new();
+    // Nobody can remove it as a file, or rename a file over it.
+    std::fs::create_dir(&site.file.path).unwrap();
+    for error in [site.file.take_away().err(), site.file.begin(TURN, 1).err()] {
+        let words = error.expect("it stays").to_string();
+        assert!(words.contains(&site.file.path.display().to_string()) && words.contains("let this user do that"), "{words}");
+    }
+}
+
+#[test]
+fn more_than_may_be_locked_in_memory_is_told() {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let soft = limits.lines().find_map(|line| line.strip_prefix("Max locked memory")?.split_whitespace().next()).unwrap();
+    let Ok(octets) = soft.parse::<u64>() else {
+        skip("more_than_may_be_locked_in_memory_is_told", "all of the memory may be locked");
+        return;
+    };
+    // Who may lock what he likes has no limit. Of this thread alone.
+    let mut may = rustix::thread::capabilities(None).unwrap();
+    may.effective.remove(rustix::thread::CapabilitySet::IPC_LOCK);
+    rustix::thread::set_capabilities(None, may).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(octets + 4096).unwrap();
+    assert!(Map::of(&file).unwrap().keep_in_memory().is_err());
+}
+
+#[test]
+fn there_are_as_many_places_as_were_asked_for_and_no_bound_without_a_file() {
+    assert_eq!(Site::new().file.begin(TURN, 7).unwrap().places(), 7);
+    assert_eq!(Marks::none().places(), usize::MAX);
 }

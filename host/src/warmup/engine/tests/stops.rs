@@ -146,3 +146,21 @@ async fn outcomes_and_their_counts_wait_together_for_a_commit_that_succeeds() {
     assert_eq!(world.counts("acme", email).await.sending, 0, "the counts came with the outcomes");
     assert!(world.waits_for("acme").await.is_some_and(|w| w.contains("hourly cap 4")), "{:?}", world.clock.now());
 }
+
+#[tokio::test]
+async fn marks_that_are_not_believed_and_cannot_be_taken_away_let_nothing_start() {
+    let world = World::new(settings(1, |_| {}));
+    let email = world.broadcast("acme", 4, "mail.example").await;
+    for sending in [0, 4] {
+        if sending > 0 {
+            world.engine().await.once().await;
+            std::fs::remove_file(world.marks()).unwrap();
+        }
+        // Nobody can remove it as a file.
+        std::fs::create_dir(world.marks()).unwrap();
+        let error = world.try_engine().await.err().expect("it does not start").to_string();
+        assert!(error.contains(&world.marks().display().to_string()) && error.contains("or remove them"), "{error}");
+        assert_eq!(world.counts("acme", email).await.sending, sending, "nothing was settled");
+        std::fs::remove_dir(world.marks()).unwrap();
+    }
+}
