@@ -7,7 +7,7 @@ const RECIPIENTS: i64 = 4;
 type Wrong = (&'static str, fn(&mut Evidence), fn(&Found) -> bool);
 
 /// Each with what is done to the evidence, and what must be found then.
-const WRONGS: [Wrong; 12] = [
+const WRONGS: [Wrong; 14] = [
     ("nothing", |_| {}, |found| *found == Found { unknown_listed: 1, ..Found::default() }),
     ("a row is missing", |e| drop(e.rows.remove(0)), |found| found.lost == 1),
     ("a row stays queued", |e| e.rows[0].state = "queued".to_owned(), |found| found.lost == 1),
@@ -20,9 +20,19 @@ const WRONGS: [Wrong; 12] = [
     ),
     ("the sink has a message twice", |e| e.taken.push(e.taken[0].clone()), |found| found.duplicates == 1 && found.duplicates_unlisted == 1),
     (
-        "a doubted message came twice",
+        "a message came once more after its doubt",
+        |e| sent_again(e, 2),
+        |found| found.duplicates == 1 && found.duplicates_unlisted == 0 && found.unknown_listed == 1 && found.words.is_empty(),
+    ),
+    (
+        "a message came twice more after one doubt",
+        |e| sent_again(e, 3),
+        |found| found.duplicates == 2 && found.duplicates_unlisted == 1 && !found.words.is_empty(),
+    ),
+    (
+        "a message came twice before it was in doubt",
         |e| e.taken.extend([taken(RECIPIENTS), taken(RECIPIENTS)]),
-        |found| found.duplicates == 1 && found.duplicates_unlisted == 0 && found.words.is_empty(),
+        |found| found.duplicates == 1 && found.duplicates_unlisted == 1 && !found.words.is_empty(),
     ),
     ("an event is missing", |e| drop(e.events.remove(0)), |found| found.events_lost == 1),
     ("the email is not completed", |e| drop(e.progress.pop()), |found| found.events_lost == 1),
@@ -56,6 +66,15 @@ fn right() -> Evidence {
         rows,
         ..Evidence::default()
     }
+}
+
+/// The one in doubt was sent again, and came so often in all.
+fn sent_again(evidence: &mut Evidence, times: usize) {
+    let row = evidence.rows.last_mut().expect("there is one in doubt");
+    evidence.seen.insert(row.change());
+    (row.attempts, row.state) = (2, "sent".to_owned());
+    evidence.events.push(row.change());
+    evidence.taken.extend(std::iter::repeat_with(|| taken(RECIPIENTS)).take(times));
 }
 
 fn row(user: i64, state: &str) -> Row {
