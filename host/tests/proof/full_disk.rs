@@ -1,6 +1,6 @@
 //! A data folder without room: what was acknowledged stays, the rest is refused in words, and it goes on when there is room.
 
-use crate::broadcast::{Broadcast, site};
+use crate::broadcast::{Broadcast, site, within};
 use crate::check::check;
 use crate::harness::{Postwarm, Site, until};
 use crate::scenario::{Line, Plan};
@@ -21,7 +21,7 @@ const DISK_MB_PER_ROUND: usize = 8;
 /// Requests until so many were refused.
 const REFUSALS: usize = 20;
 const REQUESTS_MAX: usize = 20_000;
-/// From the room on the disk to the first request that is taken again.
+/// From the room on the disk to the first request that is taken again, and to the first mail.
 const RECOVERY_MAX: Duration = Duration::from_secs(5);
 
 /// A small file system in memory.
@@ -69,6 +69,7 @@ impl Drop for SmallDisk {
 #[derive(Default)]
 struct Asked {
     users: BTreeSet<String>,
+    emails: BTreeSet<i64>,
     next: usize,
     refused: usize,
     /// Answers that are neither.
@@ -96,7 +97,9 @@ impl Asked {
         let email = json!({"from": "news@acme.example", "subject": "Hello", "body": "Hello"});
         let (status, body) = postwarm.post("/send", email).await;
         let taken = self.judge("an email", status, 202, &body);
-        taken.then(|| Broadcast::accepted(&body, self.users.iter().cloned().collect()))
+        let broadcast = taken.then(|| Broadcast::accepted(&body, self.users.iter().cloned().collect()));
+        self.emails.extend(broadcast.as_ref().map(|broadcast| broadcast.email));
+        broadcast
     }
 
     fn judge(&mut self, what: &str, status: u16, taken: u16, body: &Value) -> bool {
@@ -123,7 +126,7 @@ pub async fn run(plan: Plan) -> Line {
     for _ in 0..plan.pick(100, 200, 400) {
         asked.import(&postwarm).await;
     }
-    let (mut broadcasts, mut slowest) = (Vec::new(), Duration::ZERO);
+    let (mut broadcasts, mut slowest, mut slowest_mail) = (Vec::new(), Duration::ZERO, Duration::ZERO);
     for round in 0..rounds {
         let under_way = asked.send(&postwarm).await;
         line.expect(under_way.is_some(), || "with room on the disk an email was refused".to_owned());
@@ -146,6 +149,7 @@ pub async fn run(plan: Plan) -> Line {
             ((status == 503 && body.to_string().contains("\"database\"")).then_some(()), body)
         })
         .await;
+        let mail_before = sink.journal().accepted_count();
         // Every second time the process is killed, and starts with room.
         if round % 2 == 1 {
             postwarm.kill();
@@ -157,21 +161,48 @@ pub async fn run(plan: Plan) -> Line {
         let began = Instant::now();
         until("requests to be taken again", async || (asked.import(&postwarm).await.then_some(()), json!(asked.refused))).await;
         slowest = slowest.max(began.elapsed());
+        // Where no mail has waited, this is the first.
+        let next = asked.send(&postwarm).await;
+        line.expect(next.is_some(), || "with room on the disk again an email was refused".to_owned());
+        broadcasts.extend(next);
+        within("mail again", sink.journal().accepts(mail_before + 1)).await;
+        slowest_mail = slowest_mail.max(began.elapsed());
         line.faults += 1;
     }
-    line.expect(slowest <= RECOVERY_MAX, || format!("it took {slowest:.1?} until a request was taken again"));
-    line.note(format!("requests were taken again {slowest:.1?} after there was room, at the slowest"));
-    let (status, users) = postwarm.get("/emailIds").await;
-    assert_eq!(status, 200);
-    let users: BTreeSet<String> = users.as_array().unwrap().iter().map(|user| user.as_str().unwrap().to_owned()).collect();
-    line.expect(users == asked.users, || {
-        let (lost, more) = (asked.users.difference(&users).count(), users.difference(&asked.users).count());
-        format!("{lost} users were acknowledged and are not there; {more} are there though they were refused")
-    });
+    for (slowest, what) in [(slowest, "a request was taken"), (slowest_mail, "mail went out")] {
+        line.expect(slowest <= RECOVERY_MAX, || format!("it took {slowest:.1?} until {what} again"));
+        line.note(format!("{what} again {slowest:.1?} after there was room, at the slowest"));
+    }
+    compare(&mut line, "users", &asked.users, &users(&postwarm).await);
+    compare(&mut line, "emails", &asked.emails, &emails(&postwarm).await);
     asked.wrong.truncate(5);
     line.broken.append(&mut asked.wrong);
     conclude(&mut line, broadcasts, postwarm, &site, &sink).await;
     line
+}
+
+/// Whom the service knows.
+async fn users(postwarm: &Postwarm) -> BTreeSet<String> {
+    listed(postwarm, "/emailIds").await.iter().map(|user| user.as_str().unwrap().to_owned()).collect()
+}
+
+/// Every email that the service accepted, as it says.
+async fn emails(postwarm: &Postwarm) -> BTreeSet<i64> {
+    listed(postwarm, "/emails").await.iter().map(|email| email["email_id"].as_i64().unwrap()).collect()
+}
+
+async fn listed(postwarm: &Postwarm, path: &str) -> Vec<Value> {
+    let (status, list) = postwarm.get(path).await;
+    assert_eq!(status, 200, "{path}");
+    list.as_array().unwrap().clone()
+}
+
+/// What was acknowledged is there, and nothing that was refused.
+fn compare<T: Ord>(line: &mut Line, what: &str, acknowledged: &BTreeSet<T>, there: &BTreeSet<T>) {
+    let (lost, more) = (acknowledged.difference(there).count(), there.difference(acknowledged).count());
+    line.expect(lost + more == 0, || {
+        format!("{lost} {what} were acknowledged and are not there; {more} are there though they were refused")
+    });
 }
 
 async fn conclude(line: &mut Line, mut broadcasts: Vec<Broadcast>, postwarm: Postwarm, site: &Site, sink: &Sink) {
