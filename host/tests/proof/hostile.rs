@@ -72,7 +72,7 @@ struct Answers {
 
 pub async fn run(plan: Plan) -> Line {
     let mut line = Line::new(&plan);
-    let (seconds, idle, recipients) = plan.pick((4, 200, 200), (15, 1_000, 1_000), (60, 10_000, 5_000));
+    let (seconds, idle, recipients) = plan.pick((4, 200, 200), (15, 3_000, 1_000), (60, 10_000, 5_000));
     if let Err(words) = allow_files(idle + 4_096) {
         return Line::skipped(&plan, &format!("so many files cannot be open here: {words}"));
     }
