@@ -15,6 +15,38 @@ pub struct Now {
     pub boot_ms: i64,
 }
 
+/// A wall clock that is stepped by less is taken for one that was not.
+const STEP_MS: i64 = 1_000;
+
+/// Since when the wall clock has gone as the boot clock does, as far as was looked: within that time it tells an age.
+#[derive(Debug, Clone, Copy)]
+pub struct Steady {
+    since: Now,
+}
+
+impl Steady {
+    pub fn since(now: Now) -> Steady {
+        Steady { since: now }
+    }
+
+    /// Begins anew where the wall clock has jumped.
+    pub fn look(&mut self, now: Now) {
+        if self.has_jumped(now) {
+            self.since = now;
+        }
+    }
+
+    /// For how many milliseconds, at this instant.
+    pub fn lasts(&self, at: Now) -> i64 {
+        if self.has_jumped(at) { 0 } else { at.boot_ms.saturating_sub(self.since.boot_ms).max(0) }
+    }
+
+    fn has_jumped(&self, now: Now) -> bool {
+        let (wall, boot) = (now.wall_ms.saturating_sub(self.since.wall_ms), now.boot_ms.saturating_sub(self.since.boot_ms));
+        wall.saturating_sub(boot).saturating_abs() > STEP_MS
+    }
+}
+
 /// Tells the time and waits.
 #[async_trait::async_trait]
 pub trait Clock: Send + Sync + 'static {
@@ -99,5 +131,23 @@ impl Clock for ManualClock {
             }
             moved.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_steady_from_its_last_jump_on() {
+        let at = |wall_ms, boot_ms| Now { wall_ms, boot_ms };
+        let mut steady = Steady::since(at(1_000_000, 0));
+        assert_eq!(steady.lasts(at(1_005_100, 5_000)), 5_000, "a tenth of a second is no jump");
+        assert_eq!(steady.lasts(at(9_000_000, 6_000)), 0, "one that was not looked at");
+        steady.look(at(9_000_000, 6_000));
+        assert_eq!(steady.lasts(at(9_000_700, 6_700)), 700);
+        assert_eq!(steady.lasts(at(1_005_500, 5_500)), 0, "before it");
+        steady.look(at(1_007_000, 7_000));
+        assert_eq!(steady.lasts(at(1_007_300, 7_300)), 300, "nor is one back forgotten");
     }
 }

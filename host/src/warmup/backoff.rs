@@ -1,7 +1,7 @@
 //! When a refused message is tried again.
 //!
 //! Invariant: pure; the clock and the randomness are parameters. No wait is shorter than the server asked for, unless it asked for
-//! more than the whole time that the organization gives a message.
+//! more than the whole time that the organization gives a message. No wall clock that jumps makes a message too old.
 
 use crate::config::settings::Retry;
 use std::time::Duration;
@@ -18,21 +18,47 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// Milliseconds since 1970 UTC.
     pub queued_at: i64,
+    /// For how many milliseconds this process has seen no jump of the wall clock.
+    pub steady_ms: i64,
 }
 
 /// When the message is tried again, in milliseconds since 1970 UTC. `None`: it is given up.
 ///
 /// `jitter_unit` is random, from 0 up to 1: one half gives the schedule's own wait.
 pub fn next_at(retry: &Retry, refusal: Refusal, now: i64, jitter_unit: f64) -> Option<i64> {
-    if now.saturating_sub(refusal.queued_at) >= millis(retry.give_up_after) {
+    if waited_ms(retry, refusal, now) >= millis(retry.give_up_after) {
         return None;
     }
-    let step = usize::try_from(refusal.attempt.saturating_sub(1)).unwrap_or(0);
-    let scheduled = retry.schedule.get(step).or(retry.schedule.last()).copied().unwrap_or(WAIT_WITHOUT_SCHEDULE);
+    let waits_before = waits_before(refusal);
+    let scheduled = retry.schedule.get(waits_before).copied().unwrap_or(last_wait(retry));
     let varied = scheduled.as_secs_f64() * (1.0 + retry.jitter.clamp(0.0, 1.0) * (2.0 * jitter_unit.clamp(0.0, 1.0) - 1.0));
     let asked = refusal.retry_after.unwrap_or_default().min(retry.give_up_after);
     let wait = ((varied * 1000.0) as i64).max(millis(asked)).max(1);
     Some(now.saturating_add(wait))
+}
+
+/// How long a message has waited for certain: as long as the wall clock says, where that much is accounted for. Two things account
+/// for it: the waits of the schedule before this attempt, whatever was restarted meanwhile; and this process, which saw the time
+/// pass, where attempts come more seldom than the schedule has them. A forward jump cuts one wait short, which counts in full.
+fn waited_ms(retry: &Retry, refusal: Refusal, now: i64) -> i64 {
+    let by_clock = now.saturating_sub(refusal.queued_at);
+    let waits = waits_before(refusal);
+    let listed: Duration = retry.schedule.iter().take(waits).sum();
+    let repeated = waits.saturating_sub(retry.schedule.len());
+    let by_schedule = millis(listed).saturating_add(millis(last_wait(retry)).saturating_mul(repeated as i64));
+    if by_clock < 0 {
+        // It was queued while the clock was fast.
+        return by_schedule;
+    }
+    by_clock.min(by_schedule.max(refusal.steady_ms))
+}
+
+fn waits_before(refusal: Refusal) -> usize {
+    usize::try_from(refusal.attempt.saturating_sub(1)).unwrap_or(0)
+}
+
+fn last_wait(retry: &Retry) -> Duration {
+    retry.schedule.last().copied().unwrap_or(WAIT_WITHOUT_SCHEDULE)
 }
 
 fn millis(duration: Duration) -> i64 {
@@ -51,7 +77,7 @@ mod tests {
     }
 
     fn refusal(attempt: i64) -> Refusal {
-        Refusal { attempt, retry_after: None, queued_at: 0 }
+        Refusal { attempt, retry_after: None, queued_at: 0, steady_ms: 0 }
     }
 
     #[test]
@@ -78,6 +104,30 @@ mod tests {
     fn a_refusal_after_the_given_time_is_final() {
         assert_eq!(next_at(&retry(), refusal(9), 60 * MINUTE, 0.5), None);
         assert!(next_at(&retry(), refusal(9), 60 * MINUTE - 1, 0.5).is_some());
+    }
+
+    #[test]
+    fn a_clock_that_was_set_forward_gives_nothing_up() {
+        let jumped = 1_000 * 60 * MINUTE;
+        assert!(next_at(&retry(), refusal(1), jumped, 0.5).is_some());
+        // One, five and three times fifteen minutes were waited, and one more.
+        assert!(next_at(&retry(), refusal(6), jumped, 0.5).is_some());
+        assert_eq!(next_at(&retry(), refusal(7), jumped, 0.5), None);
+    }
+
+    #[test]
+    fn a_message_that_is_seldom_tried_is_given_up_once_this_process_has_seen_it_wait() {
+        let seen = |minutes| Refusal { steady_ms: minutes * MINUTE, ..refusal(2) };
+        assert!(next_at(&retry(), seen(59), 90 * MINUTE, 0.5).is_some());
+        assert_eq!(next_at(&retry(), seen(60), 90 * MINUTE, 0.5), None);
+        assert!(next_at(&retry(), seen(10_000), 59 * MINUTE, 0.5).is_some(), "it came later than the process began");
+    }
+
+    #[test]
+    fn a_message_that_was_queued_while_the_clock_was_fast_goes_by_the_schedule() {
+        let ahead = |attempt| Refusal { queued_at: 1_000 * 60 * MINUTE, steady_ms: 10_000 * MINUTE, ..refusal(attempt) };
+        assert!(next_at(&retry(), ahead(6), 0, 0.5).is_some());
+        assert_eq!(next_at(&retry(), ahead(7), 0, 0.5), None);
     }
 
     #[test]

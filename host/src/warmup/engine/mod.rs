@@ -26,7 +26,7 @@ mod tests;
 mod untried;
 mod view;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Steady};
 use crate::config::settings::{Organization, Settings, SmtpEntry};
 use crate::model::name::OrgId;
 use crate::warmup::limits::Shared;
@@ -114,6 +114,7 @@ pub struct Engine {
     sending_rows_max: usize,
     paces: Arc<HashMap<OrgId, BackfillPace>>,
     random: fastrand::Rng,
+    steady: Steady,
 }
 
 impl Engine {
@@ -121,6 +122,7 @@ impl Engine {
     pub async fn start(parts: Parts) -> anyhow::Result<Engine> {
         let returns = Arc::<Returns>::default();
         let back = Back { returns: returns.clone(), clock: parts.clock.clone() };
+        let steady = Steady::since(parts.clock.now());
         let mut engine = Engine {
             organizations: Organizations::new(parts.store, parts.make, parts.signers, back),
             limits: parts.limits,
@@ -142,6 +144,7 @@ impl Engine {
             sending_rows_max: 0,
             paces: Arc::default(),
             random: fastrand::Rng::with_seed(parts.seed),
+            steady,
         };
         engine.take_settings().await?;
         engine.settle_left(&parts.marks).await?;
@@ -205,6 +208,7 @@ impl Engine {
 
     async fn refresh_lanes(&mut self) {
         let now = self.clock.now();
+        self.steady.look(now);
         if !self.lanes.is_stale(now.boot_ms) {
             return;
         }
@@ -349,10 +353,10 @@ impl Engine {
                             Next::Settled(settled) => settled,
                         }
                     }
-                    None if counts => settle::attempted(&done, &org.settings, self.random.f64()),
+                    None if counts => settle::attempted(&done, &org.settings, &self.steady, self.random.f64()),
                     None => {
                         let other_client = org.works(done.at.boot_ms);
-                        settle::settle(&done, &org.settings, self.random.f64(), other_client)
+                        settle::settle(&done, &org.settings, &self.steady, self.random.f64(), other_client)
                     }
                 }
             }

@@ -3,6 +3,7 @@
 //! Invariant: pure. A refusal that blames the account or the domain never costs a user his mail at once: it is tried
 //! again until the organization gives up.
 
+use crate::clock::Steady;
 use crate::config::settings::{OnUnknown, Organization};
 use crate::model::delivery::Said;
 use crate::warmup::backoff::{self, Refusal};
@@ -21,8 +22,8 @@ const UNTRIED_WAIT_MS: i64 = 500;
 /// that this one is of another message, which the first may have kept back.
 const BEHIND_WAIT_MS: i64 = 5_000;
 
-/// `other_client`: another one works, and gets the message next.
-pub fn settle(done: &Done, organization: &Organization, jitter_unit: f64, other_client: bool) -> Settled {
+/// `steady`: since when the wall clock tells an age. `other_client`: another one works, and gets the message next.
+pub fn settle(done: &Done, organization: &Organization, steady: &Steady, jitter_unit: f64, other_client: bool) -> Settled {
     let now = done.at.wall_ms;
     let outcome = match &done.outcome {
         Ok(outcome) => outcome,
@@ -32,11 +33,11 @@ pub fn settle(done: &Done, organization: &Organization, jitter_unit: f64, other_
     match outcome {
         Outcome::Accepted(reply) => Settled::Sent(said(Some(reply), None, None)),
         Outcome::Rejected { reply, fault: fault @ (Fault::Account | Fault::Domain) } => {
-            again(done, organization, jitter_unit, (said(Some(reply), Some(*fault), None), None))
+            again(done, organization, steady, jitter_unit, (said(Some(reply), Some(*fault), None), None))
         }
         Outcome::Rejected { reply, fault } => Settled::Failed(said(Some(reply), Some(*fault), None)),
         Outcome::Deferred { reply, fault, retry_after } => {
-            again(done, organization, jitter_unit, (said(Some(reply), Some(*fault), None), *retry_after))
+            again(done, organization, steady, jitter_unit, (said(Some(reply), Some(*fault), None), *retry_after))
         }
         Outcome::NotAttempted { cause: Cause::Disconnected | Cause::Stopping, .. } => Settled::Returned { next_at: now + UNTRIED_WAIT_MS },
         Outcome::NotAttempted { cause: Cause::Session, .. } if !other_client => Settled::Returned { next_at: now + BEHIND_WAIT_MS },
@@ -62,18 +63,24 @@ pub fn without_organization(done: &Done) -> Settled {
 }
 
 /// A message that broke, or met, too many sessions counts as refused for now, though no server said so.
-pub fn attempted(done: &Done, organization: &Organization, jitter_unit: f64) -> Settled {
+pub fn attempted(done: &Done, organization: &Organization, steady: &Steady, jitter_unit: f64) -> Settled {
     let detail = match &done.outcome {
         Ok(Outcome::NotAttempted { detail, .. }) => detail.as_str(),
         _ => "",
     };
     let detail = format!("{TIMES_MAX} sessions in a row ended before the message was sent; the last: {detail}");
-    again(done, organization, jitter_unit, (said(None, Some(Fault::Network), Some(detail)), None))
+    again(done, organization, steady, jitter_unit, (said(None, Some(Fault::Network), Some(detail)), None))
 }
 
-fn again(done: &Done, organization: &Organization, jitter_unit: f64, (said, retry_after): (Said, Option<Duration>)) -> Settled {
+fn again(
+    done: &Done,
+    organization: &Organization,
+    steady: &Steady,
+    jitter_unit: f64,
+    (said, retry_after): (Said, Option<Duration>),
+) -> Settled {
     let claimed = &done.claimed;
-    let refusal = Refusal { attempt: claimed.attempt, retry_after, queued_at: claimed.queued_at };
+    let refusal = Refusal { attempt: claimed.attempt, retry_after, queued_at: claimed.queued_at, steady_ms: steady.lasts(done.at) };
     match backoff::next_at(&organization.retry, refusal, done.at.wall_ms, jitter_unit) {
         Some(next_at) => Settled::Deferred { said, next_at },
         None => {

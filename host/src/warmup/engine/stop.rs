@@ -112,7 +112,7 @@ impl Engine {
     /// Settles what a server said to an earlier process, as of then. It says nothing of the clients of this one.
     fn answered(&mut self, done: Done) {
         let result = match self.organizations.get(done.claimed.delivery.org) {
-            Some(org) => settle::settle(&done, &org.settings, self.random.f64(), true),
+            Some(org) => settle::settle(&done, &org.settings, &self.steady, self.random.f64(), true),
             None => settle::without_organization(&done),
         };
         self.settled(done.claimed, result, done.at);

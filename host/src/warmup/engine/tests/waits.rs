@@ -175,3 +175,20 @@ async fn a_lane_that_waits_for_its_limit_goes_on_in_time_though_looking_through_
     assert!(!engine.lanes.is_stale(wakes_at));
     assert_eq!(engine.plan().len(), 1);
 }
+
+#[tokio::test]
+async fn a_wall_clock_that_is_set_forward_gives_nothing_up() {
+    let world = World::new(settings(1, |_| {}));
+    let email = world.broadcast("acme", 1, "mail.example").await;
+    let mut engine = world.engine().await;
+    for _ in 0..3 {
+        engine.once().await;
+        world.clock.jump_wall(100 * 3_600_000);
+        world.clock.advance(Duration::from_secs(600));
+        let refused = world.script.release(|| Outcome::Deferred { reply: reply(451), fault: Fault::Recipient, retry_after: None });
+        engine.answers(refused).await;
+        engine.once().await;
+        assert_eq!(world.counts("acme", email).await, Counts { deferred: 1, ..Counts::default() });
+        world.clock.advance(Duration::from_secs(1));
+    }
+}
