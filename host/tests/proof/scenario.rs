@@ -26,9 +26,9 @@ pub(crate) use scenario;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Size {
-    /// In every run of CI: all scenarios within a minute.
+    /// In every run of CI: all scenarios in a minute and a half, to three.
     Small,
-    /// Minutes.
+    /// Some six minutes.
     Usual,
     /// Before a release.
     Full,
