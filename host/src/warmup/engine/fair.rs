@@ -1,10 +1,12 @@
 //! Who may have how much in hand: the pool of rows in `sending`, shared among organizations and then among their lanes.
 //!
 //! What a lane has in hand already counts as its part, so that whoever waits for a silent server gets no more until others
-//! have as much. The last part of the pool is a reserve: rows for organizations that have next to nothing in hand, so that
-//! those who came first never keep everybody else out, however long their servers are silent.
+//! have as much. The last part of the pool is a reserve: rows for organizations that have next to nothing in hand. Each gets a
+//! part of what is left, so that those who fall silent one after another leave less and less to the next, and a row at a time in
+//! the end. The pool is bounded and a silent server keeps its rows, so that enough of them do keep newcomers out: of 512 rows
+//! the first fifteen organizations with 30 messages in flight have 448, and the reserve lasts for fifteen more.
 //!
-//! Invariant: pure; no more is given than is free and no lane gets more than it asks for. Where rows are free and an
+//! Invariant: pure; no more is given than is free and no lane gets more than it asks for. Where rows are free and one
 //! organization with nothing in hand asks, it gets some.
 
 use crate::model::name::OrgId;
@@ -12,8 +14,10 @@ use std::collections::BTreeMap;
 
 /// One part in this of the pool is the reserve.
 const RESERVE_PART: usize = 8;
-/// One part in this of the reserve is what one organization gets of it.
+/// One part in this of the reserve is the most that one organization gets of it.
 const SMALL_PART: usize = 4;
+/// So many such parts as each newcomer gets of what is left of the reserve stay for those who come later.
+const LATER_PARTS: usize = 3;
 
 /// What a lane has and asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +43,9 @@ pub fn parts(pool: Pool<'_>, asks: &[Ask]) -> Vec<usize> {
     let reserve = pool.rows_max / RESERVE_PART;
     let small = (reserve / SMALL_PART).max(1);
     let mut given = vec![0; asks.len()];
-    let open = among_organizations(pool, asks, &mut given, (free.saturating_sub(reserve), usize::MAX));
+    let open = among_organizations(pool, asks, &mut given, free.saturating_sub(reserve), |_| usize::MAX);
     let left = free.min(reserve) + open;
-    let left = among_organizations(pool, asks, &mut given, (left, small));
+    let left = among_organizations(pool, asks, &mut given, left, |levels| newcomers_most(levels, left, small));
     // A lane with nothing is let in beside its organization's silent one, as long as newcomers still find half the reserve.
     let spare = left.saturating_sub(reserve / 2);
     let waiting = asks.iter().zip(&mut given).filter(|(ask, given)| ask.has + **given == 0 && ask.wants > 0);
@@ -49,8 +53,20 @@ pub fn parts(pool: Pool<'_>, asks: &[Ask]) -> Vec<usize> {
     given
 }
 
-/// Gives `amount` to organizations that have less than `most`, the least first; answers what nobody took.
-fn among_organizations(pool: Pool<'_>, asks: &[Ask], given: &mut [usize], (amount, most): (usize, usize)) -> usize {
+/// Up to how many rows an organization gets of the reserve, of which `left` are left: what stays is worth some such parts.
+fn newcomers_most(levels: &[(usize, usize)], left: usize, small: usize) -> usize {
+    let newcomers = levels.iter().filter(|(has, wants)| *has < small && *wants > 0).count();
+    (left / (newcomers + LATER_PARTS)).clamp(1, small)
+}
+
+/// Gives `amount` to organizations that have less than `most` of what all have and want, the least first; answers what nobody took.
+fn among_organizations(
+    pool: Pool<'_>,
+    asks: &[Ask],
+    given: &mut [usize],
+    amount: usize,
+    most: impl Fn(&[(usize, usize)]) -> usize,
+) -> usize {
     let mut orgs: Vec<OrgId> = Vec::new();
     let mut lanes: BTreeMap<OrgId, Vec<usize>> = BTreeMap::new();
     for (place, ask) in asks.iter().enumerate() {
@@ -60,15 +76,16 @@ fn among_organizations(pool: Pool<'_>, asks: &[Ask], given: &mut [usize], (amoun
         }
         of_org.push(place);
     }
-    let levels: Vec<(usize, usize)> = orgs
+    let mut levels: Vec<(usize, usize)> = orgs
         .iter()
         .map(|org| {
             let own = &lanes[org];
             let has = pool.in_hand.get(org).copied().unwrap_or(0) + own.iter().map(|place| given[*place]).sum::<usize>();
-            let wants = own.iter().map(|place| asks[*place].wants - given[*place]).sum::<usize>();
-            (has, wants.min(most.saturating_sub(has)))
+            (has, own.iter().map(|place| asks[*place].wants - given[*place]).sum::<usize>())
         })
         .collect();
+    let most = most(&levels);
+    levels.iter_mut().for_each(|(has, wants)| *wants = (*wants).min(most.saturating_sub(*has)));
     let shares = raise(&levels, amount);
     for (org, share) in orgs.iter().zip(&shares) {
         let own = &lanes[org];
@@ -150,7 +167,23 @@ mod tests {
         let silent = (1, 112, 1_000);
         assert_eq!(shared(128, &[silent, (2, 0, 100)], &[]), [0, 4]);
         assert_eq!(shared(128, &[silent, (2, 4, 100)], &[]), [0, 0], "the rest is for the next newcomers");
-        assert_eq!(shared(128, &[silent, (2, 4, 100), (3, 0, 100), (4, 0, 100)], &[]), [0, 0, 4, 4]);
+        assert_eq!(shared(128, &[silent, (2, 4, 100), (3, 0, 100), (4, 0, 100)], &[]), [0, 0, 2, 2], "and those after them");
+    }
+
+    #[test]
+    fn organizations_that_fall_silent_one_after_another_leave_each_newcomer_less_but_something() {
+        let (mut in_hand, mut got) = (Vec::new(), Vec::new());
+        loop {
+            let org = i64::try_from(in_hand.len()).unwrap();
+            let rows = shared(512, &[(org, 0, 30)], &in_hand)[0];
+            if rows == 0 {
+                break;
+            }
+            in_hand.push((org, rows));
+            got.push(rows);
+        }
+        assert_eq!(got[..15], [[30; 14].as_slice(), &[28]].concat());
+        assert_eq!(got[15..], [16, 12, 9, 6, 5, 4, 3, 2, 1, 1, 1, 1, 1, 1, 1]);
     }
 
     #[test]

@@ -269,6 +269,22 @@ async fn every_organization_has_something_in_hand_however_many_lanes_are_silent_
 }
 
 #[tokio::test]
+async fn organizations_that_fall_silent_one_after_another_keep_no_newcomer_out() {
+    const ORGANIZATIONS: usize = 15;
+    let name = |n: usize| format!("org{n:02}");
+    let one = edit(&settings(1, |o| o.smtp[0].connections = 1_000), |process, _| process.sending_rows_max = 128);
+    let world = World::new((0..ORGANIZATIONS).fold(one, |all, n| edit(&all, |_, o| o.name = OrgName::parse(&name(n)).unwrap())));
+    let mut engine = world.engine().await;
+    let mut got = Vec::new();
+    for n in 0..ORGANIZATIONS {
+        let email = world.broadcast(&name(n), 20, &domain(n)[1..]).await;
+        engine.once().await;
+        got.push(world.counts(&name(n), email).await.sending);
+    }
+    assert!(got.iter().all(|rows| *rows >= 1), "{got:?}");
+}
+
+#[tokio::test]
 async fn a_client_whose_server_falls_silent_hands_over_to_the_next() {
     let world = World::new(settings(2, |o| o.smtp[0].connections = 4));
     let email = world.broadcast("acme", 12, "mail.example").await;
