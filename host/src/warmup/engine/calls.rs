@@ -4,28 +4,11 @@
 //!
 //! Invariant: at most `in_flight_max` calls run, and rows wait only while that many do; each row comes back once.
 
-use crate::clock::Clock;
 use crate::warmup::engine::dispatch::{self, Job};
-use crate::warmup::engine::returns::{Done, Returns};
-use crate::warmup::store::Claimed;
-use postwarm_plugin_api::{Cause, Outcome, SmtpClient};
+use crate::warmup::engine::returns::Back;
+use postwarm_plugin_api::SmtpClient;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
-
-/// Where rows go back to.
-#[derive(Clone)]
-pub struct Back {
-    pub returns: Arc<Returns>,
-    pub clock: Arc<dyn Clock>,
-}
-
-impl Back {
-    /// Gives a row back that no client has seen.
-    pub fn unsent(&self, claimed: Arc<Claimed>, words: &str) {
-        let outcome = Outcome::NotAttempted { cause: Cause::Stopping, detail: words.to_owned() };
-        self.returns.push(Done { claimed, outcome: Ok(outcome), at: self.clock.now() });
-    }
-}
 
 /// The calls of a client. Cloning shares them.
 #[derive(Clone)]

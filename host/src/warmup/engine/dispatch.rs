@@ -7,8 +7,7 @@ use crate::model::email::Email;
 use crate::model::message_id::Tokens;
 use crate::model::name::{EmailNumber, OrgId};
 use crate::model::number_map::NumberMap;
-use crate::warmup::engine::calls::Back;
-use crate::warmup::engine::returns::Done;
+use crate::warmup::engine::returns::{Back, Done, Unmade};
 use crate::warmup::marks::Marker;
 use crate::warmup::render::{Recipient, RenderSettings, Template};
 use crate::warmup::sign::body_hash;
@@ -53,17 +52,6 @@ pub struct Job {
     pub marker: Option<Marker>,
     /// Milliseconds since 1970 UTC.
     pub now: i64,
-}
-
-/// A message was not made, and so not handed to its client.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unmade {
-    /// The email itself cannot be rendered, and never will be.
-    #[error("{0}")]
-    Content(String),
-    /// Something else is wrong, that may be put right: the database, the keys, the task.
-    #[error("{0}")]
-    Now(String),
 }
 
 /// An email ready to be rendered, with what its messages share.

@@ -20,8 +20,6 @@ use std::sync::Arc;
 const WAIT_MS_MIN: i64 = 500;
 /// And at most, as new settings may let it go earlier.
 const WAIT_MS_MAX: i64 = 5 * 60_000;
-/// How far apart the messages of a lane come back, in milliseconds: all at once would each be offered in vain but the first.
-pub const APART_MS: i64 = 5;
 
 /// Where the message goes.
 pub enum Next {

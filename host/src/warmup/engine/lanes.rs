@@ -6,32 +6,14 @@ use crate::clock::Now;
 use crate::model::delivery::Source;
 use crate::model::name::OrgId;
 use crate::warmup::engine::fair::{self, Ask, Pool};
-use crate::warmup::engine::hands::{ClientNumber, Hands, Scopes};
+use crate::warmup::engine::hands::{Hands, Scopes};
 use crate::warmup::engine::organizations::Organizations;
-use crate::warmup::engine::plan::{Due, Plan, ROUNDS, ROWS_AT_FIRST, ROWS_TOGETHER, Round};
+use crate::warmup::engine::plan::{Due, Plan, Planned, ROUNDS, ROWS_AT_FIRST, ROWS_TOGETHER, Round};
 use crate::warmup::engine::view::{Held, View};
 use crate::warmup::limits::{Blocked, Limits};
 use crate::warmup::route::Choice;
-use crate::warmup::store::{Claim, Claimed, LaneKey, Lanes, Settled};
+use crate::warmup::store::{Claim, LaneKey, Lanes, Settled};
 use std::collections::{HashMap, HashSet, VecDeque};
-
-/// A claim to make, with the scopes whose slots it has taken.
-pub struct Lane {
-    pub claim: Claim,
-    pub scopes: Scopes,
-    pub client: ClientNumber,
-    /// Rows that were there.
-    pub got: usize,
-    probe: bool,
-}
-
-impl Lane {
-    /// Tells whether the row answers this lane's claim.
-    pub fn made(&self, row: &Claimed) -> bool {
-        let lane = &self.claim.lane;
-        row.delivery.org == lane.org && row.source == lane.source && *row.provider == *lane.provider && row.client == self.claim.client
-    }
-}
 
 /// What bounds a claim.
 pub struct Around<'a> {
@@ -111,7 +93,7 @@ impl LaneBook {
     /// Decides what is claimed now, at most up to `rows_max` in hand: live mail of all lanes before any back-fill, as they
     /// may spend the same limits. Of many lanes those at the front share what there is until they have had their turn: a plan costs
     /// what it claims, and not what waits for its turn.
-    pub fn plan(&mut self, rows_max: usize, hands: &Hands, mut around: Around<'_>) -> Vec<Lane> {
+    pub fn plan(&mut self, rows_max: usize, hands: &Hands, mut around: Around<'_>) -> Vec<Planned> {
         self.resumes_at = None;
         let mut plan = Plan::new(rows_max, hands);
         for source in [Source::Live, Source::Backfill] {
@@ -129,7 +111,7 @@ impl LaneBook {
             }
         }
         self.rotate(&plan);
-        plan.lanes
+        plan.claims
     }
 
     /// Whoever has had his turn goes behind all others.
@@ -198,7 +180,7 @@ impl LaneBook {
                 plan.done.insert(place);
             }
             *plan.in_hand.entry(lane.claim.lane.org).or_default() += rows;
-            add(&mut plan.lanes, lane);
+            plan.add(lane);
         }
     }
 
@@ -238,7 +220,7 @@ impl LaneBook {
     }
 
     /// Takes the slots of a lane's part. Lanes before it may have taken what it saw.
-    fn take(&mut self, look: Look, part: usize, around: &mut Around<'_>) -> Option<Lane> {
+    fn take(&mut self, look: Look, part: usize, around: &mut Around<'_>) -> Option<Planned> {
         let lane = self.due[look.place].lane.clone();
         let Around { organizations, limits, now, .. } = around;
         let organization = organizations.get_mut(lane.org)?;
@@ -256,7 +238,7 @@ impl LaneBook {
         }
         organization.reserve(look.index, rows_max, now.boot_ms);
         let (name, client) = organization.client(look.index);
-        Some(Lane { claim: Claim { lane, client: name, rows_max }, scopes: look.scopes, client, got: 0, probe: look.probe })
+        Some(Planned { claim: Claim { lane, client: name, rows_max }, scopes: look.scopes, client, got: 0, probe: look.probe })
     }
 
     fn resume_after(&mut self, blocked_by: Option<Blocked>, now: Now) {
@@ -266,7 +248,7 @@ impl LaneBook {
     }
 
     /// Gives back what was taken for rows that were not there, and forgets lanes that are empty.
-    pub fn claimed(&mut self, planned: &[Lane], organizations: &mut Organizations, limits: &mut Limits) {
+    pub fn claimed(&mut self, planned: &[Planned], organizations: &mut Organizations, limits: &mut Limits) {
         for lane in planned {
             let claim = &lane.claim;
             let missing = claim.rows_max.saturating_sub(lane.got);
@@ -296,14 +278,6 @@ impl LaneBook {
             let due = at.boot_ms + (due - at.wall_ms).max(1);
             self.next_at = Some(self.next_at.map_or(due, |at| at.min(due)));
         }
-    }
-}
-
-/// A lane that got a second part in the same turn makes one claim.
-fn add(planned: &mut Vec<Lane>, lane: Lane) {
-    match planned.iter_mut().find(|before| before.client == lane.client && before.claim.lane == lane.claim.lane) {
-        Some(before) => before.claim.rows_max += lane.claim.rows_max,
-        None => planned.push(lane),
     }
 }
 

@@ -32,14 +32,14 @@ use crate::model::name::OrgId;
 use crate::warmup::limits::Shared;
 use crate::warmup::marks::{Marks, MarksFile};
 use crate::warmup::store::{BackfillPace, Claim, Claimed, Queue, Recorded, Settled, Store, StoreError, Turn};
-use calls::Back;
 use dispatch::Templates;
 use handover::Next;
 use hands::{Hand, Hands, Ready};
-use lanes::{Around, Lane, LaneBook};
+use lanes::{Around, LaneBook};
 use organizations::Organizations;
+use plan::Planned;
 use postwarm_plugin_api::{Outcome, SmtpClient};
-use returns::{Done, Returns};
+use returns::{Back, Done, Returns};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -222,13 +222,13 @@ impl Engine {
     }
 
     /// Decides what is claimed now and takes its slots.
-    fn plan(&mut self) -> Vec<Lane> {
+    fn plan(&mut self) -> Vec<Planned> {
         let (organizations, limits) = (&mut self.organizations, &mut self.limits.lock());
         let around = Around { organizations, limits, view: &self.view, now: self.clock.now() };
         self.lanes.plan(self.sending_rows_max.min(self.marks.places()), &self.hands, around)
     }
 
-    async fn turn(&mut self, mut planned: Vec<Lane>) {
+    async fn turn(&mut self, mut planned: Vec<Planned>) {
         let claims = planned.iter().map(|lane| lane.claim.clone()).collect();
         match self.commit(claims).await {
             Ok(claimed) => {
@@ -274,7 +274,7 @@ impl Engine {
     }
 
     /// Notes the claimed rows as in hand, each with what its lane decided.
-    fn take_in_hand(&mut self, planned: &mut [Lane], claimed: Vec<Claimed>) -> Vec<Ready> {
+    fn take_in_hand(&mut self, planned: &mut [Planned], claimed: Vec<Claimed>) -> Vec<Ready> {
         let mut rows = Vec::with_capacity(claimed.len());
         let mut place = 0;
         for row in claimed {

@@ -8,12 +8,11 @@ use crate::config::settings::{Organization, Providers, Settings, SmtpEntry};
 use crate::model::message_id::Tokens;
 use crate::model::name::OrgId;
 use crate::warmup::engine::MakeClient;
-use crate::warmup::engine::calls::{Back, Calls};
+use crate::warmup::engine::calls::Calls;
 use crate::warmup::engine::client::Client;
-use crate::warmup::engine::dispatch::{MakeSigner, Sign, Unmade};
-use crate::warmup::engine::handover;
+use crate::warmup::engine::dispatch::{MakeSigner, Sign};
 use crate::warmup::engine::hands::{ClientNumber, Declined, Hand, Scopes};
-use crate::warmup::engine::returns::Done;
+use crate::warmup::engine::returns::{Back, Done, Unmade};
 use crate::warmup::engine::settle;
 use crate::warmup::limits::{self, Limits, client_scope, org_scope, provider_scope, share_scope};
 use crate::warmup::metrics::client_failing;
@@ -24,6 +23,10 @@ use postwarm_plugin_api::{Fault, Outcome, SmtpClient};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+/// How far apart the messages of a lane come back that wait for another client, in milliseconds: all at once would each be offered
+/// in vain but the first.
+const APART_MS: i64 = 5;
 
 pub struct Organizations {
     store: Arc<dyn Store>,
@@ -293,7 +296,7 @@ impl Running {
     /// When one more message comes back that waits for another client: not before `boot_ms`, and behind those that wait.
     pub fn come_back(&mut self, provider: &Arc<str>, boot_ms: i64) -> i64 {
         let last = self.back_at.entry(provider.clone()).or_default();
-        *last = boot_ms.max(*last + handover::APART_MS);
+        *last = boot_ms.max(*last + APART_MS);
         *last
     }
 

@@ -1,9 +1,8 @@
 //! What one plan of claims knows of the lanes: what each has, how much of it is its turn, and who cannot go on.
 
 use crate::model::name::OrgId;
-use crate::warmup::engine::hands::Hands;
-use crate::warmup::engine::lanes::Lane;
-use crate::warmup::store::LaneKey;
+use crate::warmup::engine::hands::{ClientNumber, Hands, Scopes};
+use crate::warmup::store::{Claim, Claimed, LaneKey};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// First to those who have less than half of their rows; what is left goes to all, once, and once more what nobody could use of
@@ -47,7 +46,7 @@ pub struct Plan {
     pub blocked: HashSet<usize>,
     /// Places of those whose turn is over.
     pub done: BTreeSet<usize>,
-    pub lanes: Vec<Lane>,
+    pub claims: Vec<Planned>,
 }
 
 impl Plan {
@@ -59,8 +58,35 @@ impl Plan {
             has: BTreeMap::new(),
             blocked: HashSet::new(),
             done: BTreeSet::new(),
-            lanes: Vec::new(),
+            claims: Vec::new(),
         }
+    }
+
+    /// A lane that got a second part in the same turn makes one claim.
+    pub fn add(&mut self, planned: Planned) {
+        match self.claims.iter_mut().find(|before| before.client == planned.client && before.claim.lane == planned.claim.lane) {
+            Some(before) => before.claim.rows_max += planned.claim.rows_max,
+            None => self.claims.push(planned),
+        }
+    }
+}
+
+/// A claim to make, with the scopes whose slots it has taken.
+pub struct Planned {
+    pub claim: Claim,
+    pub scopes: Scopes,
+    pub client: ClientNumber,
+    /// Rows that were there.
+    pub got: usize,
+    /// It is of one row, by which its client is probed.
+    pub probe: bool,
+}
+
+impl Planned {
+    /// Tells whether the row answers this claim.
+    pub fn made(&self, row: &Claimed) -> bool {
+        let lane = &self.claim.lane;
+        row.delivery.org == lane.org && row.source == lane.source && *row.provider == *lane.provider && row.client == self.claim.client
     }
 }
 

@@ -5,10 +5,9 @@
 //!
 //! Invariant: what was pushed is taken once, in the order in which it came.
 
-use crate::clock::Now;
-use crate::warmup::engine::dispatch::Unmade;
+use crate::clock::{Clock, Now};
 use crate::warmup::store::Claimed;
-use postwarm_plugin_api::Outcome;
+use postwarm_plugin_api::{Cause, Outcome};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
@@ -17,6 +16,32 @@ pub struct Done {
     pub claimed: Arc<Claimed>,
     pub outcome: Result<Outcome, Unmade>,
     pub at: Now,
+}
+
+/// A message was not made, and so not handed to its client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unmade {
+    /// The email itself cannot be rendered, and never will be.
+    #[error("{0}")]
+    Content(String),
+    /// Something else is wrong, that may be put right: the database, the keys, the task.
+    #[error("{0}")]
+    Now(String),
+}
+
+/// Where rows go back to.
+#[derive(Clone)]
+pub struct Back {
+    pub returns: Arc<Returns>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Back {
+    /// Gives a row back that no client has seen.
+    pub fn unsent(&self, claimed: Arc<Claimed>, words: &str) {
+        let outcome = Outcome::NotAttempted { cause: Cause::Stopping, detail: words.to_owned() };
+        self.returns.push(Done { claimed, outcome: Ok(outcome), at: self.clock.now() });
+    }
 }
 
 #[derive(Default)]
