@@ -27,6 +27,10 @@ pub trait SmtpClient: Send + Sync + 'static {
     /// later message is credited with its reply.
     fn send(&self, message: Message, deadline: Instant) -> BoxFuture<'_, Outcome>;
 
+    /// Answers as not attempted ([`Stopping`](crate::Cause::Stopping)) the messages of which no connection has begun. The host asks
+    /// for it where the server has been silent for long, so that they go elsewhere; a client that does not know keeps them.
+    fn withdraw(&self) {}
+
     /// Connects and authenticates without sending mail. `Err` says what went wrong, in words for the operator.
     fn verify(&self, deadline: Instant) -> BoxFuture<'_, Result<(), String>>;
 

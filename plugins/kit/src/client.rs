@@ -74,6 +74,10 @@ impl SmtpClient for Client {
         Box::pin(self.send_inner(message, deadline.into()))
     }
 
+    fn withdraw(&self) {
+        self.pool.withdraw_all();
+    }
+
     fn verify(&self, deadline: std::time::Instant) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             let deadline = Instant::from(deadline);

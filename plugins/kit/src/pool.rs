@@ -95,7 +95,7 @@ impl Pool {
         let mut state = self.state();
         if state.closing {
             drop(state);
-            job.resolve(stopping());
+            job.resolve(stopping("the client is being closed"));
             return 0;
         }
         state.id_last += 1;
@@ -144,6 +144,11 @@ impl Pool {
         (found.is_some(), state.open > 0)
     }
 
+    /// Answers all jobs that no connection has taken yet.
+    pub fn withdraw_all(&self) {
+        answer_queued(self.state(), |job| job.resolve(stopping("the server is silent, and no connection had begun with it")));
+    }
+
     /// The jobs that no connection has taken yet.
     #[cfg(test)]
     pub fn queued(&self) -> usize {
@@ -158,8 +163,7 @@ impl Pool {
 
     /// Takes the oldest job whose caller still waits.
     pub fn try_pop(&self) -> Option<Job> {
-        let mut state = self.state();
-        state.pop()
+        self.state().pop()
     }
 
     /// Waits for a job as an idle connection.
@@ -185,10 +189,7 @@ impl Pool {
 
     /// Gives queued jobs back unsent, lets the tasks end what is on the wire until `deadline`, then stops them.
     pub async fn close(&self, deadline: Instant) {
-        let queued = self.refuse_new();
-        for job in queued {
-            job.resolve(stopping());
-        }
+        self.refuse_new().into_iter().for_each(|job| job.resolve(stopping("the client is being closed")));
         if timeout_at(deadline, self.all_ended()).await.is_err() {
             self.state().tasks.values().flatten().for_each(AbortHandle::abort);
             // A stopped task answers for its jobs as it is dropped.
@@ -292,8 +293,15 @@ async fn patrol(pool: Weak<Pool>, mut seen: u64) {
     }
 }
 
-fn stopping() -> Outcome {
-    Outcome::NotAttempted { cause: Cause::Stopping, detail: "the client is being closed".to_owned() }
+fn stopping(why: &str) -> Outcome {
+    Outcome::NotAttempted { cause: Cause::Stopping, detail: why.to_owned() }
+}
+
+/// Answers what is queued, once the state is free.
+fn answer_queued(mut state: MutexGuard<'_, State>, answer: impl Fn(Job)) {
+    let queued = std::mem::take(&mut state.queue);
+    drop(state);
+    queued.into_iter().for_each(answer);
 }
 
 /// Counts a connection as idle while it lives.

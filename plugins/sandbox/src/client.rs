@@ -129,6 +129,13 @@ impl SmtpClient for SandboxClient {
         })
     }
 
+    fn withdraw(&self) {
+        let running = self.state.lock().unwrap_or_else(PoisonError::into_inner).running.clone();
+        if let Some(running) = running {
+            running.client.withdraw();
+        }
+    }
+
     fn verify(&self, deadline: Instant) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             let running = self.running().map_err(|(_, detail)| detail)?;

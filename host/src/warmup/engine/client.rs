@@ -93,6 +93,8 @@ impl Client {
         if self.in_hand > 0 && !self.health.is_failing() && self.health.is_stalled(self.heard_at, boot_ms) {
             self.health.stall(boot_ms);
             self.fails(org, "its server is silent".to_owned(), boot_ms);
+            // What none of its connections has begun need not wait for their deadlines, and frees its rows for others.
+            self.calls.client().withdraw();
         }
     }
 

@@ -4,7 +4,8 @@
 //! have as much. The last part of the pool is a reserve: rows for organizations that have next to nothing in hand. Each gets a
 //! part of what is left, so that those who fall silent one after another leave less and less to the next, and a row at a time in
 //! the end. The pool is bounded and a silent server keeps its rows, so that enough of them do keep newcomers out: of 512 rows
-//! the first fifteen organizations with 30 messages in flight have 448, and the reserve lasts for fifteen more.
+//! the first fifteen organizations with 30 messages in flight have 448, and the reserve lasts for fifteen more. (After a minute
+//! their clients give back what no connection has begun with.)
 //!
 //! Invariant: pure; no more is given than is free and no lane gets more than it asks for. Where rows are free and one
 //! organization with nothing in hand asks, it gets some.

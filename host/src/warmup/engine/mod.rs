@@ -223,8 +223,10 @@ impl Engine {
 
     /// Decides what is claimed now and takes its slots.
     fn plan(&mut self) -> Vec<Planned> {
+        let now = self.clock.now();
+        self.organizations.look_whether_silent(now.boot_ms);
         let (organizations, limits) = (&mut self.organizations, &mut self.limits.lock());
-        let around = Around { organizations, limits, view: &self.view, now: self.clock.now() };
+        let around = Around { organizations, limits, view: &self.view, now };
         self.lanes.plan(self.sending_rows_max.min(self.marks.places()), &self.hands, around)
     }
 

@@ -28,6 +28,9 @@ use std::time::Duration;
 /// in vain but the first.
 const APART_MS: i64 = 5;
 
+/// How often silent clients are looked for, in milliseconds.
+const LOOK_MS: i64 = 1_000;
+
 pub struct Organizations {
     store: Arc<dyn Store>,
     make: Arc<dyn MakeClient>,
@@ -37,6 +40,8 @@ pub struct Organizations {
     /// Clients that no organization names any more and that have messages to end.
     retired: Vec<Weak<dyn SmtpClient>>,
     clients_made: u64,
+    /// When silent clients are looked for next, by the boot clock.
+    looks_at: i64,
 }
 
 /// One organization as it runs.
@@ -91,7 +96,7 @@ impl Wanted {
 
 impl Organizations {
     pub fn new(store: Arc<dyn Store>, make: Arc<dyn MakeClient>, signers: Arc<dyn MakeSigner>, back: Back) -> Organizations {
-        Organizations { store, make, signers, back, running: BTreeMap::new(), retired: Vec::new(), clients_made: 0 }
+        Organizations { store, make, signers, back, running: BTreeMap::new(), retired: Vec::new(), clients_made: 0, looks_at: 0 }
     }
 
     pub fn tokens(&self) -> Arc<Tokens> {
@@ -143,6 +148,15 @@ impl Organizations {
             self.retired.extend(gone.clients.into_iter().map(|c| c.retire(&gone.settings.name)));
         }
         Ok(())
+    }
+
+    /// Looks for silent clients among all that run, those of organizations to whom nothing more is due included: what they have in
+    /// hand others wait for. Not at each turn, as there may be many.
+    pub fn look_whether_silent(&mut self, boot_ms: i64) {
+        if boot_ms >= self.looks_at {
+            self.looks_at = boot_ms + LOOK_MS;
+            self.running.values_mut().for_each(|running| running.look_whether_silent(boot_ms));
+        }
     }
 
     /// What is to be made for an organization: all that no client serves that runs.
@@ -236,9 +250,13 @@ impl Running {
 
     /// Which client gets mail now, by its place.
     pub fn choose(&mut self, boot_ms: i64) -> Choice {
+        self.look_whether_silent(boot_ms);
+        route::choose(self.clients.iter().map(|c| &c.health), boot_ms)
+    }
+
+    fn look_whether_silent(&mut self, boot_ms: i64) {
         let org = &self.settings.name;
         self.clients.iter_mut().for_each(|client| client.look_whether_silent(org, boot_ms));
-        route::choose(self.clients.iter().map(|c| &c.health), boot_ms)
     }
 
     /// Tells whether some client gets more than probes now.

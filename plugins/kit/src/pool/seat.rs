@@ -4,7 +4,7 @@
 
 use crate::connection::Connection;
 use crate::handshake::{self, Failure};
-use crate::pool::{HAND_OVER, HOLD, Help, Pool};
+use crate::pool::{HAND_OVER, HOLD, Help, Pool, answer_queued};
 use postwarm_plugin_api::Cause;
 use std::pin::pin;
 use std::sync::Arc;
@@ -62,13 +62,9 @@ impl Seat {
         if state.open > 0 || std::mem::replace(&mut state.slow, true) {
             return;
         }
-        let queued = std::mem::take(&mut state.queue);
-        drop(state);
         let settings = &self.pool.settings;
-        for job in queued {
-            let detail = format!("{}:{}: no greeting within {HAND_OVER:?}; it is still waited for", settings.host, settings.port);
-            job.resolve_broken(Cause::Connect, detail);
-        }
+        let detail = format!("{}:{}: no greeting within {HAND_OVER:?}; it is still waited for", settings.host, settings.port);
+        answer_queued(state, |job| job.resolve_broken(Cause::Connect, detail.clone()));
     }
 
     fn opened(&mut self, quickly: bool) {
@@ -89,11 +85,7 @@ impl Seat {
             state.hold_until = Some(Instant::now() + HOLD);
             return;
         }
-        let queued = std::mem::take(&mut state.queue);
-        drop(state);
-        for job in queued {
-            job.resolve_broken(failure.cause, failure.detail.clone());
-        }
+        answer_queued(state, |job| job.resolve_broken(failure.cause, failure.detail.clone()));
     }
 }
 

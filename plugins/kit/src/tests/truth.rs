@@ -86,6 +86,26 @@ async fn a_message_cancelled_in_the_queue_is_never_sent() {
 }
 
 #[tokio::test]
+async fn what_no_connection_has_begun_is_given_back_unsent_and_the_rest_goes_on() {
+    let gate = Gate::closed();
+    let sink = Sink::start(Script::default().rule(Rule::new(Step::Mail, Action::Hold(gate.clone())).times(1))).await;
+    let client = client(&sink, 1);
+    let first = send(&client, "a@y.example");
+    sink.journal().wait_for(|entries| entries.iter().any(|entry| matches!(entry.fact, Fact::Mail(_)))).await;
+    let (watched, mark) = Watched::new();
+    let second = send_marked(&client, "b@y.example", mark);
+    while client.queued() < 1 {
+        tokio::task::yield_now().await;
+    }
+    client.withdraw();
+    assert_eq!((words(&second.await.unwrap()).as_str(), watched.times_set()), ("NotAttempted Stopping", 0));
+    gate.open();
+    assert_eq!(words(&first.await.unwrap()), "Accepted");
+    assert_eq!(words(&send(&client, "c@y.example").await.unwrap()), "Accepted");
+    assert_eq!(sink.journal().accepted(), ["a@y.example", "c@y.example"]);
+}
+
+#[tokio::test]
 async fn a_message_cancelled_behind_another_does_not_make_that_one_unknown() {
     let (sink, mail, dot) = holding_sink().await;
     let client = client(&sink, 1);

@@ -299,6 +299,22 @@ async fn a_client_whose_server_falls_silent_hands_over_to_the_next() {
 }
 
 #[tokio::test]
+async fn what_no_connection_of_a_silent_server_has_begun_frees_its_rows_though_nothing_more_is_due() {
+    let world = World::new(settings(1, |o| o.smtp[0].connections = 1_000));
+    world.script.begins(2);
+    let email = world.broadcast("acme", 10, "mail.example").await;
+    let mut engine = world.engine().await;
+    engine.once().await;
+    assert_eq!(world.counts("acme", email).await.sending, 10);
+    world.clock.advance(Duration::from_millis(STALL_MS as u64));
+    engine.once().await;
+    engine.answers(8).await;
+    engine.once().await;
+    let counts = world.counts("acme", email).await;
+    assert_eq!((counts.sending, counts.queued), (2, 8));
+}
+
+#[tokio::test]
 async fn messages_in_a_row_without_a_reply_hand_over_to_the_next_client() {
     let world = World::new(settings(2, |o| o.smtp[0].connections = 3));
     let email = world.broadcast("acme", 12, "mail.example").await;

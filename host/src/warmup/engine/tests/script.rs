@@ -2,7 +2,7 @@
 
 use crate::config::settings::{Organization, SmtpEntry};
 use crate::warmup::engine::MakeClient;
-use postwarm_plugin_api::{BoxFuture, Mark, Message, Outcome, SmtpClient};
+use postwarm_plugin_api::{BoxFuture, Cause, Mark, Message, Outcome, SmtpClient};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ struct Scripted {
     closed: Vec<(String, Duration)>,
     /// Clients that close until the next answers.
     closing: Vec<oneshot::Sender<()>>,
+    /// How many messages connections have begun with; the others can be withdrawn.
+    begun: Option<usize>,
 }
 
 /// A message whose reply a test owes.
@@ -45,6 +47,11 @@ impl Script {
     /// Which clients were told to close, each time with how long they have.
     pub fn closed(&self) -> Vec<(String, Duration)> {
         self.0.lock().unwrap().closed.clone()
+    }
+
+    /// Connections begin with so many messages; a client that is asked gives the others back.
+    pub fn begins(&self, messages: usize) {
+        self.0.lock().unwrap().begun = Some(messages);
     }
 
     /// Whose messages wait for their replies.
@@ -115,6 +122,15 @@ impl SmtpClient for ScriptedClient {
                 Err(_) => std::future::pending().await,
             }
         })
+    }
+
+    fn withdraw(&self) {
+        let mut script = self.script.0.lock().unwrap();
+        let begun = script.begun.unwrap_or(usize::MAX).min(script.silent.len());
+        for silent in script.silent.split_off(begun) {
+            let outcome = Outcome::NotAttempted { cause: Cause::Stopping, detail: "withdrawn".to_owned() };
+            silent.answer.send(outcome).expect("its call waits");
+        }
     }
 
     fn verify(&self, _: Instant) -> BoxFuture<'_, Result<(), String>> {
