@@ -20,6 +20,10 @@ const SMALL_PART: usize = 4;
 /// So many such parts as each newcomer gets of what is left of the reserve stay for those who come later.
 const LATER_PARTS: usize = 3;
 
+/// One part in this of what is left of the reserve stays when a plan ends: where many healthy organizations have their turns, the last
+/// of a plan shall not make claims of a row each.
+const STAYS_PART: usize = 2;
+
 /// What a lane has and asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ask {
@@ -36,6 +40,13 @@ pub struct Pool<'a> {
     pub rows_max: usize,
     /// Rows in hand by organization, those of lanes that ask for nothing included.
     pub in_hand: &'a BTreeMap<OrgId, usize>,
+    /// How many free rows this plan leaves to the next.
+    pub stays: usize,
+}
+
+/// How many of the free rows a plan leaves to the next.
+pub fn stays(rows_max: usize, free: usize) -> usize {
+    free.min(rows_max / RESERVE_PART) / STAYS_PART
 }
 
 /// How many rows each lane may claim now, in the order of `asks`; of equals the first get more.
@@ -46,7 +57,8 @@ pub fn parts(pool: Pool<'_>, asks: &[Ask]) -> Vec<usize> {
     let mut given = vec![0; asks.len()];
     let open = among_organizations(pool, asks, &mut given, free.saturating_sub(reserve), |_| usize::MAX);
     let left = free.min(reserve) + open;
-    let left = among_organizations(pool, asks, &mut given, left, |levels| newcomers_most(levels, left, small));
+    let (stays, amount) = (left.min(pool.stays), left.saturating_sub(pool.stays));
+    let left = stays + among_organizations(pool, asks, &mut given, amount, |levels| newcomers_most(levels, left, small));
     // A lane with nothing is let in beside its organization's silent one, as long as newcomers still find half the reserve.
     let spare = left.saturating_sub(reserve / 2);
     let waiting = asks.iter().zip(&mut given).filter(|(ask, given)| ask.has + **given == 0 && ask.wants > 0);
@@ -131,9 +143,9 @@ mod tests {
         for (org, has) in asks.iter().map(|(org, has, _)| (org, has)).chain(others.iter().map(|(org, has)| (org, has))) {
             *in_hand.entry(OrgId(*org)).or_default() += has;
         }
-        let asks: Vec<Ask> = asks.iter().map(|(org, has, wants)| Ask { org: OrgId(*org), has: *has, wants: *wants }).collect();
-        let given = parts(Pool { rows_max, in_hand: &in_hand }, &asks);
         let held: usize = in_hand.values().sum();
+        let asks: Vec<Ask> = asks.iter().map(|(org, has, wants)| Ask { org: OrgId(*org), has: *has, wants: *wants }).collect();
+        let given = parts(Pool { rows_max, in_hand: &in_hand, stays: stays(rows_max, rows_max.saturating_sub(held)) }, &asks);
         assert!(given.iter().sum::<usize>() <= rows_max.saturating_sub(held), "{given:?}");
         assert!(given.iter().zip(&asks).all(|(given, ask)| *given <= ask.wants), "{given:?}");
         given

@@ -168,7 +168,7 @@ impl LaneBook {
     /// Shares out what may be claimed among lanes.
     fn share(&mut self, looks: Vec<Look>, plan: &mut Plan, around: &mut Around<'_>) {
         let asks: Vec<Ask> = looks.iter().map(|l| Ask { org: self.due[l.place].lane.org, has: l.has, wants: l.wants }).collect();
-        let parts = fair::parts(Pool { rows_max: plan.rows_max, in_hand: &plan.in_hand }, &asks);
+        let parts = fair::parts(Pool { rows_max: plan.rows_max, in_hand: &plan.in_hand, stays: plan.stays }, &asks);
         for (look, part) in looks.into_iter().zip(parts).filter(|(_, part)| *part > 0) {
             let (place, has) = (look.place, look.has);
             let Some(lane) = self.take(look, part, around) else { continue };

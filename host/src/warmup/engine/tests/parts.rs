@@ -285,6 +285,39 @@ async fn organizations_that_fall_silent_one_after_another_keep_no_newcomer_out()
 }
 
 #[tokio::test]
+async fn of_many_healthy_organizations_the_last_of_a_turn_make_no_claims_of_a_row_each() {
+    const ORGANIZATIONS: usize = 100;
+    const TURNS: usize = 30;
+    /// Answers between two turns.
+    const ANSWERS: usize = 160;
+    let name = |n: usize| format!("org{n:02}");
+    let one = edit(&settings(1, |o| o.smtp[0].connections = 30), |process, _| process.sending_rows_max = 512);
+    let world = World::new((0..ORGANIZATIONS).fold(one, |all, n| edit(&all, |_, o| o.name = OrgName::parse(&name(n)).unwrap())));
+    for n in 0..ORGANIZATIONS {
+        world.register(&name(n), 100, &domain(n)[1..]).await;
+        world.send(&name(n)).await;
+    }
+    world.feed().await;
+    let mut engine = world.engine().await;
+    let (mut claims, mut rows) = (0, 0);
+    for turn in 0..TURNS {
+        world.clock.advance(Duration::from_millis(8));
+        engine.refresh_lanes().await;
+        let planned = engine.plan();
+        // By then the clients are known as fast.
+        if turn >= TURNS / 2 {
+            claims += planned.len();
+            rows += planned.iter().map(|planned| planned.claim.rows_max).sum::<usize>();
+        }
+        engine.turn(planned).await;
+        tokio::task::yield_now().await;
+        let answered = world.script.waiting().iter().take(ANSWERS).map(|to| world.script.release_of(to, accepted)).sum();
+        engine.answers(answered).await;
+    }
+    assert!(rows >= 12 * claims, "{rows} rows by {claims} claims");
+}
+
+#[tokio::test]
 async fn a_client_whose_server_falls_silent_hands_over_to_the_next() {
     let world = World::new(settings(2, |o| o.smtp[0].connections = 4));
     let email = world.broadcast("acme", 12, "mail.example").await;
