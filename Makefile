@@ -8,8 +8,8 @@ help:
 	@echo 'make run     build and start both services with the sandbox, on 127.0.0.1:8080 and 127.0.0.1:8081'
 	@echo 'make test    run all tests; those that want a server that is not there are counted as skipped'
 	@echo 'make check   check format, lints and the configuration'
-	@echo 'make bench   measure speed and memory against floors and against other senders'
-	@echo 'make proof   break things and count what was lost, in minutes; make proof-full: more of it; make proof-soak: an hour'
+	@echo 'make bench   measure speed and memory against floors and against other senders; BENCH=--help says what can be chosen'
+	@echo 'make proof   break things and count what was lost, in minutes; make proof-full: more of it; make proof-soak: an hour; PROOF=--help'
 	@echo 'make all     start Kafka, Mailpit, warmup and health in containers (docker compose)'
 
 # Everything that a build needs and a bare machine may lack, each with the command that installs it.
@@ -51,7 +51,7 @@ proof-full: tools
 	cargo test --release --locked -p postwarm --test proof -- --size full $(PROOF)
 
 proof-soak: tools
-	cargo test --release --locked -p postwarm --test proof -- soak --minutes 60
+	cargo test --release --locked -p postwarm --test proof -- soak --minutes 60 $(PROOF)
 
 all:
 	docker compose up --build

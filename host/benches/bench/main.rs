@@ -4,7 +4,7 @@
 //! repeat, and the median over them counts. Every run has a sink, a port and folders of its own. The table is printed
 //! and written to `target/bench/bench.json`; a floor that is not reached ends with 1. `docs/PERFORMANCE.md` says more.
 //!
-//! `cargo bench -p postwarm --bench bench -- [NAME...] [--rounds N] [--rows N] [--small | --full] [--list]`
+//! `cargo bench -p postwarm --bench bench -- [NAME...] [--rounds N] [--rows N] [--small | --full] [--list] [--help]`
 
 mod arguments;
 mod kafka;
@@ -43,6 +43,10 @@ fn main() -> ExitCode {
     if words.iter().any(|word| word == "--test") {
         return ExitCode::SUCCESS;
     }
+    if words.iter().any(|word| word == "--help" || word == "-h") {
+        println!("{}", arguments::USAGE);
+        return ExitCode::SUCCESS;
+    }
     let known: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
     let arguments = match arguments::parse(&words, &[&known[..], &["--list"]].concat()) {
         Ok(arguments) => arguments,
@@ -53,7 +57,7 @@ fn main() -> ExitCode {
     };
     if arguments.names.iter().any(|name| name == "--list") {
         let sizes = Sizes { rows: arguments.rows, extent: arguments.extent };
-        BENCHES.iter().for_each(|bench| println!("{:<18} {}", bench.name, bench.what(sizes)));
+        BENCHES.iter().for_each(|bench| println!("{:<18} {:>7} {:>7}  {}", bench.name, bench.floor, bench.aim, bench.what(sizes)));
         return ExitCode::SUCCESS;
     }
     let benches = chosen(&arguments);

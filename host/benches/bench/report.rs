@@ -83,6 +83,8 @@ impl Report {
         println!("\n{}", machine::name());
         println!("{:<18} {:>9} {:>9} {:>9} {:>7} {:>7}  rounds    verdict, what", "bench", "median", "least", "most", "floor", "aim");
         let table: Vec<Value> = self.rows.iter().map(|row| self.show_row(row)).collect();
+        let skipped = self.rows.iter().filter(|row| row.median().is_none()).count();
+        println!("{} missed their floor, {skipped} were skipped", self.missed().len());
         write(&json!({ "machine": machine::name(), "rows": self.sizes.rows, "table": table, "rounds": self.rounds }));
     }
 

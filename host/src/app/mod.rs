@@ -158,7 +158,10 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
     }
     match shared.supervisor.failure() {
         Some(words) => Err(StartError::Ended(words.to_owned())),
-        None => Ok(()),
+        None => {
+            tracing::info!("stopped");
+            Ok(())
+        }
     }
 }
 

@@ -48,12 +48,13 @@ fn compose(out: &mut String, shared: &Shared, snapshot: &Snapshot, [warmup, heal
     writeln!(out, "try:")?;
     writeln!(
         out,
-        "  curl http://{warmup}/register -H 'content-type: application/json' -d '{{\"name\": \"Alice\", \"email_id\": \"alice@example.com\"}}'"
+        "  curl -s http://{warmup}/register -H 'content-type: application/json' -d '{{\"name\": \"Alice\", \"email_id\": \"alice@example.com\"}}'"
     )?;
     writeln!(
         out,
-        "  curl http://{warmup}/send -H 'content-type: application/json' -d '{{\"from\": \"noreply@{from}\", \"subject\": \"Welcome!\", \"body\": \"Hello, welcome to our warmup system.\"}}'"
+        "  curl -s http://{warmup}/send -H 'content-type: application/json' -d '{{\"from\": \"noreply@{from}\", \"subject\": \"Welcome!\", \"body\": \"Hello, welcome to our warmup system.\"}}'"
     )?;
-    writeln!(out, "  curl 'http://{health}/mail_stats?email_id=1'")?;
+    writeln!(out, "  curl -s http://{warmup}/emails/1")?;
+    writeln!(out, "  curl -s 'http://{health}/mail_stats?email_id=1'")?;
     Ok(())
 }

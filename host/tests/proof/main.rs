@@ -4,7 +4,7 @@
 //! prints a line; a promise that is broken is told in words below it, and ends with 1. Every random choice comes from the
 //! seed that is printed first.
 //!
-//! `cargo test --release -p postwarm --test proof -- [SCENARIO...] [--seed N] [--size small|usual|full] [--minutes N] [--list] [--json]`
+//! `cargo test --release -p postwarm --test proof -- [SCENARIO...] [--seed N] [--size small|usual|full] [--minutes N] [--list] [--json] [--help]`
 #![expect(clippy::unwrap_used, reason = "a scenario that cannot go on fails where it stands, and the others go on")]
 
 mod arguments;
@@ -81,6 +81,10 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
+    if arguments.help {
+        println!("{}", arguments::USAGE);
+        return ExitCode::SUCCESS;
+    }
     if arguments.list {
         SCENARIOS.iter().for_each(|scenario| println!("{:<16} {}", scenario.name, scenario.promise));
         return ExitCode::SUCCESS;
