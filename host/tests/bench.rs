@@ -30,7 +30,7 @@ mod arguments_tests {
 
     #[test]
     fn what_is_not_understood_is_named() {
-        assert_eq!(parsed("cpu gpu"), Err("there is no bench `gpu`; --list names them".to_owned()));
+        assert_eq!(parsed("cpu gpu"), Err("there is no bench or option `gpu`; --list names the benches, --help the options".to_owned()));
         for line in ["--rounds", "--rounds x", "--rows 0"] {
             assert_eq!(parsed(line), Err(format!("{} needs a number", line.split(' ').next().unwrap())), "{line}");
         }

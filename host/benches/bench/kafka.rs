@@ -20,7 +20,9 @@ pub struct Broker(String);
 impl Broker {
     /// The one that POSTWARM_TEST_KAFKA names (host:port), as `.ci/kafka start` prints it.
     pub fn find() -> Result<Broker, String> {
-        std::env::var("POSTWARM_TEST_KAFKA").map(Broker).map_err(|_| "POSTWARM_TEST_KAFKA=host:port is not set (`.ci/kafka start CACHE WORK` starts a broker and prints it)".to_owned())
+        std::env::var("POSTWARM_TEST_KAFKA")
+            .map(Broker)
+            .map_err(|_| "POSTWARM_TEST_KAFKA=host:port is not set (`.ci/kafka start CACHE WORK` starts a broker and prints it)".to_owned())
     }
 
     /// Its process, where it runs here.

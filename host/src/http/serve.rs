@@ -39,7 +39,7 @@ pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 100;
 /// How long a client may take over a request's head, and how long a kept connection may be idle.
 pub const HEAD_READ_MAX: Duration = Duration::from_secs(5);
 /// How long a connection may wait for its first request before it may close for another one.
-pub const SILENT_MIN: Duration = Duration::from_millis(100);
+pub const SILENT_MIN: Duration = Duration::from_millis(250);
 /// How long an answer may stand still because the client does not read.
 pub const ANSWER_STALL_MAX: Duration = Duration::from_secs(20);
 /// How long a request may take, its body included. Streamed imports are exempt.
@@ -49,7 +49,7 @@ pub const BODY_STALL_MAX: Duration = Duration::from_secs(30);
 /// Octets of a body; streamed imports are exempt.
 pub const BODY_OCTETS_MAX: usize = 1024 * 1024;
 /// Octets of the bodies that are under way at the same time; streamed imports are exempt.
-pub const BODIES_OCTETS_MAX: usize = 16 * BODY_OCTETS_MAX;
+pub const BODIES_OCTETS_MAX: usize = 8 * BODY_OCTETS_MAX;
 /// Header fields of a request.
 pub const HEADERS_MAX: usize = 64;
 /// Octets of a request's head.

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 /// What the process may grow by.
@@ -42,6 +43,8 @@ enum Attack {
     SlowBody,
     /// Sends almost all of a body at once, and no more.
     StalledBody,
+    /// Asks from time to time, and keeps its connection.
+    Kept,
     /// Asks and does not read the answer.
     SlowRead,
     LargeBody,
@@ -50,16 +53,18 @@ enum Attack {
     UnknownKeys,
 }
 
-/// How many attackers of each kind there are, besides the idle ones.
-const ATTACKERS: [(Attack, usize); 8] = [
-    (Attack::SlowHead, 100),
-    (Attack::SlowBody, 100),
-    (Attack::StalledBody, 100),
-    (Attack::SlowRead, 50),
-    (Attack::LargeBody, 4),
-    (Attack::ChunkedBody, 4),
-    (Attack::DeepJson, 4),
-    (Attack::UnknownKeys, 4),
+/// How many attackers of each kind there are at each port, besides the idle ones; and at the full size, where each of two kinds alone would
+/// take all places.
+const ATTACKERS: [(Attack, usize, usize); 9] = [
+    (Attack::SlowHead, 100, 100),
+    (Attack::SlowBody, 100, 1_200),
+    (Attack::StalledBody, 100, 100),
+    (Attack::Kept, 20, 1_200),
+    (Attack::SlowRead, 50, 50),
+    (Attack::LargeBody, 4, 4),
+    (Attack::ChunkedBody, 4, 4),
+    (Attack::DeepJson, 4, 4),
+    (Attack::UnknownKeys, 4, 4),
 ];
 
 /// What attackers were answered.
@@ -73,7 +78,7 @@ struct Answers {
 pub async fn run(plan: Plan) -> Line {
     let mut line = Line::new(&plan);
     let (seconds, idle, recipients) = plan.pick((4, 200, 200), (15, 3_000, 1_000), (60, 10_000, 5_000));
-    if let Err(words) = allow_files(idle + 4_096) {
+    if let Err(words) = allow_files(idle + 8_192) {
         return Line::skipped(&plan, &format!("so many files cannot be open here: {words}"));
     }
     let sink = Sink::start(Script { keep_content: false, ..Script::default() }).await;
@@ -84,9 +89,12 @@ pub async fn run(plan: Plan) -> Line {
     let broadcast = Broadcast::begin(&postwarm, recipients).await;
     let before = usage(&postwarm);
     let answers = Arc::new(Answers::default());
-    let mut attackers = attack_all(&addresses, idle, &answers);
+    // Threads of their own: those who ask are not to wait for their attackers in their own program.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be made");
+    let mut attackers = attack_all(runtime.handle(), &addresses, &plan, idle, &answers);
     let (asked, largest) = ask_meanwhile(&postwarm, before, Instant::now() + Duration::from_secs(seconds)).await;
     attackers.shutdown().await;
+    runtime.shutdown_background();
     let connections = answers.connections.load(Ordering::Relaxed);
     line.faults = connections;
     let p99_max = plan.pick(P99_MAX_SMALL, P99_MAX, P99_MAX);
@@ -114,12 +122,13 @@ pub async fn run(plan: Plan) -> Line {
 }
 
 /// All attackers of both ports; dropped, they stop.
-fn attack_all(addresses: &[SocketAddr], idle: usize, answers: &Arc<Answers>) -> JoinSet<()> {
+fn attack_all(runtime: &Handle, addresses: &[SocketAddr], plan: &Plan, idle: usize, answers: &Arc<Answers>) -> JoinSet<()> {
     let mut attackers = JoinSet::new();
     for address in addresses {
-        for (attack, count) in ATTACKERS.into_iter().chain([(Attack::Idle, idle / addresses.len())]) {
-            for _ in 0..count {
-                attackers.spawn(attack_for_ever(attack, *address, Arc::clone(answers)));
+        let idle = idle / addresses.len();
+        for (attack, usual, full) in ATTACKERS.into_iter().chain([(Attack::Idle, idle, idle)]) {
+            for _ in 0..plan.pick(usual, usual, full) {
+                attackers.spawn_on(attack_for_ever(attack, *address, Arc::clone(answers)), runtime);
             }
         }
     }
@@ -188,7 +197,8 @@ async fn attack_for_ever(attack: Attack, address: SocketAddr, answers: Arc<Answe
         if is_success && attack != Attack::SlowRead {
             answers.taken.fetch_add(1, Ordering::Relaxed);
         }
-        tokio::time::sleep(if attack == Attack::Idle { IDLE_EVERY } else { ATTACK_EVERY }).await;
+        let keeps = [Attack::Idle, Attack::Kept, Attack::SlowBody].contains(&attack);
+        tokio::time::sleep(if keeps { IDLE_EVERY } else { ATTACK_EVERY }).await;
     }
 }
 
@@ -210,6 +220,13 @@ async fn once(attack: Attack, mut stream: TcpStream) -> std::io::Result<String> 
             stream.write_all(post(TAKEN_OCTETS).as_bytes()).await?;
             stream.write_all(&vec![b' '; TAKEN_OCTETS - 1]).await?;
         }
+        Attack::Kept => loop {
+            stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+            if stream.read(&mut [0; 4096]).await? == 0 {
+                return Ok(String::new());
+            }
+            tokio::time::sleep(DRIP * 2).await;
+        },
         Attack::SlowRead => {
             for _ in 0..1_000 {
                 stream.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n").await?;
