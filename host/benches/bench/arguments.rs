@@ -1,18 +1,5 @@
 //! What `make bench BENCH="..."` asks for.
 
-pub const USAGE: &str = "\
-make bench BENCH=\"[NAME...] [OPTION...]\"; without a name all run
-
-  --rounds N     rounds of each; 3 where nothing is said, of the long ones 1
-  --rows N       recipients of a broadcast, 100000 where nothing is said; scales all else
-  --small        some benches with 20000 recipients; what misses its floor is measured again, five times at most
-  --full         5 rounds of all, the long ones too, and 1000000 recipients for p99-get
-  --list         the benches, each with its floor and its aim
-  --help         this
-
-Ends with 0 where every floor that was measured is reached, with 1 where one is not, with 64 where it was asked for something that it does not
-know. What cannot run here is skipped, and counted in the last line.";
-
 /// Recipients of a broadcast, where nothing else is said.
 const ROWS: usize = 100_000;
 /// As many in CI: enough to be past the start.
