@@ -1,9 +1,9 @@
 //! Who may have how much in hand: the pool of rows in `sending`, shared among organizations and then among their lanes.
 //!
 //! What a lane has in hand already counts as its part, so that whoever waits for a silent server gets no more until others
-//! have as much. The last part of the pool is a reserve: rows for organizations that have next to nothing in hand. Each gets a
-//! part of what is left, so that those who fall silent one after another leave less and less to the next, and a row at a time in
-//! the end. The pool is bounded and a silent server keeps its rows, so that enough of them do keep newcomers out: of 512 rows
+//! have as much. The last part of the pool is a reserve: rows for organizations that have next to nothing in hand. Each whose
+//! client has not proven brisk gets a part of what is left, so that those who fall silent one after another leave less and less to
+//! the next, and a row at a time in the end. The pool is bounded and a silent server keeps its rows, so that enough of them do keep newcomers out: of 512 rows
 //! the first fifteen organizations with 30 messages in flight have 448, and the reserve lasts for fifteen more. (After a minute
 //! their clients give back what no connection has begun with.)
 //!
@@ -20,10 +20,6 @@ const SMALL_PART: usize = 4;
 /// So many such parts as each newcomer gets of what is left of the reserve stay for those who come later.
 const LATER_PARTS: usize = 3;
 
-/// One part in this of what is left of the reserve stays when a plan ends: where many healthy organizations have their turns, the last
-/// of a plan shall not make claims of a row each.
-const STAYS_PART: usize = 2;
-
 /// What a lane has and asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ask {
@@ -32,6 +28,8 @@ pub struct Ask {
     pub has: usize,
     /// How many more it could use.
     pub wants: usize,
+    /// Its client answers quickly.
+    pub is_brisk: bool,
 }
 
 /// The pool as it stands.
@@ -40,13 +38,6 @@ pub struct Pool<'a> {
     pub rows_max: usize,
     /// Rows in hand by organization, those of lanes that ask for nothing included.
     pub in_hand: &'a BTreeMap<OrgId, usize>,
-    /// How many free rows this plan leaves to the next.
-    pub stays: usize,
-}
-
-/// How many of the free rows a plan leaves to the next.
-pub fn stays(rows_max: usize, free: usize) -> usize {
-    free.min(rows_max / RESERVE_PART) / STAYS_PART
 }
 
 /// How many rows each lane may claim now, in the order of `asks`; of equals the first get more.
@@ -55,10 +46,9 @@ pub fn parts(pool: Pool<'_>, asks: &[Ask]) -> Vec<usize> {
     let reserve = pool.rows_max / RESERVE_PART;
     let small = (reserve / SMALL_PART).max(1);
     let mut given = vec![0; asks.len()];
-    let open = among_organizations(pool, asks, &mut given, free.saturating_sub(reserve), |_| usize::MAX);
+    let open = among_organizations(pool, asks, &mut given, free.saturating_sub(reserve), |_| Most { brisk: usize::MAX, other: usize::MAX });
     let left = free.min(reserve) + open;
-    let (stays, amount) = (left.min(pool.stays), left.saturating_sub(pool.stays));
-    let left = stays + among_organizations(pool, asks, &mut given, amount, |levels| newcomers_most(levels, left, small));
+    let left = among_organizations(pool, asks, &mut given, left, |levels| newcomers_most(levels, left, small));
     // A lane with nothing is let in beside its organization's silent one, as long as newcomers still find half the reserve.
     let spare = left.saturating_sub(reserve / 2);
     let waiting = asks.iter().zip(&mut given).filter(|(ask, given)| ask.has + **given == 0 && ask.wants > 0);
@@ -66,20 +56,28 @@ pub fn parts(pool: Pool<'_>, asks: &[Ask]) -> Vec<usize> {
     given
 }
 
-/// Up to how many rows an organization gets of the reserve, of which `left` are left: what stays is worth some such parts.
-fn newcomers_most(levels: &[(usize, usize)], left: usize, small: usize) -> usize {
-    let newcomers = levels.iter().filter(|(has, wants)| *has < small && *wants > 0).count();
-    (left / (newcomers + LATER_PARTS)).clamp(1, small)
+/// Up to how many rows an organization gets.
+struct Most {
+    /// One of whose clients answers quickly: it gives them back soon.
+    brisk: usize,
+    other: usize,
+}
+
+/// An organization as it stands among others.
+struct Level {
+    has: usize,
+    wants: usize,
+    is_brisk: bool,
+}
+
+/// Up to how many rows an organization gets of the reserve, of which `left` are left: what stays is worth some parts of newcomers.
+fn newcomers_most(levels: &[Level], left: usize, small: usize) -> Most {
+    let newcomers = levels.iter().filter(|level| level.has < small && level.wants > 0 && !level.is_brisk).count();
+    Most { brisk: small, other: (left / (newcomers + LATER_PARTS)).clamp(1, small) }
 }
 
 /// Gives `amount` to organizations that have less than `most` of what all have and want, the least first; answers what nobody took.
-fn among_organizations(
-    pool: Pool<'_>,
-    asks: &[Ask],
-    given: &mut [usize],
-    amount: usize,
-    most: impl Fn(&[(usize, usize)]) -> usize,
-) -> usize {
+fn among_organizations(pool: Pool<'_>, asks: &[Ask], given: &mut [usize], amount: usize, most: impl Fn(&[Level]) -> Most) -> usize {
     let mut orgs: Vec<OrgId> = Vec::new();
     let mut lanes: BTreeMap<OrgId, Vec<usize>> = BTreeMap::new();
     for (place, ask) in asks.iter().enumerate() {
@@ -89,16 +87,20 @@ fn among_organizations(
         }
         of_org.push(place);
     }
-    let mut levels: Vec<(usize, usize)> = orgs
+    let levels: Vec<Level> = orgs
         .iter()
         .map(|org| {
             let own = &lanes[org];
-            let has = pool.in_hand.get(org).copied().unwrap_or(0) + own.iter().map(|place| given[*place]).sum::<usize>();
-            (has, own.iter().map(|place| asks[*place].wants - given[*place]).sum::<usize>())
+            Level {
+                has: pool.in_hand.get(org).copied().unwrap_or(0) + own.iter().map(|place| given[*place]).sum::<usize>(),
+                wants: own.iter().map(|place| asks[*place].wants - given[*place]).sum(),
+                is_brisk: own.iter().any(|place| asks[*place].is_brisk),
+            }
         })
         .collect();
     let most = most(&levels);
-    levels.iter_mut().for_each(|(has, wants)| *wants = (*wants).min(most.saturating_sub(*has)));
+    let most = |level: &Level| if level.is_brisk { most.brisk } else { most.other };
+    let levels: Vec<_> = levels.iter().map(|level| (level.has, level.wants.min(most(level).saturating_sub(level.has)))).collect();
     let shares = raise(&levels, amount);
     for (org, share) in orgs.iter().zip(&shares) {
         let own = &lanes[org];
@@ -139,13 +141,17 @@ mod tests {
 
     /// `asks`: organization, has, wants. What lanes have is all that is in hand, but for `others`.
     fn shared(rows_max: usize, asks: &[(i64, usize, usize)], others: &[(i64, usize)]) -> Vec<usize> {
+        shared_by(false, rows_max, asks, others)
+    }
+
+    fn shared_by(is_brisk: bool, rows_max: usize, asks: &[(i64, usize, usize)], others: &[(i64, usize)]) -> Vec<usize> {
         let mut in_hand = BTreeMap::new();
         for (org, has) in asks.iter().map(|(org, has, _)| (org, has)).chain(others.iter().map(|(org, has)| (org, has))) {
             *in_hand.entry(OrgId(*org)).or_default() += has;
         }
         let held: usize = in_hand.values().sum();
-        let asks: Vec<Ask> = asks.iter().map(|(org, has, wants)| Ask { org: OrgId(*org), has: *has, wants: *wants }).collect();
-        let given = parts(Pool { rows_max, in_hand: &in_hand, stays: stays(rows_max, rows_max.saturating_sub(held)) }, &asks);
+        let asks: Vec<Ask> = asks.iter().map(|(org, has, wants)| Ask { org: OrgId(*org), has: *has, wants: *wants, is_brisk }).collect();
+        let given = parts(Pool { rows_max, in_hand: &in_hand }, &asks);
         assert!(given.iter().sum::<usize>() <= rows_max.saturating_sub(held), "{given:?}");
         assert!(given.iter().zip(&asks).all(|(given, ask)| *given <= ask.wants), "{given:?}");
         given
@@ -197,6 +203,13 @@ mod tests {
         }
         assert_eq!(got[..15], [[30; 14].as_slice(), &[28]].concat());
         assert_eq!(got[15..], [16, 12, 9, 6, 5, 4, 3, 2, 1, 1, 1, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn organizations_whose_clients_are_brisk_get_whole_parts_of_the_reserve() {
+        let full = [(9, 448)];
+        assert_eq!(shared_by(true, 512, &[(1, 0, 64), (2, 0, 64), (3, 0, 64), (4, 0, 64)], &full), [16, 16, 16, 16]);
+        assert_eq!(shared_by(false, 512, &[(1, 0, 64), (2, 0, 64), (3, 0, 64), (4, 0, 64)], &full), [9, 9, 9, 9]);
     }
 
     #[test]

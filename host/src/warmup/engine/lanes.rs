@@ -32,6 +32,7 @@ struct Look {
     probe: bool,
     scopes: Scopes,
     wants: usize,
+    is_brisk: bool,
 }
 
 /// Looking which lanes have work takes at most one part in this of the time, where that is not more than so many milliseconds
@@ -167,8 +168,9 @@ impl LaneBook {
 
     /// Shares out what may be claimed among lanes.
     fn share(&mut self, looks: Vec<Look>, plan: &mut Plan, around: &mut Around<'_>) {
-        let asks: Vec<Ask> = looks.iter().map(|l| Ask { org: self.due[l.place].lane.org, has: l.has, wants: l.wants }).collect();
-        let parts = fair::parts(Pool { rows_max: plan.rows_max, in_hand: &plan.in_hand, stays: plan.stays }, &asks);
+        let asks: Vec<Ask> =
+            looks.iter().map(|l| Ask { org: self.due[l.place].lane.org, has: l.has, wants: l.wants, is_brisk: l.is_brisk }).collect();
+        let parts = fair::parts(Pool { rows_max: plan.rows_max, in_hand: &plan.in_hand }, &asks);
         for (look, part) in looks.into_iter().zip(parts).filter(|(_, part)| *part > 0) {
             let (place, has) = (look.place, look.has);
             let Some(lane) = self.take(look, part, around) else { continue };
@@ -214,9 +216,9 @@ impl LaneBook {
             self.resume_after(claimable.blocked_by, *now);
             return None;
         }
-        let together = if organization.is_brisk(index, now.boot_ms) { ROWS_TOGETHER } else { ROWS_AT_FIRST };
-        self.due[place].together = together.of(rows_max);
-        Some(Look { place, has, index, probe, scopes, wants: claimable.n as usize })
+        let is_brisk = organization.is_brisk(index, now.boot_ms);
+        self.due[place].together = if is_brisk { ROWS_TOGETHER } else { ROWS_AT_FIRST }.of(rows_max);
+        Some(Look { place, has, index, probe, scopes, wants: claimable.n as usize, is_brisk })
     }
 
     /// Takes the slots of a lane's part. Lanes before it may have taken what it saw.

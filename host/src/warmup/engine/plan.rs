@@ -1,7 +1,6 @@
 //! What one plan of claims knows of the lanes: what each has, how much of it is its turn, and who cannot go on.
 
 use crate::model::name::OrgId;
-use crate::warmup::engine::fair;
 use crate::warmup::engine::hands::{ClientNumber, Hands, Scopes};
 use crate::warmup::store::{Claim, Claimed, LaneKey};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -40,8 +39,6 @@ pub struct Plan {
     pub rows_max: usize,
     /// Rows that may still be claimed.
     pub room: usize,
-    /// How many free rows are left to the next plan.
-    pub stays: usize,
     pub in_hand: BTreeMap<OrgId, usize>,
     /// Rows in hand of lanes that got some, by their place.
     pub has: BTreeMap<usize, usize>,
@@ -54,12 +51,9 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(rows_max: usize, hands: &Hands) -> Plan {
-        let free = rows_max.saturating_sub(hands.len());
-        let stays = fair::stays(rows_max, free);
         Plan {
             rows_max,
-            room: free - stays,
-            stays,
+            room: rows_max.saturating_sub(hands.len()),
             in_hand: hands.by_organization().clone(),
             has: BTreeMap::new(),
             blocked: HashSet::new(),
