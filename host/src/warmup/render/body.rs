@@ -9,6 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 /// How boundaries start; neither quoted-printable nor base64 can contain it, and plain parts with it are encoded.
 const BOUNDARY_START: &str = "=_";
 const LINE_MAX: usize = 78;
+/// Lines that start so are changed by mailbox files.
+const FROM: &[u8] = b"From ";
 /// Short texts stay legible rather than small.
 const SHORT: usize = 24;
 /// RFC 2045 6.7 and 6.8: encoded lines have at most 76 characters.
@@ -24,26 +26,28 @@ pub struct Texts<'a> {
 /// Writes the body and appends the fields that describe it to `header`. The boundary depends on the email's number alone.
 pub fn write(texts: Texts<'_>, email: i64, header: &mut Vec<u8>) -> Vec<u8> {
     let Some(html) = texts.html else {
-        let (encoding, mut body) = encode(texts.plain);
-        header.extend_from_slice(&part_header("plain", encoding));
+        let part = Part::of(texts.plain);
+        part_header("plain", part.encoding, header);
+        let mut body = Vec::new();
+        part.append_to(&mut body);
         if !body.ends_with(b"\r\n") {
             // A soft line break keeps the text as it is; plain text gets a line end.
-            body.extend_from_slice(if encoding == Encoding::QuotedPrintable { b"=\r\n" } else { b"\r\n" });
+            body.extend_from_slice(if part.encoding == Encoding::QuotedPrintable { b"=\r\n" } else { b"\r\n" });
         }
         return body;
     };
     let boundary = format!("{BOUNDARY_START}postwarm.{email}");
     header.extend_from_slice(format!("Content-Type: multipart/alternative;\r\n boundary=\"{boundary}\"\r\n").as_bytes());
-    let mut body = Vec::with_capacity(texts.plain.len() + html.len() + 512);
+    let mut body = Vec::with_capacity(part_octets(texts.plain) + part_octets(html) + 512);
     for (subtype, text) in [("plain", texts.plain), ("html", html)] {
-        let (encoding, encoded) = encode(text);
-        body.extend_from_slice(format!("--{boundary}\r\n").as_bytes());
-        body.extend_from_slice(&part_header(subtype, encoding));
+        let part = Part::of(text);
+        [b"--", boundary.as_bytes(), b"\r\n"].iter().for_each(|piece| body.extend_from_slice(piece));
+        part_header(subtype, part.encoding, &mut body);
         body.extend_from_slice(b"\r\n");
-        body.extend_from_slice(&encoded);
+        part.append_to(&mut body);
         body.extend_from_slice(b"\r\n");
     }
-    body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+    [b"--", boundary.as_bytes(), b"--\r\n"].iter().for_each(|piece| body.extend_from_slice(piece));
     body
 }
 
@@ -54,120 +58,174 @@ enum Encoding {
     Base64,
 }
 
-fn part_header(subtype: &str, encoding: Encoding) -> Vec<u8> {
+fn part_header(subtype: &str, encoding: Encoding, out: &mut Vec<u8>) {
     let encoding = match encoding {
         Encoding::SevenBit => "7bit",
         Encoding::QuotedPrintable => "quoted-printable",
         Encoding::Base64 => "base64",
     };
-    format!("Content-Type: text/{subtype}; charset=utf-8\r\nContent-Transfer-Encoding: {encoding}\r\n").into_bytes()
+    let pieces = ["Content-Type: text/", subtype, "; charset=utf-8\r\nContent-Transfer-Encoding: ", encoding, "\r\n"];
+    pieces.iter().for_each(|piece| out.extend_from_slice(piece.as_bytes()));
 }
 
-fn encode(text: &str) -> (Encoding, Vec<u8>) {
-    let text = with_crlf(text);
-    if is_seven_bit(&text) {
-        return (Encoding::SevenBit, text.into_bytes());
+/// How many octets a text takes, most likely.
+fn part_octets(text: &str) -> usize {
+    text.len() + text.len() / 8 + 64
+}
+
+/// A text, with what was found when it was read once.
+struct Part<'a> {
+    text: &'a str,
+    /// Octets that stand in no 7-bit text.
+    unprintable: usize,
+    equals: usize,
+    has_cr: bool,
+    encoding: Encoding,
+}
+
+impl<'a> Part<'a> {
+    fn of(text: &'a str) -> Part<'a> {
+        let octets = text.as_bytes();
+        let equals = memchr::memchr_iter(b'=', octets).count();
+        let unprintable = octets.len() - count(octets, is_printable);
+        let has_cr = memchr::memchr(b'\r', octets).is_some();
+        let mut part = Part { text, unprintable, equals, has_cr, encoding: Encoding::SevenBit };
+        if !part.is_seven_bit() {
+            let is_legible = (unprintable + equals) * 6 <= text.len() + SHORT;
+            part.encoding = if is_legible { Encoding::QuotedPrintable } else { Encoding::Base64 };
+        }
+        part
     }
-    match escapes(text.as_bytes()) * 6 <= text.len() + SHORT {
-        true => (Encoding::QuotedPrintable, quoted_printable(&text)),
-        false => (Encoding::Base64, base64_lines(&text)),
+
+    /// The lines, without their ends (CRLF, CR, LF).
+    fn lines(&self) -> Lines<'a> {
+        Lines { rest: Some(self.text.as_bytes()), has_cr: self.has_cr }
+    }
+
+    /// Text that every server passes on as it is: short lines without trailing space, and none that a mailbox file would change.
+    fn is_seven_bit(&self) -> bool {
+        let has_boundary = || self.equals > 0 && memchr::memmem::find(self.text.as_bytes(), BOUNDARY_START.as_bytes()).is_some();
+        let is_plain = |line: &[u8]| line.len() <= LINE_MAX && !ends_in_space(line) && !line.starts_with(FROM);
+        self.unprintable == 0 && !has_boundary() && self.lines().all(is_plain)
+    }
+
+    /// Writes it in its encoding, every line end as CRLF.
+    fn append_to(&self, out: &mut Vec<u8>) {
+        out.reserve(part_octets(self.text));
+        if self.encoding == Encoding::Base64 {
+            return append_base64(&self.lines().collect::<Vec<_>>().join(b"\r\n".as_slice()), out);
+        }
+        for (index, line) in self.lines().enumerate() {
+            if index > 0 {
+                out.extend_from_slice(b"\r\n");
+            }
+            if self.encoding == Encoding::SevenBit {
+                out.extend_from_slice(line);
+            } else if self.is_legible(line) {
+                append_broken(line, out);
+            } else {
+                append_escaped(line, out);
+            }
+        }
+    }
+
+    /// Tells whether nothing in the line needs an escape.
+    fn is_legible(&self, line: &[u8]) -> bool {
+        let is_clean = match (self.unprintable, self.equals) {
+            (0, 0) => true,
+            (0, _) => memchr::memchr(b'=', line).is_none(),
+            _ => count(line, needs_escape) == 0,
+        };
+        is_clean && !ends_in_space(line) && !line.starts_with(FROM)
     }
 }
 
-/// Makes every line end (CRLF, CR, LF) a CRLF.
-fn with_crlf(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + text.len() / 32);
-    let mut rest = text;
-    while let Some(at) = memchr::memchr2(b'\r', b'\n', rest.as_bytes()) {
-        out.push_str(&rest[..at]);
-        out.push_str("\r\n");
-        let end = if rest[at..].starts_with("\r\n") { at + 2 } else { at + 1 };
-        rest = &rest[end..];
+/// What stands between line ends; behind the last one there is a line, too.
+struct Lines<'a> {
+    rest: Option<&'a [u8]>,
+    has_cr: bool,
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.rest?;
+        let end = if self.has_cr { memchr::memchr2(b'\r', b'\n', rest) } else { memchr::memchr(b'\n', rest) };
+        let Some(at) = end else { return self.rest.take() };
+        let behind = if rest[at..].starts_with(b"\r\n") { at + 2 } else { at + 1 };
+        self.rest = Some(&rest[behind..]);
+        Some(&rest[..at])
     }
-    out.push_str(rest);
-    out
 }
 
-/// The lines of a text whose line ends are all CRLF, without them.
-fn lines(text: &str) -> impl Iterator<Item = &[u8]> {
-    let octets = text.as_bytes();
-    let ends = memchr::memchr_iter(b'\n', octets).map(|at| (at - 1, at + 1)).chain([(octets.len(), octets.len())]);
-    ends.scan(0, |start, (end, next)| Some(&octets[std::mem::replace(start, next)..end]))
+fn ends_in_space(line: &[u8]) -> bool {
+    matches!(line.last(), Some(b' ' | b'\t'))
 }
 
-/// Text that every server passes on as it is: short lines without trailing space, and none that a mailbox file would change.
-fn is_seven_bit(text: &str) -> bool {
-    memchr::memmem::find(text.as_bytes(), BOUNDARY_START.as_bytes()).is_none()
-        && lines(text).all(|line| {
-            line.len() <= LINE_MAX && is_printable(line) && !matches!(line.last(), Some(b' ' | b'\t')) && !line.starts_with(b"From ")
-        })
+/// Octets whose sum fits in one, and that make whole vectors.
+const COUNTED: usize = 224;
+
+/// How many octets are such, counted without an early end and in small sums, so that the compiler looks at many of them at once.
+fn count(octets: &[u8], is_such: impl Fn(u8) -> bool) -> usize {
+    let of_part = |part: &[u8]| usize::from(part.iter().fold(0, |sum: u8, byte| sum + u8::from(is_such(*byte))));
+    let (parts, rest) = octets.as_chunks::<COUNTED>();
+    parts.iter().map(|part| of_part(part)).sum::<usize>() + of_part(rest)
 }
 
-// Both count in octets and without an early end, so that the compiler looks at many octets at once.
-
-fn is_printable(line: &[u8]) -> bool {
-    line.iter().fold(0, |odd, b| odd | (u8::from(!(0x20..=0x7e).contains(b)) & u8::from(*b != b'\t'))) == 0
-}
-
-/// How many octets of a text need an escape.
-fn escapes(text: &[u8]) -> usize {
-    let of_part = |part: &[u8]| usize::from(part.iter().fold(0, |sum, b| sum + u8::from(needs_escape(*b))));
-    text.chunks(usize::from(u8::MAX)).map(of_part).sum()
+fn is_printable(byte: u8) -> bool {
+    (byte.wrapping_sub(b' ') <= b'~' - b' ') | (byte == b'\t') | (byte == b'\r') | (byte == b'\n')
 }
 
 fn needs_escape(byte: u8) -> bool {
-    (byte == b'=') | (!(0x20..=0x7e).contains(&byte) & (byte != b'\t') & (byte != b'\r') & (byte != b'\n'))
+    (byte == b'=') | !is_printable(byte)
 }
 
-fn quoted_printable(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + text.len() / 8 + 8);
-    for (index, line) in lines(text).enumerate() {
+/// A line of quoted-printable without an escape, with soft breaks. One column is left for these.
+fn append_broken(line: &[u8], out: &mut Vec<u8>) {
+    for (index, part) in line.chunks(ENCODED_LINE_MAX - 1).enumerate() {
         if index > 0 {
-            out.extend_from_slice(b"\r\n");
+            out.extend_from_slice(b"=\r\n");
         }
-        let from = line.starts_with(b"From ");
-        if !from && escapes(line) == 0 && !matches!(line.last(), Some(b' ' | b'\t')) {
-            for (index, part) in line.chunks(ENCODED_LINE_MAX - 1).enumerate() {
-                out.extend_from_slice(if index > 0 { b"=\r\n" } else { b"" });
-                out.extend_from_slice(part);
-            }
-            continue;
-        }
-        let mut column = 0;
-        for (at, &byte) in line.iter().enumerate() {
-            let last = at + 1 == line.len();
-            let escape = needs_escape(byte) || (from && at == 0) || (last && matches!(byte, b' ' | b'\t'));
-            let width = if escape { 3 } else { 1 };
-            // One column is left for the soft break itself.
-            if column + width > ENCODED_LINE_MAX - 1 {
-                out.extend_from_slice(b"=\r\n");
-                column = 0;
-            }
-            if escape {
-                const HEX: &[u8; 16] = b"0123456789ABCDEF";
-                out.extend_from_slice(&[b'=', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-            } else {
-                out.push(byte);
-            }
-            column += width;
-        }
+        out.extend_from_slice(part);
     }
-    out
 }
 
-fn base64_lines(text: &str) -> Vec<u8> {
-    let encoded = STANDARD.encode(text);
-    let mut out = Vec::with_capacity(encoded.len() + encoded.len() / 38 + 2);
-    for line in encoded.as_bytes().chunks(ENCODED_LINE_MAX) {
+fn append_escaped(line: &[u8], out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let (from, mut column) = (line.starts_with(FROM), 0);
+    for (at, &byte) in line.iter().enumerate() {
+        let last = at + 1 == line.len();
+        let escape = needs_escape(byte) || (from && at == 0) || (last && matches!(byte, b' ' | b'\t'));
+        let width = if escape { 3 } else { 1 };
+        if column + width > ENCODED_LINE_MAX - 1 {
+            out.extend_from_slice(b"=\r\n");
+            column = 0;
+        }
+        match escape {
+            true => out.extend_from_slice(&[b'=', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
+            false => out.push(byte),
+        }
+        column += width;
+    }
+}
+
+fn append_base64(octets: &[u8], out: &mut Vec<u8>) {
+    for line in STANDARD.encode(octets).as_bytes().chunks(ENCODED_LINE_MAX) {
         out.extend_from_slice(line);
         out.extend_from_slice(b"\r\n");
     }
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn encode(text: &str) -> (Encoding, Vec<u8>) {
+        let (part, mut out) = (Part::of(text), Vec::new());
+        part.append_to(&mut out);
+        (part.encoding, out)
+    }
 
     fn check(text: &str, encoding: Encoding, expected: &str) {
         let (used, body) = encode(text);
@@ -185,9 +243,10 @@ mod tests {
 
     #[test]
     fn lines_are_what_stands_between_the_line_ends() {
-        for text in ["", "a", "a\r\n", "\r\n\r\nb", "a\r\nb\r\n\r\n"] {
-            let expected: Vec<&[u8]> = text.split("\r\n").map(str::as_bytes).collect();
-            assert_eq!(lines(text).collect::<Vec<_>>(), expected, "{text:?}");
+        for text in ["", "a", "a\r\n", "\n\r\nb", "a\rb\r\n\r", "a\n\rb", "a\nb\n"] {
+            let crlf = text.replace("\r\n", "\n").replace('\r', "\n");
+            let expected: Vec<&[u8]> = crlf.split('\n').map(str::as_bytes).collect();
+            assert_eq!(Part::of(text).lines().collect::<Vec<_>>(), expected, "{text:?}");
         }
     }
 
