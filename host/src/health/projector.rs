@@ -18,13 +18,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Records of one commit.
-const BATCH_MAX: usize = 2000;
+const BATCH_MAX: usize = 4000;
+/// Where so many come at once more will follow: they are waited for, as counts by email and domain are written once a commit.
+const MUCH: usize = 250;
+const TOGETHER: Duration = Duration::from_millis(200);
 /// Messages whose watch ends in one commit.
 const EXPIRE_MAX: usize = 2000;
 /// How long a poll waits for a record; the watch list is swept in between.
 const POLL_WAIT: Duration = Duration::from_secs(1);
 /// Polls in a row that were not full: the end of the log is near, even if it grows all the time.
-const SHORT_POLLS: u32 = 20;
+const SHORT_POLLS: u32 = 5;
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
@@ -115,6 +118,9 @@ impl Projector {
                 self.applied.send_if_modified(|applied| !std::mem::replace(&mut applied.caught_up, true));
             }
             self.set_error(None);
+            if (MUCH..BATCH_MAX).contains(&count) {
+                self.clock.sleep(TOGETHER).await;
+            }
         }
     }
 
