@@ -104,6 +104,22 @@ impl Asked {
         broadcast
     }
 
+    /// Asks until so many requests were refused. The room that is left takes many: few emails of them, and all that come once it is full.
+    async fn until_it_is_full(&mut self, postwarm: &Postwarm, broadcasts: &mut Vec<Broadcast>) {
+        self.refused = 0;
+        let few = broadcasts.len() + EMAILS_MORE_MAX;
+        for request in 0..REQUESTS_MAX {
+            if request % 10 == 9 && (broadcasts.len() < few || self.refused > 0) {
+                broadcasts.extend(self.send(postwarm).await);
+            } else {
+                self.import(postwarm).await;
+            }
+            if self.refused >= REFUSALS {
+                break;
+            }
+        }
+    }
+
     fn judge(&mut self, what: &str, status: u16, taken: u16, body: &Value) -> bool {
         let is_problem = [503, 507].contains(&status) && ["store_full", "store_unavailable"].iter().any(|code| body["code"] == *code);
         self.refused += usize::from(is_problem);
@@ -134,20 +150,7 @@ pub async fn run(plan: Plan) -> Line {
         line.expect(under_way.is_some(), || "with room on the disk an email was refused".to_owned());
         broadcasts.extend(under_way);
         disk.fill();
-        asked.refused = 0;
-        let before = broadcasts.len();
-        for request in 0..REQUESTS_MAX {
-            // The room that is left takes many requests: few emails of them, and all that come once it is full.
-            let few = broadcasts.len() < before + EMAILS_MORE_MAX;
-            if request % 10 == 9 && (few || asked.refused > 0) {
-                broadcasts.extend(asked.send(&postwarm).await);
-            } else {
-                asked.import(&postwarm).await;
-            }
-            if asked.refused >= REFUSALS {
-                break;
-            }
-        }
+        asked.until_it_is_full(&postwarm, &mut broadcasts).await;
         line.expect(asked.refused >= REFUSALS, || "the disk did not fill".to_owned());
         until("the service to say that it cannot write", async || {
             let (status, body) = postwarm.get("/readyz").await;
