@@ -83,7 +83,7 @@ impl Asked {
     async fn import(&mut self, postwarm: &Postwarm) -> bool {
         let address = format!("user{}@x.example", self.next);
         self.next += 1;
-        let row = json!({"name": "Somebody", "email_id": address}).to_string();
+        let row = json!({"name": "Somebody ".repeat(20), "email_id": address}).to_string();
         let url = format!("{}/users/import", postwarm.warmup);
         let answer = postwarm.client.post(url).header("content-type", "application/x-ndjson").body(row).send().await.unwrap();
         let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
@@ -132,7 +132,7 @@ impl Asked {
 
 pub async fn run(plan: Plan) -> Line {
     let mut line = Line::new(&plan);
-    let rounds = plan.pick(2, 4, 20);
+    let rounds = plan.pick(2, 4, 10);
     let sink = Sink::start(Script { keep_content: false, ..Script::default() }).await;
     let site = site(&sink, &format!("[limits]\nper_second = {}\n", plan.pick(400, 400, 2_000)));
     let disk = match SmallDisk::mount(site.data(), DISK_MB + rounds * DISK_MB_PER_ROUND) {
