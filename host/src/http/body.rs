@@ -4,7 +4,6 @@
 //! client that sends octet by octet would have each of them cost 8 KiB.
 
 use crate::http::error::{ApiError, Code};
-use crate::http::serve::{BODIES_OCTETS_MAX, BODY_OCTETS_MAX};
 use crate::http::waiting::Caller;
 use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
@@ -14,6 +13,10 @@ use futures_util::StreamExt;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+/// Octets of a body; streamed imports are exempt.
+pub const BODY_OCTETS_MAX: usize = 1024 * 1024;
+/// Octets of the bodies that are under way at the same time; streamed imports are exempt.
+pub const BODIES_OCTETS_MAX: usize = 8 * BODY_OCTETS_MAX;
 /// Seconds after which there may be room again.
 const ROOM_RETRY_SECS: u64 = 5;
 

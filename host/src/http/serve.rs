@@ -46,10 +46,6 @@ pub const ANSWER_STALL_MAX: Duration = Duration::from_secs(20);
 pub const REQUEST_MAX: Duration = Duration::from_secs(30);
 /// How long a streamed body may stand still.
 pub const BODY_STALL_MAX: Duration = Duration::from_secs(30);
-/// Octets of a body; streamed imports are exempt.
-pub const BODY_OCTETS_MAX: usize = 1024 * 1024;
-/// Octets of the bodies that are under way at the same time; streamed imports are exempt.
-pub const BODIES_OCTETS_MAX: usize = 8 * BODY_OCTETS_MAX;
 /// Header fields of a request.
 pub const HEADERS_MAX: usize = 64;
 /// Octets of a request's head.

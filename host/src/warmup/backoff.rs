@@ -1,7 +1,8 @@
 //! When a refused message is tried again.
 //!
 //! Invariant: pure; the clock and the randomness are parameters. No wait is shorter than the server asked for, unless it asked for
-//! more than the whole time that the organization gives a message. No wall clock that jumps makes a message too old.
+//! more than the whole time that the organization gives a message. A wall clock that jumps makes a message older by
+//! one wait of its schedule at most.
 
 use crate::config::settings::Retry;
 use std::time::Duration;

@@ -48,7 +48,7 @@ async fn unknown_keys_are_counted_by_the_address_that_they_come_from() {
 async fn an_upload_far_over_the_body_limit_streams_into_the_store() {
     let (address, store, _running) = start().await;
     let rows: String = (0..60_000).map(|n| format!("Some Longer Name {n},user{n}@example.com\n")).collect();
-    assert!(rows.len() > 2 * crate::http::serve::BODY_OCTETS_MAX);
+    assert!(rows.len() > 2 * crate::http::body::BODY_OCTETS_MAX);
     let head = "POST /users/import HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer key-acme\r\nContent-Type: text/csv\r\n\
                 Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
     let mut request = head.as_bytes().to_vec();
