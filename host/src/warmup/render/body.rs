@@ -1,48 +1,72 @@
-//! Bodies: line ends, transfer encodings (RFC 2045), the two alternatives.
+//! Bodies: one text, or the two alternatives.
 //!
-//! Invariant: what is written is 7-bit, ends in CRLF, has no bare CR or LF and no line longer than 78 octets; no encoded part
-//! contains the start of a boundary.
+//! Invariant: what is written ends in CRLF, and its texts are encoded as [`encoding`](super::encoding) promises.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use crate::warmup::render::encoding::{BOUNDARY_START, Encoding, Whole, room};
+use crate::warmup::render::lines::Filled;
+use crate::warmup::render::text::{Text, Values};
+use std::borrow::Cow;
 
-/// How boundaries start; neither quoted-printable nor base64 can contain it, and plain parts with it are encoded.
-const BOUNDARY_START: &str = "=_";
-const LINE_MAX: usize = 78;
-/// Lines that start so are changed by mailbox files.
-const FROM: &[u8] = b"From ";
-/// Short texts stay legible rather than small.
-const SHORT: usize = 24;
-/// RFC 2045 6.7 and 6.8: encoded lines have at most 76 characters.
-const ENCODED_LINE_MAX: usize = 76;
+/// A text of one message, and how it is encoded.
+pub enum Part<'a> {
+    Whole(Whole<'a>),
+    Filled(Filled<'a>),
+}
 
-/// The texts of one message.
-#[derive(Debug, Clone, Copy)]
-pub struct Texts<'a> {
-    pub plain: &'a str,
-    pub html: Option<&'a str>,
+impl<'a> Part<'a> {
+    /// A text that is there.
+    pub fn ready(text: &'a str) -> Part<'a> {
+        Part::Whole(Whole::of(Cow::Borrowed(text)))
+    }
+
+    /// A text for one recipient.
+    pub fn of(text: &'a Text, values: Values<'a>) -> Result<Part<'a>, String> {
+        match text.filled(&values) {
+            Some(filled) => Ok(Part::Filled(filled)),
+            None => text.render(values).map(|text| Part::Whole(Whole::of(text))),
+        }
+    }
+
+    fn encoding(&self) -> Encoding {
+        match self {
+            Part::Whole(whole) => whole.encoding,
+            Part::Filled(filled) => filled.encoding,
+        }
+    }
+
+    fn octets(&self) -> usize {
+        match self {
+            Part::Whole(whole) => whole.octets(),
+            Part::Filled(filled) => filled.octets,
+        }
+    }
+
+    fn append_to(&self, out: &mut Vec<u8>) {
+        match self {
+            Part::Whole(whole) => whole.append_to(out),
+            Part::Filled(filled) => filled.append_to(out),
+        }
+    }
 }
 
 /// Writes the body and appends the fields that describe it to `header`. The boundary depends on the email's number alone.
-pub fn write(texts: Texts<'_>, email: i64, header: &mut Vec<u8>) -> Vec<u8> {
-    let Some(html) = texts.html else {
-        let part = Part::of(texts.plain);
-        part_header("plain", part.encoding, header);
+pub fn write(plain: &Part<'_>, html: Option<&Part<'_>>, email: i64, header: &mut Vec<u8>) -> Vec<u8> {
+    let Some(html) = html else {
+        part_header("plain", plain.encoding(), header);
         let mut body = Vec::new();
-        part.append_to(&mut body);
+        plain.append_to(&mut body);
         if !body.ends_with(b"\r\n") {
             // A soft line break keeps the text as it is; plain text gets a line end.
-            body.extend_from_slice(if part.encoding == Encoding::QuotedPrintable { b"=\r\n" } else { b"\r\n" });
+            body.extend_from_slice(if plain.encoding() == Encoding::QuotedPrintable { b"=\r\n" } else { b"\r\n" });
         }
         return body;
     };
     let boundary = format!("{BOUNDARY_START}postwarm.{email}");
     header.extend_from_slice(format!("Content-Type: multipart/alternative;\r\n boundary=\"{boundary}\"\r\n").as_bytes());
-    let mut body = Vec::with_capacity(part_octets(texts.plain) + part_octets(html) + 512);
-    for (subtype, text) in [("plain", texts.plain), ("html", html)] {
-        let part = Part::of(text);
+    let mut body = Vec::with_capacity(room(plain.octets()) + room(html.octets()) + 512);
+    for (subtype, part) in [("plain", plain), ("html", html)] {
         [b"--", boundary.as_bytes(), b"\r\n"].iter().for_each(|piece| body.extend_from_slice(piece));
-        part_header(subtype, part.encoding, &mut body);
+        part_header(subtype, part.encoding(), &mut body);
         body.extend_from_slice(b"\r\n");
         part.append_to(&mut body);
         body.extend_from_slice(b"\r\n");
@@ -51,220 +75,21 @@ pub fn write(texts: Texts<'_>, email: i64, header: &mut Vec<u8>) -> Vec<u8> {
     body
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Encoding {
-    SevenBit,
-    QuotedPrintable,
-    Base64,
-}
-
 fn part_header(subtype: &str, encoding: Encoding, out: &mut Vec<u8>) {
-    let encoding = match encoding {
-        Encoding::SevenBit => "7bit",
-        Encoding::QuotedPrintable => "quoted-printable",
-        Encoding::Base64 => "base64",
-    };
-    let pieces = ["Content-Type: text/", subtype, "; charset=utf-8\r\nContent-Transfer-Encoding: ", encoding, "\r\n"];
+    let pieces = ["Content-Type: text/", subtype, "; charset=utf-8\r\nContent-Transfer-Encoding: ", encoding.name(), "\r\n"];
     pieces.iter().for_each(|piece| out.extend_from_slice(piece.as_bytes()));
-}
-
-/// How many octets a text takes, most likely.
-fn part_octets(text: &str) -> usize {
-    text.len() + text.len() / 8 + 64
-}
-
-/// A text, with what was found when it was read once.
-struct Part<'a> {
-    text: &'a str,
-    /// Octets that stand in no 7-bit text.
-    unprintable: usize,
-    equals: usize,
-    has_cr: bool,
-    encoding: Encoding,
-}
-
-impl<'a> Part<'a> {
-    fn of(text: &'a str) -> Part<'a> {
-        let octets = text.as_bytes();
-        let equals = memchr::memchr_iter(b'=', octets).count();
-        let unprintable = octets.len() - count(octets, is_printable);
-        let has_cr = memchr::memchr(b'\r', octets).is_some();
-        let mut part = Part { text, unprintable, equals, has_cr, encoding: Encoding::SevenBit };
-        if !part.is_seven_bit() {
-            let is_legible = (unprintable + equals) * 6 <= text.len() + SHORT;
-            part.encoding = if is_legible { Encoding::QuotedPrintable } else { Encoding::Base64 };
-        }
-        part
-    }
-
-    /// The lines, without their ends (CRLF, CR, LF).
-    fn lines(&self) -> Lines<'a> {
-        Lines { rest: Some(self.text.as_bytes()), has_cr: self.has_cr }
-    }
-
-    /// Text that every server passes on as it is: short lines without trailing space, and none that a mailbox file would change.
-    fn is_seven_bit(&self) -> bool {
-        let has_boundary = || self.equals > 0 && memchr::memmem::find(self.text.as_bytes(), BOUNDARY_START.as_bytes()).is_some();
-        let is_plain = |line: &[u8]| line.len() <= LINE_MAX && !ends_in_space(line) && !line.starts_with(FROM);
-        self.unprintable == 0 && !has_boundary() && self.lines().all(is_plain)
-    }
-
-    /// Writes it in its encoding, every line end as CRLF.
-    fn append_to(&self, out: &mut Vec<u8>) {
-        out.reserve(part_octets(self.text));
-        if self.encoding == Encoding::Base64 {
-            return append_base64(&self.lines().collect::<Vec<_>>().join(b"\r\n".as_slice()), out);
-        }
-        for (index, line) in self.lines().enumerate() {
-            if index > 0 {
-                out.extend_from_slice(b"\r\n");
-            }
-            if self.encoding == Encoding::SevenBit {
-                out.extend_from_slice(line);
-            } else if self.is_legible(line) {
-                append_broken(line, out);
-            } else {
-                append_escaped(line, out);
-            }
-        }
-    }
-
-    /// Tells whether nothing in the line needs an escape.
-    fn is_legible(&self, line: &[u8]) -> bool {
-        let is_clean = match (self.unprintable, self.equals) {
-            (0, 0) => true,
-            (0, _) => memchr::memchr(b'=', line).is_none(),
-            _ => count(line, needs_escape) == 0,
-        };
-        is_clean && !ends_in_space(line) && !line.starts_with(FROM)
-    }
-}
-
-/// What stands between line ends; behind the last one there is a line, too.
-struct Lines<'a> {
-    rest: Option<&'a [u8]>,
-    has_cr: bool,
-}
-
-impl<'a> Iterator for Lines<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let rest = self.rest?;
-        let end = if self.has_cr { memchr::memchr2(b'\r', b'\n', rest) } else { memchr::memchr(b'\n', rest) };
-        let Some(at) = end else { return self.rest.take() };
-        let behind = if rest[at..].starts_with(b"\r\n") { at + 2 } else { at + 1 };
-        self.rest = Some(&rest[behind..]);
-        Some(&rest[..at])
-    }
-}
-
-fn ends_in_space(line: &[u8]) -> bool {
-    matches!(line.last(), Some(b' ' | b'\t'))
-}
-
-/// Octets whose sum fits in one, and that make whole vectors.
-const COUNTED: usize = 224;
-
-/// How many octets are such, counted without an early end and in small sums, so that the compiler looks at many of them at once.
-fn count(octets: &[u8], is_such: impl Fn(u8) -> bool) -> usize {
-    let of_part = |part: &[u8]| usize::from(part.iter().fold(0, |sum: u8, byte| sum + u8::from(is_such(*byte))));
-    let (parts, rest) = octets.as_chunks::<COUNTED>();
-    parts.iter().map(|part| of_part(part)).sum::<usize>() + of_part(rest)
-}
-
-fn is_printable(byte: u8) -> bool {
-    (byte.wrapping_sub(b' ') <= b'~' - b' ') | (byte == b'\t') | (byte == b'\r') | (byte == b'\n')
-}
-
-fn needs_escape(byte: u8) -> bool {
-    (byte == b'=') | !is_printable(byte)
-}
-
-/// A line of quoted-printable without an escape, with soft breaks. One column is left for these.
-fn append_broken(line: &[u8], out: &mut Vec<u8>) {
-    for (index, part) in line.chunks(ENCODED_LINE_MAX - 1).enumerate() {
-        if index > 0 {
-            out.extend_from_slice(b"=\r\n");
-        }
-        out.extend_from_slice(part);
-    }
-}
-
-fn append_escaped(line: &[u8], out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let (from, mut column) = (line.starts_with(FROM), 0);
-    for (at, &byte) in line.iter().enumerate() {
-        let last = at + 1 == line.len();
-        let escape = needs_escape(byte) || (from && at == 0) || (last && matches!(byte, b' ' | b'\t'));
-        let width = if escape { 3 } else { 1 };
-        if column + width > ENCODED_LINE_MAX - 1 {
-            out.extend_from_slice(b"=\r\n");
-            column = 0;
-        }
-        match escape {
-            true => out.extend_from_slice(&[b'=', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
-            false => out.push(byte),
-        }
-        column += width;
-    }
-}
-
-fn append_base64(octets: &[u8], out: &mut Vec<u8>) {
-    for line in STANDARD.encode(octets).as_bytes().chunks(ENCODED_LINE_MAX) {
-        out.extend_from_slice(line);
-        out.extend_from_slice(b"\r\n");
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn encode(text: &str) -> (Encoding, Vec<u8>) {
-        let (part, mut out) = (Part::of(text), Vec::new());
-        part.append_to(&mut out);
-        (part.encoding, out)
-    }
-
-    fn check(text: &str, encoding: Encoding, expected: &str) {
-        let (used, body) = encode(text);
-        assert_eq!((used, String::from_utf8(body).expect("7-bit").as_str()), (encoding, expected), "{text:?}");
-    }
-
-    #[test]
-    fn the_encoding_is_the_simplest_that_keeps_the_text() {
-        check("Hello\nthere\r.\n", Encoding::SevenBit, "Hello\r\nthere\r\n.\r\n");
-        check("one trailing \nFrom me", Encoding::QuotedPrintable, "one trailing=20\r\n=46rom me");
-        check("a = b, =_ c", Encoding::QuotedPrintable, "a =3D b, =3D_ c");
-        check("Grüße an alle, die das hier lesen", Encoding::QuotedPrintable, "Gr=C3=BC=C3=9Fe an alle, die das hier lesen");
-        check("日本語", Encoding::Base64, "5pel5pys6Kqe\r\n");
-    }
-
-    #[test]
-    fn lines_are_what_stands_between_the_line_ends() {
-        for text in ["", "a", "a\r\n", "\n\r\nb", "a\rb\r\n\r", "a\n\rb", "a\nb\n"] {
-            let crlf = text.replace("\r\n", "\n").replace('\r', "\n");
-            let expected: Vec<&[u8]> = crlf.split('\n').map(str::as_bytes).collect();
-            assert_eq!(Part::of(text).lines().collect::<Vec<_>>(), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_long_line_is_broken_softly() {
-        let (encoding, body) = encode(&"long line without end x".repeat(20));
-        assert_eq!(encoding, Encoding::QuotedPrintable);
-        let body = String::from_utf8(body).expect("7-bit");
-        assert!(body.split("\r\n").all(|line| line.len() <= 76), "{body}");
-        assert_eq!(body.replace("=\r\n", ""), "long line without end x".repeat(20));
-    }
-
     #[test]
     fn a_text_alone_ends_in_crlf_and_two_texts_are_alternatives() {
         let mut header = Vec::new();
-        assert_eq!(write(Texts { plain: "", html: None }, 1, &mut header), b"\r\n");
+        assert_eq!(write(&Part::ready(""), None, 1, &mut header), b"\r\n");
         let mut header = Vec::new();
-        let body = write(Texts { plain: "--=_postwarm.7--", html: Some("<p>x</p>") }, 7, &mut header);
+        let body = write(&Part::ready("--=_postwarm.7--"), Some(&Part::ready("<p>x</p>")), 7, &mut header);
         let body = String::from_utf8(body).expect("7-bit");
         assert_eq!(body.matches("--=_postwarm.7").count(), 3, "{body}");
     }

@@ -9,7 +9,9 @@
 mod body;
 mod check;
 mod depth;
+mod encoding;
 mod header;
+mod lines;
 mod splice;
 #[cfg(test)]
 mod tests;
@@ -19,7 +21,7 @@ pub use check::check;
 
 use crate::config::settings::Organization;
 use crate::model::email::{Email, Mailbox};
-use body::Texts;
+use body::Part;
 use bytes::Bytes;
 use text::{Text, Values};
 
@@ -148,9 +150,9 @@ impl Template {
                 body.clone()
             }
             Content::Personal { plain, html } => {
-                let plain = plain.render(values).map_err(failed("body"))?;
-                let html = html.as_ref().map(|html| html.render(values)).transpose().map_err(failed("html"))?;
-                let body = body::write(Texts { plain: &plain, html: html.as_deref() }, self.email, &mut header);
+                let plain = Part::of(plain, values).map_err(failed("body"))?;
+                let html = html.as_ref().map(|html| Part::of(html, values)).transpose().map_err(failed("html"))?;
+                let body = body::write(&plain, html.as_ref(), self.email, &mut header);
                 header.extend_from_slice(b"\r\n");
                 Bytes::from(body)
             }
@@ -165,8 +167,8 @@ fn compile_content(plain: Text, html: Option<Text>, email: i64) -> Content {
         return Content::Personal { plain, html };
     };
     let mut header = Vec::new();
-    let texts = Texts { plain: fixed, html: html.as_ref().and_then(Text::fixed) };
-    let body = body::write(texts, email, &mut header);
+    let html = html.as_ref().and_then(Text::fixed).map(Part::ready);
+    let body = body::write(&Part::ready(fixed), html.as_ref(), email, &mut header);
     header.extend_from_slice(b"\r\n");
     Content::Shared { header, body: body.into() }
 }

@@ -2,18 +2,26 @@
 //!
 //! Invariant: answers what the template language would, octet by octet, or declines.
 
+use crate::warmup::render::lines::{Filled, TemplateLines};
 use crate::warmup::render::text::{RENDERED_OCTETS_MAX, VARIABLES, Values};
 use minijinja::HtmlEscape;
+use std::borrow::Cow;
 
 /// Values in one text; more of them could exhaust the steps that the template language may take.
 const VALUES_MAX: usize = 1_000;
 
 /// A template in pieces.
 pub struct Splice {
-    /// Text, and the place in [`VARIABLES`] of the value behind it.
-    pieces: Vec<(String, usize)>,
-    tail: String,
+    pieces: Pieces,
+    lines: TemplateLines,
     html: bool,
+}
+
+/// Fixed text with values between it.
+pub struct Pieces {
+    /// Text, and the place in [`VARIABLES`] of the value behind it.
+    pub before: Vec<(String, usize)>,
+    pub tail: String,
 }
 
 impl Splice {
@@ -23,36 +31,49 @@ impl Splice {
         if source.contains("{%") || source.contains("{#") {
             return None;
         }
-        let (mut pieces, mut rest) = (Vec::new(), source);
+        let (mut before, mut rest) = (Vec::new(), source);
         while let Some((text, behind)) = rest.split_once("{{") {
             let (inside, behind) = behind.split_once("}}")?;
             let value = VARIABLES.iter().position(|variable| *variable == inside.trim_matches([' ', '\t', '\r', '\n']))?;
-            pieces.push((text.to_owned(), value));
+            before.push((text.to_owned(), value));
             rest = behind;
         }
-        (pieces.len() <= VALUES_MAX).then(|| Splice { pieces, tail: rest.to_owned(), html })
+        let pieces = Pieces { before, tail: rest.to_owned() };
+        (pieces.before.len() <= VALUES_MAX).then(|| Splice { lines: TemplateLines::of(&pieces), pieces, html })
     }
 
     /// The text for one recipient; `None` where it is longer than a text may be.
     pub fn render(&self, values: &Values<'_>) -> Option<String> {
-        let values = [values.name, values.email_id, values.unsubscribe_url.unwrap_or_default()];
-        match self.html {
-            true => self.join(values.map(|value| HtmlEscape(value).to_string()).each_ref().map(String::as_str)),
-            false => self.join(values),
-        }
-    }
-
-    fn join(&self, values: [&str; 3]) -> Option<String> {
-        let octets = self.pieces.iter().map(|(text, value)| text.len() + values[*value].len()).sum::<usize>() + self.tail.len();
+        let values = self.values(values);
+        let Pieces { before, tail } = &self.pieces;
+        let octets = before.iter().map(|(text, value)| text.len() + values[*value].len()).sum::<usize>() + tail.len();
         if octets > RENDERED_OCTETS_MAX {
             return None;
         }
         let mut out = String::with_capacity(octets);
-        for (text, value) in &self.pieces {
+        for (text, value) in before {
             out.push_str(text);
-            out.push_str(values[*value]);
+            out.push_str(&values[*value]);
         }
-        out.push_str(&self.tail);
+        out.push_str(tail);
         Some(out)
+    }
+
+    /// The same line by line; `None` where a value could change how a line is encoded.
+    pub fn fill<'a>(&'a self, values: &Values<'a>) -> Option<Filled<'a>> {
+        self.lines.fill(self.values(values)).filter(|filled| filled.octets <= RENDERED_OCTETS_MAX)
+    }
+
+    fn values<'a>(&self, values: &Values<'a>) -> [Cow<'a, str>; 3] {
+        let values = [values.name, values.email_id, values.unsubscribe_url.unwrap_or_default()];
+        values.map(|value| if self.html { html(value) } else { value.into() })
+    }
+}
+
+/// Escapes what the template language does.
+fn html(value: &str) -> Cow<'_, str> {
+    match value.bytes().any(|byte| matches!(byte, b'<' | b'>' | b'&' | b'"' | b'\'' | b'/')) {
+        true => HtmlEscape(value).to_string().into(),
+        false => value.into(),
     }
 }

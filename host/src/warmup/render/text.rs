@@ -4,6 +4,7 @@
 //! output are bounded. Undefined is an error.
 
 use crate::warmup::render::depth;
+use crate::warmup::render::lines::Filled;
 use crate::warmup::render::splice::Splice;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
@@ -59,6 +60,14 @@ impl Text {
                 Some(text) => Ok(text.into()),
                 None => render(&personal.environment, values).map(Into::into),
             },
+        }
+    }
+
+    /// The same in lines that are ready to be encoded, where that comes to the same.
+    pub fn filled<'a>(&'a self, values: &Values<'a>) -> Option<Filled<'a>> {
+        match self {
+            Text::Fixed(_) => None,
+            Text::Personal(personal) => personal.splice.as_ref().and_then(|splice| splice.fill(values)),
         }
     }
 

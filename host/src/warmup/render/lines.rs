@@ -1,0 +1,248 @@
+//! Templates of fixed text and values, in lines that are looked at once for all recipients: a message then costs copies alone.
+//!
+//! Invariant: writes what [`encoding`](super::encoding) would of the same text, octet by octet, or declines.
+
+use crate::warmup::render::encoding::{
+    self, BOUNDARY_START, BROKEN_LINE_MAX, Encoding, FROM, LINE_MAX, append_broken, append_escaped, ends_in_space, needs_escape, room,
+};
+use crate::warmup::render::splice::Pieces;
+use std::borrow::Cow;
+
+/// A template in lines.
+pub struct TemplateLines {
+    lines: Vec<Line>,
+    /// Octets of fixed text, line ends among them.
+    octets: usize,
+    /// How often each value stands in it.
+    times: [usize; 3],
+    /// Octets of fixed text that quoted-printable has to escape whatever their place.
+    escapes: usize,
+    /// Its fixed text alone keeps it from being sent as it is.
+    is_encoded: bool,
+}
+
+/// Fixed text with values between it, up to a line end.
+#[derive(Default)]
+struct Line {
+    pieces: Vec<(Vec<u8>, usize)>,
+    tail: Vec<u8>,
+    octets: usize,
+    times: [usize; 3],
+    /// Something in it needs an escape.
+    is_escaped: bool,
+}
+
+/// The lines with the values of one recipient.
+pub struct Filled<'a> {
+    lines: &'a [Line],
+    values: [Cow<'a, str>; 3],
+    pub encoding: Encoding,
+    pub octets: usize,
+}
+
+impl TemplateLines {
+    pub fn of(pieces: &Pieces) -> TemplateLines {
+        let mut lines = vec![Line::default()];
+        for (text, value) in &pieces.before {
+            push(&mut lines, text, Some(*value));
+        }
+        push(&mut lines, &pieces.tail, None);
+        lines.iter_mut().for_each(Line::finish);
+        let fixed = || pieces.before.iter().map(|(text, _)| text.as_str()).chain([pieces.tail.as_str()]);
+        let is_encoded = fixed().any(|text| text.contains(BOUNDARY_START)) || lines.iter().any(|line| line.is_escaped_by_place());
+        let unprintable = fixed().any(|text| !text.bytes().all(encoding::is_printable));
+        let mut times = [0; 3];
+        pieces.before.iter().for_each(|(_, value)| times[*value] += 1);
+        TemplateLines {
+            octets: fixed().map(str::len).sum(),
+            escapes: fixed().map(|text| encoding::count(text.as_bytes(), needs_escape)).sum(),
+            is_encoded: is_encoded || unprintable,
+            times,
+            lines,
+        }
+    }
+
+    /// Puts values in. `None` where one of them could change how a line is encoded, and where the text is in base64.
+    pub fn fill<'a>(&'a self, values: [Cow<'a, str>; 3]) -> Option<Filled<'a>> {
+        let has_plain = |value: usize| self.times[value] == 0 || is_plain(values[value].as_bytes());
+        if !(0..values.len()).all(has_plain) || self.lines.iter().any(|line| line.may_become_from(&values)) {
+            return None;
+        }
+        let octets = octets(self.octets, &self.times, &values);
+        let is_seven_bit = !self.is_encoded && self.lines.iter().all(|line| line.octets(&values) <= LINE_MAX);
+        let encoding = Encoding::of(is_seven_bit, self.escapes, octets);
+        (encoding != Encoding::Base64).then_some(Filled { lines: &self.lines, values, encoding, octets })
+    }
+}
+
+impl Filled<'_> {
+    /// Writes it in its encoding, every line end as CRLF.
+    pub fn append_to(&self, out: &mut Vec<u8>) {
+        out.reserve(room(self.octets));
+        let mut joined = Vec::new();
+        for (index, line) in self.lines.iter().enumerate() {
+            if index > 0 {
+                out.extend_from_slice(b"\r\n");
+            }
+            let is_escaped = line.is_escaped && self.encoding == Encoding::QuotedPrintable;
+            if !is_escaped && (self.encoding == Encoding::SevenBit || line.octets(&self.values) <= BROKEN_LINE_MAX) {
+                line.append_to(&self.values, out);
+                continue;
+            }
+            joined.clear();
+            line.append_to(&self.values, &mut joined);
+            if is_escaped { append_escaped(&joined, out) } else { append_broken(&joined, out) }
+        }
+    }
+}
+
+impl Line {
+    fn octets(&self, values: &[Cow<'_, str>; 3]) -> usize {
+        octets(self.octets, &self.times, values)
+    }
+
+    /// Fixed text at its start.
+    fn start(&self) -> &[u8] {
+        self.pieces.first().map_or(&self.tail, |(text, _)| text)
+    }
+
+    fn is_escaped_by_place(&self) -> bool {
+        ends_in_space(&self.tail) || self.start().starts_with(FROM)
+    }
+
+    /// Counts what it has once it is whole.
+    fn finish(&mut self) {
+        let fixed = || self.pieces.iter().map(|(text, _)| text).chain([&self.tail]);
+        let octets = fixed().map(Vec::len).sum();
+        let is_escaped = self.is_escaped_by_place() || fixed().any(|text| text.iter().any(|byte| needs_escape(*byte)));
+        (self.octets, self.is_escaped) = (octets, is_escaped);
+        for (_, value) in &self.pieces {
+            self.times[*value] += 1;
+        }
+    }
+
+    /// Whether the value behind its first text could make it start as mailbox files change it.
+    fn may_become_from(&self, values: &[Cow<'_, str>; 3]) -> bool {
+        let Some((text, value)) = self.pieces.first() else { return false };
+        let Some(rest) = FROM.strip_prefix(text.as_slice()) else { return false };
+        let value = values[*value].as_bytes();
+        let common = rest.len().min(value.len());
+        rest[..common] == value[..common] && !rest.is_empty()
+    }
+
+    fn append_to(&self, values: &[Cow<'_, str>; 3], out: &mut Vec<u8>) {
+        for (text, value) in &self.pieces {
+            out.extend_from_slice(text);
+            out.extend_from_slice(values[*value].as_bytes());
+        }
+        out.extend_from_slice(&self.tail);
+    }
+}
+
+/// Appends fixed text, and what stands behind it, to the lines.
+fn push(lines: &mut Vec<Line>, text: &str, value: Option<usize>) {
+    for (index, fixed) in encoding::Lines::of(text).enumerate() {
+        if index > 0 {
+            lines.push(Line::default());
+        }
+        if let Some(line) = lines.last_mut() {
+            line.tail.extend_from_slice(fixed);
+        }
+    }
+    if let (Some(value), Some(line)) = (value, lines.last_mut()) {
+        let text = std::mem::take(&mut line.tail);
+        line.pieces.push((text, value));
+    }
+}
+
+fn octets(fixed: usize, times: &[usize; 3], values: &[Cow<'_, str>; 3]) -> usize {
+    fixed + times.iter().zip(values).map(|(times, value)| times * value.len()).sum::<usize>()
+}
+
+/// A value that changes nothing about its line but its length: no escape, no line end, no space that may come to stand at the end of a
+/// line, and no end of a boundary's start.
+fn is_plain(value: &[u8]) -> bool {
+    let is_text = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'=';
+    value.iter().all(is_text) && !ends_in_space(value) && value.first().is_some_and(|first| *first != b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::warmup::render::encoding::{Encoding, Whole};
+    use crate::warmup::render::splice::Splice;
+    use crate::warmup::render::text::Values;
+    use proptest::prelude::*;
+
+    type Written = (Encoding, usize, Vec<u8>);
+
+    /// What is filled in, and what is encoded of the joined text.
+    fn both_ways(source: &str, html: bool, values: Values<'_>) -> (Option<Written>, Written) {
+        let splice = Splice::of(source, html).expect("values alone");
+        let filled = splice.fill(&values).map(|filled| {
+            let mut out = Vec::new();
+            filled.append_to(&mut out);
+            (filled.encoding, filled.octets, out)
+        });
+        let whole = Whole::of(splice.render(&values).expect("short").into());
+        let mut out = Vec::new();
+        whole.append_to(&mut out);
+        (filled, (whole.encoding, whole.octets(), out))
+    }
+
+    fn values<'a>(name: &'a str, email_id: &'a str) -> Values<'a> {
+        Values { name, email_id, unsubscribe_url: Some("https://example.com/unsubscribe/x-1") }
+    }
+
+    #[test]
+    fn lines_are_filled_in_every_encoding_but_base64() {
+        let long = "Dear {{ name }}, this line is longer than a line of quoted-printable, and it is broken softly.\n";
+        for (source, encoding) in [
+            ("Dear {{ name }},\r\nhow are you?\rBye\n", Encoding::SevenBit),
+            ("{{ name }}\n\n{{email_id}} {{ unsubscribe_url }}", Encoding::SevenBit),
+            (long, Encoding::QuotedPrintable),
+            ("<a href=\"{{ unsubscribe_url }}\">{{ name }}</a>\nFrom {{ name }}\ntrailing \n", Encoding::QuotedPrintable),
+            ("Grüße an {{ name }}, der das hier liest", Encoding::QuotedPrintable),
+            ("a =_ b {{ name }} and more text, so that it stays legible", Encoding::QuotedPrintable),
+        ] {
+            for html in [false, true] {
+                let (filled, whole) = both_ways(source, html, values("Alice", "alice@example.com"));
+                assert_eq!(filled.as_ref(), Some(&whole), "{source:?}");
+                assert_eq!(whole.0, encoding, "{source:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_that_could_change_how_a_line_is_encoded_is_left_to_who_reads_the_whole() {
+        for name in ["", "Jürgen", "a=b", "_x", "a ", "a\nb", "a\r", "tab\tbed"] {
+            assert_eq!(both_ways("Dear {{ name }},\n", false, values(name, "a@b.example")).0, None, "{name:?}");
+        }
+        for (source, name) in [("{{ name }} said", "From"), ("{{ name }}om x", "Fr"), ("Fro{{ name }}", "m x"), ("x\n{{ name }}", "From x")]
+        {
+            assert_eq!(both_ways(source, false, values(name, "a@b.example")).0, None, "{source:?}");
+        }
+        assert_eq!(both_ways("日本語日本語日本語 {{ name }}", false, values("Alice", "a@b.example")).0, None, "base64");
+        // A value that does not stand there does not matter.
+        assert!(both_ways("Dear {{ email_id }}", false, values("", "a@b.example")).0.is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_filled_in_is_what_is_encoded_of_the_joined_text(
+            parts in proptest::collection::vec(prop_oneof![
+                Just("{{ name }}".to_owned()), Just("{{email_id}}".to_owned()), Just("{{ unsubscribe_url }}".to_owned()),
+                "[ \r\n=_.FromX-]{0,6}", "(\n|\r\n|)(From |Fr|)", "[a-z ]{20,90}", "\\PC{0,4}",
+            ], 0..12),
+            [name, email_id, url] in ["[ =_FromX<&]{0,6}", "[a-z]{1,9}", "(From |rom |om |[a-z:/.]{0,9})"],
+            html in any::<bool>(),
+        ) {
+            let source = parts.concat();
+            prop_assume!(Splice::of(&source, html).is_some());
+            let values = Values { name: &name, email_id: &email_id, unsubscribe_url: Some(&url) };
+            let (filled, whole) = both_ways(&source, html, values);
+            if let Some(filled) = filled {
+                prop_assert_eq!(filled, whole, "{:?}", source);
+            }
+        }
+    }
+}
