@@ -11,7 +11,7 @@ use crate::warmup::sqlite::rows::{Context, fault_number};
 use crate::warmup::sqlite::{backfill, clock, emails, fresh, outbox, sending, sent, waiting};
 use crate::warmup::store::{BackfillPace, Claimed, Recorded, Settled, Turn, Usage};
 use rusqlite::{Connection, params};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,8 +42,11 @@ impl Deltas {
 
     /// Writes the changes and completes the emails that nobody waits for any more.
     pub fn write(self, connection: &Connection, context: &mut Context, now: i64) -> Result<(), DbError> {
+        let mut go_on = BTreeSet::new();
         for ((org, email, provider), change) in self.lanes {
-            waiting::moved(connection, context, (org, email, &provider), change)?;
+            if waiting::moved(connection, context, (org, email, &provider), change)? > 0 {
+                go_on.insert((org, email));
+            }
         }
         for ((org, email), counts) in self.emails {
             let of = |state: State| counts[state as usize];
@@ -61,7 +64,9 @@ impl Deltas {
                     of(State::Suppressed),
                     of(State::Unknown)
                 ])?;
-            emails::complete(connection, context, org, email, now)?;
+            if !go_on.contains(&(org, email)) {
+                emails::complete(connection, context, org, email, now)?;
+            }
         }
         Ok(())
     }

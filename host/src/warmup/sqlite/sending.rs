@@ -35,17 +35,18 @@ pub fn enter(connection: &Connection, block: Block, users: Users, client: i64) -
 
 /// Takes users out of whosever hand they are in.
 pub fn leave(connection: &Connection, block: Block, users: Users) -> Result<(), DbError> {
-    connection.prepare_cached("UPDATE sending SET users = users & ~?4 WHERE org = ?1 AND email = ?2 AND block = ?3")?.execute(params![
-        block.org,
-        block.email,
-        block.number,
-        users
-    ])?;
-    connection.prepare_cached("DELETE FROM sending WHERE org = ?1 AND email = ?2 AND block = ?3 AND users = 0")?.execute([
-        block.org,
-        block.email,
-        block.number,
-    ])?;
+    let sql = "SELECT org, email, block, client, users FROM sending WHERE org = ?1 AND email = ?2 AND block = ?3";
+    for held in read(connection, sql, &[block.org, block.email, block.number])? {
+        let left = held.users.without(users);
+        let key = [block.org, block.email, block.number, held.client];
+        if left.is_empty() {
+            connection.prepare_cached("DELETE FROM sending WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4")?.execute(key)?;
+        } else if left != held.users {
+            connection
+                .prepare_cached("UPDATE sending SET users = ?5 WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4")?
+                .execute(params![key[0], key[1], key[2], key[3], left])?;
+        }
+    }
     Ok(())
 }
 

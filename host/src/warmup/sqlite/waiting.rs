@@ -7,26 +7,32 @@ use crate::warmup::sqlite::rows::{Context, state};
 use crate::warmup::sqlite::sending::InHand;
 use crate::warmup::sqlite::{fresh, sending};
 use crate::warmup::store::WaitingLane;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
-/// `queued` and `deferred` recipients join a lane, or leave it where they are negative.
-pub fn changed(connection: &Connection, (org, email, provider): (OrgId, i64, i64), (queued, deferred): (i64, i64)) -> Result<(), DbError> {
+/// `queued` and `deferred` recipients join a lane, or leave it where they are negative. Answers how many wait there now; 0 where
+/// nothing changes.
+pub fn changed(connection: &Connection, (org, email, provider): (OrgId, i64, i64), (queued, deferred): (i64, i64)) -> Result<i64, DbError> {
     if (queued, deferred) == (0, 0) {
-        return Ok(());
+        return Ok(0);
     }
-    let left: i64 = connection
-        .prepare_cached(
-            "INSERT INTO waiting (org, email, provider, queued, deferred) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT DO UPDATE SET queued = queued + excluded.queued, deferred = deferred + excluded.deferred
-             RETURNING queued + deferred",
-        )?
-        .query_row([org.0, email, provider, queued, deferred], |row| row.get(0))?;
+    let lane = [org.0, email, provider];
+    // Read first: an upsert that answers what it wrote costs SQLite a table of its own each time.
+    let stood: Option<(i64, i64)> = connection
+        .prepare_cached("SELECT queued, deferred FROM waiting WHERE org = ?1 AND email = ?2 AND provider = ?3")?
+        .query_row(lane, |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let (queued, deferred) = stood.map_or((queued, deferred), |stood| (stood.0 + queued, stood.1 + deferred));
+    let left = queued + deferred;
     if left == 0 {
-        connection
-            .prepare_cached("DELETE FROM waiting WHERE org = ?1 AND email = ?2 AND provider = ?3")?
-            .execute([org.0, email, provider])?;
+        connection.prepare_cached("DELETE FROM waiting WHERE org = ?1 AND email = ?2 AND provider = ?3")?.execute(lane)?;
+        return Ok(0);
     }
-    Ok(())
+    let write = match stood {
+        Some(_) => "UPDATE waiting SET queued = ?4, deferred = ?5 WHERE org = ?1 AND email = ?2 AND provider = ?3",
+        None => "INSERT INTO waiting (org, email, provider, queued, deferred) VALUES (?1, ?2, ?3, ?4, ?5)",
+    };
+    connection.prepare_cached(write)?.execute([org.0, email, provider, queued, deferred])?;
+    Ok(left)
 }
 
 /// The same for a lane that is known by name.
@@ -35,7 +41,7 @@ pub fn moved(
     context: &mut Context,
     (org, email, provider): (OrgId, i64, &str),
     change: (i64, i64),
-) -> Result<(), DbError> {
+) -> Result<i64, DbError> {
     let provider = context.name_id(connection, provider)?;
     changed(connection, (org, email, provider), change)
 }
