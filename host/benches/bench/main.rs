@@ -34,7 +34,8 @@ make bench BENCH=\"[NAME...] [OPTION...]\"; without a name all run
 
   --rounds N     rounds of each; 3 where nothing is said, of the long ones 1
   --rows N       recipients of a broadcast, 100000 where nothing is said; scales all else
-  --small        some benches with 20000 recipients; what misses its floor is measured again, five times at most
+  --small        some benches with 20000 recipients; what misses its floor is measured again, five times at most, and fails where it
+                 misses it by more than 15 %
   --full         5 rounds of all, the long ones too, and 1000000 recipients for p99-get
   --list         the benches, each with its floor and its aim
   --help         this
@@ -44,6 +45,8 @@ know. What cannot run here is skipped, and counted in the last line.";
 
 /// How often what misses its floor is measured again at the small size, whose runs are a second long.
 const AGAIN_MAX: usize = 5;
+/// The part of its floor by which a bench may miss it at the small size: as much lies between two runs of a second.
+const SMALL_SLACK: f64 = 0.15;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -77,7 +80,7 @@ fn main() -> ExitCode {
     let mut report = measure(&benches, &arguments);
     let times = if arguments.extent == Extent::Small { AGAIN_MAX } else { 0 };
     for _ in 0..times {
-        let missed = report.missed();
+        let missed = report.missed_by_more_than(0.0);
         if missed.is_empty() {
             break;
         }
@@ -86,7 +89,8 @@ fn main() -> ExitCode {
         report.replace(measure(&missed, &arguments));
     }
     report.show();
-    if report.missed().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let slack = if arguments.extent == Extent::Small { SMALL_SLACK } else { 0.0 };
+    if report.missed_by_more_than(slack).is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn chosen(arguments: &Arguments) -> Vec<&'static Bench> {

@@ -32,8 +32,9 @@ impl Row {
         median(self.values())
     }
 
-    fn misses_its_floor(&self) -> bool {
-        self.median().is_some_and(|value| !self.bench.reaches(value, self.bench.floor))
+    /// Whether it misses its floor by more than this part of it.
+    fn misses_by_more_than(&self, slack: f64) -> bool {
+        self.median().is_some_and(|value| !self.bench.reaches(value, self.bench.eased(self.bench.floor, slack)))
     }
 }
 
@@ -63,9 +64,9 @@ impl Report {
         }
     }
 
-    /// The benches whose median is on the wrong side of the floor.
-    pub fn missed(&self) -> Vec<&'static Bench> {
-        self.rows.iter().filter(|row| row.misses_its_floor()).map(|row| row.bench).collect()
+    /// The benches whose median misses the floor by more than a part of it.
+    pub fn missed_by_more_than(&self, slack: f64) -> Vec<&'static Bench> {
+        self.rows.iter().filter(|row| row.misses_by_more_than(slack)).map(|row| row.bench).collect()
     }
 
     /// Takes the rows of a later report in the place of its own.
@@ -84,7 +85,7 @@ impl Report {
         println!("{:<18} {:>9} {:>9} {:>9} {:>7} {:>7}  rounds    verdict, what", "bench", "median", "least", "most", "floor", "aim");
         let table: Vec<Value> = self.rows.iter().map(|row| self.show_row(row)).collect();
         let skipped = self.rows.iter().filter(|row| row.median().is_none()).count();
-        println!("{} missed their floor, {skipped} were skipped", self.missed().len());
+        println!("{} missed their floor, {skipped} were skipped", self.missed_by_more_than(0.0).len());
         write(&json!({ "machine": machine::name(), "rows": self.sizes.rows, "table": table, "rounds": self.rounds }));
     }
 
@@ -98,7 +99,7 @@ impl Report {
         };
         let least = row.values().iter().copied().fold(f64::INFINITY, f64::min);
         let most = row.values().iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let (floor_reached, aim_reached) = (!row.misses_its_floor(), row.bench.reaches(median, aim));
+        let (floor_reached, aim_reached) = (!row.misses_by_more_than(0.0), row.bench.reaches(median, aim));
         let verdict = match (floor_reached, aim_reached) {
             (_, true) => "aim",
             (true, false) => "floor",

@@ -114,6 +114,14 @@ impl Bench {
         }
     }
 
+    /// A mark that is easier to reach by a part of it.
+    pub fn eased(&self, mark: f64, by: f64) -> f64 {
+        match self.kind {
+            Kind::AtLeast => mark * (1.0 - by),
+            Kind::AtMost => mark * (1.0 + by),
+        }
+    }
+
     /// What it measures, at these sizes.
     pub fn what(&self, sizes: Sizes) -> String {
         let numbers = [
