@@ -31,6 +31,7 @@ use crate::registry::Registry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -47,8 +48,10 @@ pub struct Options {
     pub serving: Serving,
     pub config: PathBuf,
     pub data: PathBuf,
-    /// Runs the engine and its clients, so that no answer of an API holds mail up.
-    pub mail: tokio::runtime::Handle,
+    /// Runs the engine, so that no answer of an API holds mail up, and no connection does.
+    pub engine: Handle,
+    /// Runs the clients of the engine.
+    pub mail: Handle,
 }
 
 /// Why serving failed, by exit code (sysexits).

@@ -76,10 +76,11 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
         limits: limits.clone(),
         signers: Arc::new(DkimSigners(shared.plugins.env.clone())),
         marks: MarksFile::new(&shared.options.data, shared.clock.boot_id()),
+        mail: shared.options.mail.clone(),
         seed: shared.clock.now().wall_ms as u64,
     };
-    let mail = &shared.options.mail;
-    let engine = mail.spawn(Engine::start(parts)).await.map_err(|e| unavailable(shared, e.into()))?.map_err(|e| unavailable(shared, e))?;
+    let turns = &shared.options.engine;
+    let engine = turns.spawn(Engine::start(parts)).await.map_err(|e| unavailable(shared, e.into()))?.map_err(|e| unavailable(shared, e))?;
     let feeder = Feeder {
         queue: store.clone(),
         clock: shared.clock.clone(),
@@ -122,7 +123,7 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
         address,
         ends: drain.ends.clone(),
         api: supervisor.spawn("warmup's API", serve(listener, router, drain, Limits::default())),
-        engine: supervisor.spawn_on(mail, "the engine", engine.run(stop)),
+        engine: supervisor.spawn_on(turns, "the engine", engine.run(stop)),
         relaying: supervisor.spawn("the relay", async move { relaying.run(until).await }),
         relay,
     })

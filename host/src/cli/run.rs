@@ -21,8 +21,8 @@ const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
 /// Threads that run the APIs, the relay and health; blocking work has its own.
 const SERVICE_WORKERS: usize = 2;
-/// Threads that run the engine and its clients: half of the processors, and at most so many. They have a runtime of their own, so
-/// that no answer of an API holds mail up, and a message does not go from one processor's cache to another's.
+/// Threads that run the clients: half of the processors, and at most so many. They have a runtime of their own, so that no answer of
+/// an API holds mail up, and a message does not go from one processor's cache to another's.
 const MAIL_WORKERS_MAX: usize = 8;
 /// Events that are taken from the system at once: more than there can be sockets of the REST ports.
 const IO_EVENTS_MAX: usize = 8 * 1024;
@@ -112,10 +112,13 @@ fn start(service: Option<Service>, folders: Folders, env: SharedEnv) -> std::io:
     let services = runtime("services", SERVICE_WORKERS)?;
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     let mail = runtime("mail", (processors / 2).clamp(1, MAIL_WORKERS_MAX))?;
-    let options = Options { serving, config: folders.config, data: folders.data, mail: mail.handle().clone() };
+    // The engine is one task. Beside the connections it would wait for them, and they for it.
+    let engine = runtime("engine", 1)?;
+    let (config, data) = (folders.config, folders.data);
+    let options = Options { serving, config, data, engine: engine.handle().clone(), mail: mail.handle().clone() };
     let code = services.block_on(serve::run(options, env, &mut std::io::stderr()));
     // Mail first: its clients may still be at work. Nobody else can have the data folder until the process has ended.
-    for ended in [mail, services] {
+    for ended in [mail, engine, services] {
         ended.shutdown_timeout(SHUTDOWN_MAX);
     }
     Ok(code)

@@ -9,6 +9,7 @@ use crate::warmup::engine::returns::Back;
 use postwarm_plugin_api::SmtpClient;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::runtime::Handle;
 
 /// The calls of a client. Cloning shares them.
 #[derive(Clone)]
@@ -17,6 +18,8 @@ pub struct Calls(Arc<Shared>);
 struct Shared {
     client: Arc<dyn SmtpClient>,
     back: Back,
+    /// Runs the calls.
+    mail: Handle,
     rows: Mutex<Rows>,
 }
 
@@ -27,8 +30,8 @@ struct Rows {
 }
 
 impl Calls {
-    pub fn new(client: Arc<dyn SmtpClient>, back: Back) -> Calls {
-        Calls(Arc::new(Shared { client, back, rows: Mutex::default() }))
+    pub fn new(client: Arc<dyn SmtpClient>, back: Back, mail: Handle) -> Calls {
+        Calls(Arc::new(Shared { client, back, mail, rows: Mutex::default() }))
     }
 
     pub fn client(&self) -> &Arc<dyn SmtpClient> {
@@ -45,7 +48,7 @@ impl Calls {
         rows.running += 1;
         drop(rows);
         let seat = Seat { shared: self.0.clone(), left: false };
-        tokio::spawn(seat.run(job));
+        self.0.mail.spawn(seat.run(job));
     }
 
     /// Gives back what waits.

@@ -43,6 +43,7 @@ use returns::{Back, Done, Returns};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -84,6 +85,8 @@ pub struct Parts {
     pub limits: Shared,
     pub signers: Arc<dyn MakeSigner>,
     pub marks: MarksFile,
+    /// Runs the calls of clients; the engine itself turns where it is run.
+    pub mail: Handle,
     /// Seeds the jitter.
     pub seed: u64,
 }
@@ -124,7 +127,7 @@ impl Engine {
         let back = Back { returns: returns.clone(), clock: parts.clock.clone() };
         let steady = Steady::since(parts.clock.now());
         let mut engine = Engine {
-            organizations: Organizations::new(parts.store, parts.make, parts.signers, back),
+            organizations: Organizations::new(parts.store, parts.make, parts.signers, back, parts.mail),
             limits: parts.limits,
             lanes: LaneBook::default(),
             templates: Templates::default(),

@@ -23,6 +23,7 @@ use postwarm_plugin_api::{Fault, Outcome, SmtpClient};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::runtime::Handle;
 
 /// How far apart the messages of a lane come back that wait for another client, in milliseconds: all at once would each be offered
 /// in vain but the first.
@@ -36,6 +37,7 @@ pub struct Organizations {
     make: Arc<dyn MakeClient>,
     signers: Arc<dyn MakeSigner>,
     back: Back,
+    mail: Handle,
     running: BTreeMap<OrgId, Running>,
     /// Clients that no organization names any more and that have messages to end.
     retired: Vec<Weak<dyn SmtpClient>>,
@@ -95,8 +97,8 @@ impl Wanted {
 }
 
 impl Organizations {
-    pub fn new(store: Arc<dyn Store>, make: Arc<dyn MakeClient>, signers: Arc<dyn MakeSigner>, back: Back) -> Organizations {
-        Organizations { store, make, signers, back, running: BTreeMap::new(), retired: Vec::new(), clients_made: 0, looks_at: 0 }
+    pub fn new(store: Arc<dyn Store>, make: Arc<dyn MakeClient>, signers: Arc<dyn MakeSigner>, back: Back, mail: Handle) -> Organizations {
+        Organizations { store, make, signers, back, mail, running: BTreeMap::new(), retired: Vec::new(), clients_made: 0, looks_at: 0 }
     }
 
     pub fn tokens(&self) -> Arc<Tokens> {
@@ -180,7 +182,7 @@ impl Organizations {
                 clients.push(kept.swap_remove(at));
             } else if let Some(at) = new.iter().position(|(of, _)| of == entry) {
                 let (_, client) = new.swap_remove(at);
-                clients.push(Client::new(self.next_number(), entry, Calls::new(client, self.back.clone())));
+                clients.push(Client::new(self.next_number(), entry, Calls::new(client, self.back.clone(), self.mail.clone())));
             }
         }
         self.retired.extend(kept.into_iter().map(|c| c.retire(&organization.name)));

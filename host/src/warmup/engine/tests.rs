@@ -121,6 +121,7 @@ impl Running {
             limits: limits.clone(),
             marks: MarksFile::new(folder.path(), clock.boot_id()),
             signers: Arc::new(Unsigned),
+            mail: Handle::current(),
             seed: 1,
         };
         let engine = tokio::spawn(Engine::start(parts).await.unwrap().run(stop.clone()));

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -231,6 +232,7 @@ impl World {
             limits,
             marks: MarksFile::new(self.folder.path(), self.clock.boot_id()),
             signers: self.signers.clone(),
+            mail: Handle::current(),
             seed: 1,
         };
         Engine::start(parts).await

@@ -12,6 +12,7 @@ use crate::warmup::store::Store;
 use postwarm_plugin_api::SmtpClient;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 /// Makes a client once the test says so.
@@ -37,7 +38,7 @@ async fn other_tasks_run_while_a_client_is_made_and_one_that_did_not_change_is_n
     let (asked, (say, go)) = (Arc::new(Notify::new()), mpsc::channel());
     let makes = Arc::new(Waits { asked: asked.clone(), go: Mutex::new(go), script: Script::default() });
     let back = Back { returns: Arc::default(), clock: Arc::new(SystemClock) };
-    let mut organizations = Organizations::new(store.clone(), makes, Arc::new(Unsigned), back);
+    let mut organizations = Organizations::new(store.clone(), makes, Arc::new(Unsigned), back, Handle::current());
     let answer_one = async || {
         asked.notified().await;
         say.send(()).unwrap();
