@@ -102,7 +102,7 @@ impl<'a> Whole<'a> {
             if self.encoding == Encoding::SevenBit {
                 out.extend_from_slice(line);
             } else if self.is_legible(line) {
-                append_broken(line, out);
+                Broken::default().push(line, out);
             } else {
                 append_escaped(line, out);
             }
@@ -167,33 +167,53 @@ pub fn needs_escape(byte: u8) -> bool {
     (byte == b'=') | !is_printable(byte)
 }
 
-/// A line of quoted-printable without an escape, with soft breaks.
-pub fn append_broken(line: &[u8], out: &mut Vec<u8>) {
-    for (index, part) in line.chunks(BROKEN_LINE_MAX).enumerate() {
-        if index > 0 {
+/// A line of quoted-printable as it is written, with soft breaks.
+#[derive(Default)]
+pub struct Broken {
+    column: usize,
+}
+
+impl Broken {
+    /// Appends a piece that needs no escape.
+    pub fn push(&mut self, mut piece: &[u8], out: &mut Vec<u8>) {
+        while piece.len() > BROKEN_LINE_MAX - self.column {
+            let (fits, rest) = piece.split_at(BROKEN_LINE_MAX - self.column);
+            out.extend_from_slice(fits);
             out.extend_from_slice(b"=\r\n");
+            (piece, self.column) = (rest, 0);
         }
-        out.extend_from_slice(part);
+        out.extend_from_slice(piece);
+        self.column += piece.len();
+    }
+
+    fn push_escaped(&mut self, byte: u8, out: &mut Vec<u8>) {
+        const HEX: &[u8; 16] = b"0123456789ABCDEF";
+        if self.column + 3 > BROKEN_LINE_MAX {
+            out.extend_from_slice(b"=\r\n");
+            self.column = 0;
+        }
+        out.extend_from_slice(&[b'=', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        self.column += 3;
     }
 }
 
+/// A line of quoted-printable that needs escapes.
 pub fn append_escaped(line: &[u8], out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let (from, mut column) = (line.starts_with(FROM), 0);
-    for (at, &byte) in line.iter().enumerate() {
-        let last = at + 1 == line.len();
-        let escape = needs_escape(byte) || (from && at == 0) || (last && matches!(byte, b' ' | b'\t'));
-        let width = if escape { 3 } else { 1 };
-        if column + width > BROKEN_LINE_MAX {
-            out.extend_from_slice(b"=\r\n");
-            column = 0;
-        }
-        match escape {
-            true => out.extend_from_slice(&[b'=', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
-            false => out.push(byte),
-        }
-        column += width;
+    let (mut broken, mut rest) = (Broken::default(), line);
+    if line.starts_with(FROM) {
+        broken.push_escaped(line[0], out);
+        rest = &line[1..];
     }
+    let end = rest.len() - usize::from(ends_in_space(rest));
+    let (text, space) = rest.split_at(end);
+    // Octets that need an escape stand alone.
+    for piece in text.chunk_by(|a, b| !needs_escape(*a) && !needs_escape(*b)) {
+        match piece {
+            [byte] if needs_escape(*byte) => broken.push_escaped(*byte, out),
+            clean => broken.push(clean, out),
+        }
+    }
+    space.iter().for_each(|byte| broken.push_escaped(*byte, out));
 }
 
 fn append_base64(octets: &[u8], out: &mut Vec<u8>) {

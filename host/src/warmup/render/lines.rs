@@ -3,7 +3,7 @@
 //! Invariant: writes what [`encoding`](super::encoding) would of the same text, octet by octet, or declines.
 
 use crate::warmup::render::encoding::{
-    self, BOUNDARY_START, BROKEN_LINE_MAX, Encoding, FROM, LINE_MAX, append_broken, append_escaped, ends_in_space, needs_escape, room,
+    self, BOUNDARY_START, Broken, Encoding, FROM, LINE_MAX, append_escaped, ends_in_space, needs_escape, room,
 };
 use crate::warmup::render::splice::Pieces;
 use std::borrow::Cow;
@@ -19,6 +19,8 @@ pub struct TemplateLines {
     escapes: usize,
     /// Its fixed text alone keeps it from being sent as it is.
     is_encoded: bool,
+    /// Values that stand where a line could come to start as mailbox files change it, with what of that start would be theirs.
+    after_from: Vec<(&'static [u8], usize)>,
 }
 
 /// Fixed text with values between it, up to a line end.
@@ -58,6 +60,7 @@ impl TemplateLines {
             escapes: fixed().map(|text| encoding::count(text.as_bytes(), needs_escape)).sum(),
             is_encoded: is_encoded || unprintable,
             times,
+            after_from: lines.iter().filter_map(Line::after_from).collect(),
             lines,
         }
     }
@@ -65,7 +68,8 @@ impl TemplateLines {
     /// Puts values in. `None` where one of them could change how a line is encoded, and where the text is in base64.
     pub fn fill<'a>(&'a self, values: [Cow<'a, str>; 3]) -> Option<Filled<'a>> {
         let has_plain = |value: usize| self.times[value] == 0 || is_plain(values[value].as_bytes());
-        if !(0..values.len()).all(has_plain) || self.lines.iter().any(|line| line.may_become_from(&values)) {
+        let makes_from = |(rest, value): &(&[u8], usize)| rest.iter().zip(values[*value].as_bytes()).all(|(a, b)| a == b);
+        if !(0..values.len()).all(has_plain) || self.after_from.iter().any(makes_from) {
             return None;
         }
         let octets = octets(self.octets, &self.times, &values);
@@ -84,14 +88,16 @@ impl Filled<'_> {
             if index > 0 {
                 out.extend_from_slice(b"\r\n");
             }
-            let is_escaped = line.is_escaped && self.encoding == Encoding::QuotedPrintable;
-            if !is_escaped && (self.encoding == Encoding::SevenBit || line.octets(&self.values) <= BROKEN_LINE_MAX) {
-                line.append_to(&self.values, out);
-                continue;
+            if self.encoding == Encoding::SevenBit {
+                line.each(&self.values, |piece| out.extend_from_slice(piece));
+            } else if line.is_escaped {
+                joined.clear();
+                line.each(&self.values, |piece| joined.extend_from_slice(piece));
+                append_escaped(&joined, out);
+            } else {
+                let mut broken = Broken::default();
+                line.each(&self.values, |piece| broken.push(piece, out));
             }
-            joined.clear();
-            line.append_to(&self.values, &mut joined);
-            if is_escaped { append_escaped(&joined, out) } else { append_broken(&joined, out) }
         }
     }
 }
@@ -121,21 +127,20 @@ impl Line {
         }
     }
 
-    /// Whether the value behind its first text could make it start as mailbox files change it.
-    fn may_become_from(&self, values: &[Cow<'_, str>; 3]) -> bool {
-        let Some((text, value)) = self.pieces.first() else { return false };
-        let Some(rest) = FROM.strip_prefix(text.as_slice()) else { return false };
-        let value = values[*value].as_bytes();
-        let common = rest.len().min(value.len());
-        rest[..common] == value[..common] && !rest.is_empty()
+    /// The value behind its first text where both could make it start as mailbox files change it; and the end of that start.
+    fn after_from(&self) -> Option<(&'static [u8], usize)> {
+        let (text, value) = self.pieces.first()?;
+        let rest = FROM.strip_prefix(text.as_slice()).filter(|rest| !rest.is_empty())?;
+        Some((rest, *value))
     }
 
-    fn append_to(&self, values: &[Cow<'_, str>; 3], out: &mut Vec<u8>) {
+    /// Its pieces, in order.
+    fn each(&self, values: &[Cow<'_, str>; 3], mut take: impl FnMut(&[u8])) {
         for (text, value) in &self.pieces {
-            out.extend_from_slice(text);
-            out.extend_from_slice(values[*value].as_bytes());
+            take(text);
+            take(values[*value].as_bytes());
         }
-        out.extend_from_slice(&self.tail);
+        take(&self.tail);
     }
 }
 
