@@ -22,6 +22,8 @@ const SEND_MAX: Duration = Duration::from_secs(3600);
 
 /// The most compiled emails kept: one for each of many organizations that broadcast at once.
 const TEMPLATES_MAX: usize = 2_048;
+/// What a line of a text takes besides its octets where the text names its recipient.
+const LINE_OCTETS: usize = 256;
 /// The most octets of compiled emails kept; one alone may be larger.
 const TEMPLATES_OCTETS_MAX: usize = 16 << 20;
 
@@ -103,7 +105,11 @@ impl Templates {
             Unmade::Now(format!("an email cannot be read: {error}"))
         })?;
         let (compiled, octets) = match content {
-            Some(email) => (prepare(&email, settings), octets(&email)),
+            Some(email) => {
+                let compiled = prepare(&email, settings);
+                let octets = octets(&email, &compiled);
+                (compiled, octets)
+            }
             None => (Err(Unmade::Content("the email is gone".to_owned())), 0),
         };
         self.make_room(octets);
@@ -121,10 +127,14 @@ impl Templates {
     }
 }
 
-/// The text, and what is encoded of it.
-fn octets(email: &Email) -> usize {
+/// What a compiled email keeps, roughly: its text and what is encoded of it; or what its messages are put together from.
+fn octets(email: &Email, compiled: &Compiled) -> usize {
     let content = &email.content;
-    2 * (content.subject.len() + content.body.len() + content.html.as_ref().map_or(0, String::len))
+    let texts = [Some(&content.subject), Some(&content.body), content.html.as_ref()];
+    let is_personal = compiled.as_ref().is_ok_and(|prepared| !prepared.template.shares_body());
+    let line_ends = |text: &str| text.bytes().filter(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let of = |text: &String| if is_personal { 4 * text.len() + LINE_OCTETS * line_ends(text) } else { 2 * text.len() };
+    texts.into_iter().flatten().map(of).sum()
 }
 
 fn prepare(email: &Email, settings: &Organization) -> Compiled {

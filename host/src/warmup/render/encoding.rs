@@ -18,7 +18,7 @@ const SHORT: usize = 24;
 /// RFC 2045 6.7 and 6.8: encoded lines have at most 76 characters.
 const ENCODED_LINE_MAX: usize = 76;
 /// One column is left for a soft break.
-pub const BROKEN_LINE_MAX: usize = ENCODED_LINE_MAX - 1;
+const BROKEN_LINE_MAX: usize = ENCODED_LINE_MAX - 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {

@@ -6,15 +6,22 @@ use crate::warmup::render::encoding::{
     self, BOUNDARY_START, Broken, Encoding, FROM, LINE_MAX, append_escaped, ends_in_space, needs_escape, room,
 };
 use crate::warmup::render::splice::Pieces;
+use crate::warmup::render::text::VARIABLES;
 use std::borrow::Cow;
+
+/// Lines of one text: some hundred octets of memory each.
+const LINES_MAX: usize = 2_000;
+
+/// What stands for each of [`VARIABLES`].
+pub type Filling<'a> = [Cow<'a, str>; VARIABLES.len()];
 
 /// A template in lines.
 pub struct TemplateLines {
     lines: Vec<Line>,
-    /// Octets of fixed text, line ends among them.
-    octets: usize,
+    /// Octets of its fixed text, line ends among them.
+    fixed_octets: usize,
     /// How often each value stands in it.
-    times: [usize; 3],
+    times: [usize; VARIABLES.len()],
     /// Octets of fixed text that quoted-printable has to escape whatever their place.
     escapes: usize,
     /// Its fixed text alone keeps it from being sent as it is.
@@ -28,8 +35,8 @@ pub struct TemplateLines {
 struct Line {
     pieces: Vec<(Vec<u8>, usize)>,
     tail: Vec<u8>,
-    octets: usize,
-    times: [usize; 3],
+    fixed_octets: usize,
+    times: [usize; VARIABLES.len()],
     /// Something in it needs an escape.
     is_escaped: bool,
 }
@@ -37,42 +44,46 @@ struct Line {
 /// The lines with the values of one recipient.
 pub struct Filled<'a> {
     lines: &'a [Line],
-    values: [Cow<'a, str>; 3],
+    values: Filling<'a>,
     pub encoding: Encoding,
     pub octets: usize,
 }
 
 impl TemplateLines {
-    pub fn of(pieces: &Pieces) -> TemplateLines {
+    /// `None` where there are more of them than are worth their memory.
+    pub fn of(pieces: &Pieces) -> Option<TemplateLines> {
         let mut lines = vec![Line::default()];
         for (text, value) in &pieces.before {
             push(&mut lines, text, Some(*value));
         }
         push(&mut lines, &pieces.tail, None);
+        if lines.len() > LINES_MAX {
+            return None;
+        }
         lines.iter_mut().for_each(Line::finish);
         let fixed = || pieces.before.iter().map(|(text, _)| text.as_str()).chain([pieces.tail.as_str()]);
         let is_encoded = fixed().any(|text| text.contains(BOUNDARY_START)) || lines.iter().any(|line| line.is_escaped_by_place());
         let unprintable = fixed().any(|text| !text.bytes().all(encoding::is_printable));
-        let mut times = [0; 3];
+        let mut times = [0; VARIABLES.len()];
         pieces.before.iter().for_each(|(_, value)| times[*value] += 1);
-        TemplateLines {
-            octets: fixed().map(str::len).sum(),
+        Some(TemplateLines {
+            fixed_octets: fixed().map(str::len).sum(),
             escapes: fixed().map(|text| encoding::count(text.as_bytes(), needs_escape)).sum(),
             is_encoded: is_encoded || unprintable,
             times,
             after_from: lines.iter().filter_map(Line::after_from).collect(),
             lines,
-        }
+        })
     }
 
     /// Puts values in. `None` where one of them could change how a line is encoded, and where the text is in base64.
-    pub fn fill<'a>(&'a self, values: [Cow<'a, str>; 3]) -> Option<Filled<'a>> {
+    pub fn fill<'a>(&'a self, values: Filling<'a>) -> Option<Filled<'a>> {
         let has_plain = |value: usize| self.times[value] == 0 || is_plain(values[value].as_bytes());
         let makes_from = |(rest, value): &(&[u8], usize)| rest.iter().zip(values[*value].as_bytes()).all(|(a, b)| a == b);
         if !(0..values.len()).all(has_plain) || self.after_from.iter().any(makes_from) {
             return None;
         }
-        let octets = octets(self.octets, &self.times, &values);
+        let octets = octets_with(self.fixed_octets, &self.times, &values);
         let is_seven_bit = !self.is_encoded && self.lines.iter().all(|line| line.octets(&values) <= LINE_MAX);
         let encoding = Encoding::of(is_seven_bit, self.escapes, octets);
         (encoding != Encoding::Base64).then_some(Filled { lines: &self.lines, values, encoding, octets })
@@ -103,8 +114,8 @@ impl Filled<'_> {
 }
 
 impl Line {
-    fn octets(&self, values: &[Cow<'_, str>; 3]) -> usize {
-        octets(self.octets, &self.times, values)
+    fn octets(&self, values: &Filling<'_>) -> usize {
+        octets_with(self.fixed_octets, &self.times, values)
     }
 
     /// Fixed text at its start.
@@ -121,7 +132,7 @@ impl Line {
         let fixed = || self.pieces.iter().map(|(text, _)| text).chain([&self.tail]);
         let octets = fixed().map(Vec::len).sum();
         let is_escaped = self.is_escaped_by_place() || fixed().any(|text| text.iter().any(|byte| needs_escape(*byte)));
-        (self.octets, self.is_escaped) = (octets, is_escaped);
+        (self.fixed_octets, self.is_escaped) = (octets, is_escaped);
         for (_, value) in &self.pieces {
             self.times[*value] += 1;
         }
@@ -135,7 +146,7 @@ impl Line {
     }
 
     /// Its pieces, in order.
-    fn each(&self, values: &[Cow<'_, str>; 3], mut take: impl FnMut(&[u8])) {
+    fn each(&self, values: &Filling<'_>, mut take: impl FnMut(&[u8])) {
         for (text, value) in &self.pieces {
             take(text);
             take(values[*value].as_bytes());
@@ -160,7 +171,7 @@ fn push(lines: &mut Vec<Line>, text: &str, value: Option<usize>) {
     }
 }
 
-fn octets(fixed: usize, times: &[usize; 3], values: &[Cow<'_, str>; 3]) -> usize {
+fn octets_with(fixed: usize, times: &[usize; VARIABLES.len()], values: &Filling<'_>) -> usize {
     fixed + times.iter().zip(values).map(|(times, value)| times * value.len()).sum::<usize>()
 }
 
@@ -182,7 +193,8 @@ mod tests {
 
     /// What is filled in, and what is encoded of the joined text.
     fn both_ways(source: &str, html: bool, values: Values<'_>) -> (Option<Written>, Written) {
-        let splice = Splice::of(source, html).expect("values alone");
+        let mut splice = Splice::of(source, html).expect("values alone");
+        splice.look_at_lines();
         let filled = splice.fill(&values).map(|filled| {
             let mut out = Vec::new();
             filled.append_to(&mut out);
@@ -231,12 +243,20 @@ mod tests {
         assert!(both_ways("Dear {{ email_id }}", false, values("", "a@b.example")).0.is_some());
     }
 
+    #[test]
+    fn a_text_of_many_lines_is_read_as_a_whole() {
+        let lines = |count: usize| "{{ name }}\n".repeat(count.min(900)) + &"\n".repeat(count.saturating_sub(901));
+        let values = values("Alice", "a@b.example");
+        assert!(both_ways(&lines(super::LINES_MAX), false, values).0.is_some());
+        assert_eq!(both_ways(&lines(super::LINES_MAX + 1), false, values).0, None);
+    }
+
     proptest! {
         #[test]
         fn what_is_filled_in_is_what_is_encoded_of_the_joined_text(
             parts in proptest::collection::vec(prop_oneof![
                 Just("{{ name }}".to_owned()), Just("{{email_id}}".to_owned()), Just("{{ unsubscribe_url }}".to_owned()),
-                "[ \r\n=_.FromX-]{0,6}", "(\n|\r\n|)(From |Fr|)", "[a-z ]{20,90}", "\\PC{0,4}",
+                "[ \r\n=_.FromX-]{0,6}", "(\n|\r\n|)(From |Fr|)", "[a-z ]{20,90}", "[a-z]{70,80}", "\\PC{0,4}", "[\t\x0b\x7f]{0,2}",
             ], 0..12),
             [name, email_id, url] in ["[ =_FromX<&]{0,6}", "[a-z]{1,9}", "(From |rom |om |[a-z:/.]{0,9})"],
             html in any::<bool>(),

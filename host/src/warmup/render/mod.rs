@@ -161,9 +161,10 @@ impl Template {
     }
 }
 
-fn compile_content(plain: Text, html: Option<Text>, email: i64) -> Content {
+fn compile_content(mut plain: Text, mut html: Option<Text>, email: i64) -> Content {
     let html_fixed = html.as_ref().is_none_or(|html| html.fixed().is_some());
     let Some(fixed) = plain.fixed().filter(|_| html_fixed) else {
+        [Some(&mut plain), html.as_mut()].into_iter().flatten().for_each(Text::look_at_lines);
         return Content::Personal { plain, html };
     };
     let mut header = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! Invariant: answers what the template language would, octet by octet, or declines.
 
-use crate::warmup::render::lines::{Filled, TemplateLines};
+use crate::warmup::render::lines::{Filled, Filling, TemplateLines};
 use crate::warmup::render::text::{RENDERED_OCTETS_MAX, VARIABLES, Values};
 use minijinja::HtmlEscape;
 use std::borrow::Cow;
@@ -13,7 +13,8 @@ const VALUES_MAX: usize = 1_000;
 /// A template in pieces.
 pub struct Splice {
     pieces: Pieces,
-    lines: TemplateLines,
+    /// The same in lines, for a body.
+    lines: Option<TemplateLines>,
     html: bool,
 }
 
@@ -39,7 +40,7 @@ impl Splice {
             rest = behind;
         }
         let pieces = Pieces { before, tail: rest.to_owned() };
-        (pieces.before.len() <= VALUES_MAX).then(|| Splice { lines: TemplateLines::of(&pieces), pieces, html })
+        (pieces.before.len() <= VALUES_MAX).then_some(Splice { pieces, lines: None, html })
     }
 
     /// The text for one recipient; `None` where it is longer than a text may be.
@@ -59,12 +60,17 @@ impl Splice {
         Some(out)
     }
 
-    /// The same line by line; `None` where a value could change how a line is encoded.
-    pub fn fill<'a>(&'a self, values: &Values<'a>) -> Option<Filled<'a>> {
-        self.lines.fill(self.values(values)).filter(|filled| filled.octets <= RENDERED_OCTETS_MAX)
+    /// Looks at its lines, once for all recipients.
+    pub fn look_at_lines(&mut self) {
+        self.lines = TemplateLines::of(&self.pieces);
     }
 
-    fn values<'a>(&self, values: &Values<'a>) -> [Cow<'a, str>; 3] {
+    /// The same line by line; `None` where nobody has looked at its lines, and where a value could change how one is encoded.
+    pub fn fill<'a>(&'a self, values: &Values<'a>) -> Option<Filled<'a>> {
+        self.lines.as_ref()?.fill(self.values(values)).filter(|filled| filled.octets <= RENDERED_OCTETS_MAX)
+    }
+
+    fn values<'a>(&self, values: &Values<'a>) -> Filling<'a> {
         let values = [values.name, values.email_id, values.unsubscribe_url.unwrap_or_default()];
         values.map(|value| if self.html { html(value) } else { value.into() })
     }

@@ -63,6 +63,13 @@ impl Text {
         }
     }
 
+    /// Looks at the lines of a body, once for all recipients.
+    pub fn look_at_lines(&mut self) {
+        if let Text::Personal(personal) = self {
+            personal.splice.iter_mut().for_each(Splice::look_at_lines);
+        }
+    }
+
     /// The same in lines that are ready to be encoded, where that comes to the same.
     pub fn filled<'a>(&'a self, values: &Values<'a>) -> Option<Filled<'a>> {
         match self {
