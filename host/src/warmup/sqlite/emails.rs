@@ -103,6 +103,10 @@ pub fn tell(connection: &Connection, context: &mut Context, org: OrgId, number: 
 
 /// Marks an email started at its first claim, once.
 pub fn start(connection: &Connection, context: &mut Context, org: OrgId, number: i64, now: i64) -> Result<(), DbError> {
+    if context.email(connection, org, number)?.is_started {
+        return Ok(());
+    }
+    context.started(org, number);
     let changed = connection
         .prepare_cached("UPDATE progress SET started_at = ?3 WHERE org = ?1 AND number = ?2 AND started_at IS NULL")?
         .execute([org.0, number, now])?;

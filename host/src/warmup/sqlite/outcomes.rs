@@ -42,10 +42,11 @@ impl Deltas {
 
     /// Writes the changes and completes the emails that nobody waits for any more.
     pub fn write(self, connection: &Connection, context: &mut Context, now: i64) -> Result<(), DbError> {
-        let mut go_on = BTreeSet::new();
+        // Who waits in a lane is not among those that `progress` counts as settled, so that such an email cannot be complete.
+        let mut waits = BTreeSet::new();
         for ((org, email, provider), change) in self.lanes {
-            if waiting::moved(connection, context, (org, email, &provider), change)? > 0 {
-                go_on.insert((org, email));
+            if waiting::moved(connection, context, (org, email, &provider), change)? {
+                waits.insert((org, email));
             }
         }
         for ((org, email), counts) in self.emails {
@@ -64,7 +65,7 @@ impl Deltas {
                     of(State::Suppressed),
                     of(State::Unknown)
                 ])?;
-            if !go_on.contains(&(org, email)) {
+            if !waits.contains(&(org, email)) {
                 emails::complete(connection, context, org, email, now)?;
             }
         }

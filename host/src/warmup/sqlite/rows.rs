@@ -36,6 +36,8 @@ pub struct EmailHead {
     pub from_domain: Arc<str>,
     /// Live mail is queued from its acceptance on.
     pub created_at: i64,
+    /// Something of it has been claimed.
+    pub is_started: bool,
 }
 
 impl Context {
@@ -109,13 +111,20 @@ impl Context {
         if let Some(head) = self.emails.get(&(org, email)) {
             return Ok(head.clone());
         }
-        let sql = "SELECT p.from_domain, e.created_at FROM progress p JOIN emails e ON e.org = p.org AND e.number = p.number
+        let sql = "SELECT p.from_domain, e.created_at, p.started_at IS NOT NULL FROM progress p JOIN emails e ON e.org = p.org AND e.number = p.number
                    WHERE p.org = ?1 AND p.number = ?2";
-        let head = connection
-            .prepare_cached(sql)?
-            .query_row([org.0, email], |row| Ok(EmailHead { from_domain: row.get::<_, String>(0)?.into(), created_at: row.get(1)? }))?;
+        let head = connection.prepare_cached(sql)?.query_row([org.0, email], |row| {
+            Ok(EmailHead { from_domain: row.get::<_, String>(0)?.into(), created_at: row.get(1)?, is_started: row.get(2)? })
+        })?;
         bounded(&mut self.emails).insert((org, email), head.clone());
         Ok(head)
+    }
+
+    /// Remembers that an email is started, so that no later turn writes it.
+    pub fn started(&mut self, org: OrgId, email: i64) {
+        if let Some(head) = self.emails.get_mut(&(org, email)) {
+            head.is_started = true;
+        }
     }
 }
 

@@ -9,11 +9,15 @@ use crate::warmup::sqlite::{fresh, sending};
 use crate::warmup::store::WaitingLane;
 use rusqlite::{Connection, OptionalExtension, params};
 
-/// `queued` and `deferred` recipients join a lane, or leave it where they are negative. Answers how many wait there now; 0 where
-/// nothing changes.
-pub fn changed(connection: &Connection, (org, email, provider): (OrgId, i64, i64), (queued, deferred): (i64, i64)) -> Result<i64, DbError> {
+/// `queued` and `deferred` recipients join a lane, or leave it where they are negative. Tells whether somebody is known to wait there:
+/// not where nothing changes.
+pub fn changed(
+    connection: &Connection,
+    (org, email, provider): (OrgId, i64, i64),
+    (queued, deferred): (i64, i64),
+) -> Result<bool, DbError> {
     if (queued, deferred) == (0, 0) {
-        return Ok(0);
+        return Ok(false);
     }
     let lane = [org.0, email, provider];
     // Read first: an upsert that answers what it wrote costs SQLite a table of its own each time.
@@ -25,14 +29,14 @@ pub fn changed(connection: &Connection, (org, email, provider): (OrgId, i64, i64
     let left = queued + deferred;
     if left == 0 {
         connection.prepare_cached("DELETE FROM waiting WHERE org = ?1 AND email = ?2 AND provider = ?3")?.execute(lane)?;
-        return Ok(0);
+        return Ok(false);
     }
     let write = match stood {
         Some(_) => "UPDATE waiting SET queued = ?4, deferred = ?5 WHERE org = ?1 AND email = ?2 AND provider = ?3",
         None => "INSERT INTO waiting (org, email, provider, queued, deferred) VALUES (?1, ?2, ?3, ?4, ?5)",
     };
     connection.prepare_cached(write)?.execute([org.0, email, provider, queued, deferred])?;
-    Ok(left)
+    Ok(true)
 }
 
 /// The same for a lane that is known by name.
@@ -41,7 +45,7 @@ pub fn moved(
     context: &mut Context,
     (org, email, provider): (OrgId, i64, &str),
     change: (i64, i64),
-) -> Result<i64, DbError> {
+) -> Result<bool, DbError> {
     let provider = context.name_id(connection, provider)?;
     changed(connection, (org, email, provider), change)
 }
