@@ -79,8 +79,9 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
         mail: shared.options.mail.clone(),
         seed: shared.clock.now().wall_ms as u64,
     };
-    let turns = &shared.options.engine;
-    let engine = turns.spawn(Engine::start(parts)).await.map_err(|e| unavailable(shared, e.into()))?.map_err(|e| unavailable(shared, e))?;
+    let runtime = &shared.options.engine;
+    let engine =
+        runtime.spawn(Engine::start(parts)).await.map_err(|e| unavailable(shared, e.into()))?.map_err(|e| unavailable(shared, e))?;
     let feeder = Feeder {
         queue: store.clone(),
         clock: shared.clock.clone(),
@@ -123,7 +124,7 @@ async fn start(Opened { listener, address, store }: Opened, shared: &Arc<Shared>
         address,
         ends: drain.ends.clone(),
         api: supervisor.spawn("warmup's API", serve(listener, router, drain, Limits::default())),
-        engine: supervisor.spawn_on(turns, "the engine", engine.run(stop)),
+        engine: supervisor.spawn_on(runtime, "the engine", engine.run(stop)),
         relaying: supervisor.spawn("the relay", async move { relaying.run(until).await }),
         relay,
     })

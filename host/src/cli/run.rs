@@ -22,7 +22,7 @@ const UNAVAILABLE: i32 = 69;
 /// Threads that run the APIs, the relay and health; blocking work has its own.
 const SERVICE_WORKERS: usize = 2;
 /// Threads that run the clients: half of the processors, and at most so many. They have a runtime of their own, so that no answer of
-/// an API holds mail up, and a message does not go from one processor's cache to another's.
+/// an API holds mail up, and the octets of a message do not go from one processor's cache to another's.
 const MAIL_WORKERS_MAX: usize = 8;
 /// Events that are taken from the system at once: more than there can be sockets of the REST ports.
 const IO_EVENTS_MAX: usize = 8 * 1024;

@@ -9,6 +9,7 @@ use crate::warmup::engine::returns::Back;
 use postwarm_plugin_api::SmtpClient;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// The calls of a client. Cloning shares them.
@@ -49,6 +50,12 @@ impl Calls {
         drop(rows);
         let seat = Seat { shared: self.0.clone(), left: false };
         self.0.mail.spawn(seat.run(job));
+    }
+
+    /// Lets the client end its messages and close, where its calls run.
+    pub fn close(self, grace: Duration) {
+        let mail = self.0.mail.clone();
+        mail.spawn(async move { self.client().close(grace).await });
     }
 
     /// Gives back what waits.

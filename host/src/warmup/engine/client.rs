@@ -153,7 +153,7 @@ impl Client {
         client_failing(org, &self.name, false);
         self.calls.withdraw("the client is gone");
         let retired = Arc::downgrade(self.calls.client());
-        tokio::spawn(async move { self.calls.client().close(RETIRE_MAX).await });
+        self.calls.close(RETIRE_MAX);
         retired
     }
 }

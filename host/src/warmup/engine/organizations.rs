@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 /// How far apart the messages of a lane come back that wait for another client, in milliseconds: all at once would each be offered
 /// in vain but the first.
@@ -208,15 +209,15 @@ impl Organizations {
 
     /// Gives back what no client has, and closes every client, those too that a reload took away; resolves when all have said QUIT or
     /// `grace` has passed.
-    pub fn close(&self, grace: Duration) -> impl Future<Output = ()> + use<> {
+    pub fn close(&self, grace: Duration) -> JoinHandle<()> {
         let all = || self.running.values().flat_map(|running| &running.clients);
         all().for_each(|client| client.calls.withdraw("the process stops"));
         let retired = self.retired.iter().filter_map(Weak::upgrade);
         let clients: Vec<_> = all().map(|client| client.calls.client().clone()).chain(retired).collect();
-        async move {
+        self.mail.spawn(async move {
             let closing = clients.iter().map(|c| c.close(grace));
             futures_util::future::join_all(closing).await;
-        }
+        })
     }
 }
 

@@ -57,7 +57,7 @@ impl Engine {
         }
         let grace = self.settings.borrow().process.drain_max;
         // By itself: it must go on while a turn waits for the disk.
-        let mut closing = tokio::spawn(self.organizations.close(grace));
+        let mut closing = self.organizations.close(grace);
         let clock = self.clock.clone();
         let most = grace + LAST_ANSWERS;
         let until = clock.now().boot_ms + most.as_millis() as i64;
