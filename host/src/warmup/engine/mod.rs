@@ -59,9 +59,9 @@ const COMMIT_RETRY: Duration = Duration::from_millis(200);
 const SLEEP_MAX_MS: i64 = 1_000;
 /// How long outcomes wait for others to be committed with, and for how many at most: for their part of what is in hand, so that
 /// where little is in hand nobody waits for many.
-const LINGER: Duration = Duration::from_millis(8);
-const COMPANY_MAX: usize = 160;
-const COMPANY_PART: usize = 3;
+const LINGER: Duration = Duration::from_millis(16);
+const COMPANY_MAX: usize = 240;
+const COMPANY_PART: usize = 2;
 /// Outcomes of one turn.
 const OUTCOMES_PER_TURN_MAX: usize = 512;
 

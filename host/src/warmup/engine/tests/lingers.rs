@@ -23,13 +23,13 @@ fn twelve_calls() -> World {
 }
 
 #[tokio::test]
-async fn outcomes_are_committed_together_when_a_third_of_what_is_in_hand_has_come() {
+async fn outcomes_are_committed_together_when_half_of_what_is_in_hand_has_come() {
     let world = twelve_calls();
     let mut engine = first_of(&world, 12).await;
     let (returns, stop) = (engine.returns.clone(), CancellationToken::new());
     {
         let mut lingering = pin!(engine.linger(&stop));
-        for came in 1..=3 {
+        for came in 1..=5 {
             assert!(poll!(&mut lingering).is_pending(), "{came} of 12");
             assert_eq!(world.script.release_of(&format!("u{came}@mail.example"), accepted), 1);
             while returns.count() < came {
@@ -38,11 +38,11 @@ async fn outcomes_are_committed_together_when_a_third_of_what_is_in_hand_has_com
         }
         assert!(poll!(&mut lingering).is_ready());
     }
-    assert_eq!(engine.recorded.len(), 4);
+    assert_eq!(engine.recorded.len(), 6);
 }
 
 #[tokio::test]
-async fn outcomes_wait_for_others_for_eight_milliseconds_at_most() {
+async fn outcomes_wait_for_others_for_sixteen_milliseconds_at_most() {
     let world = twelve_calls();
     let mut engine = first_of(&world, 12).await;
     let stop = CancellationToken::new();
@@ -54,12 +54,12 @@ async fn outcomes_wait_for_others_for_eight_milliseconds_at_most() {
         world.clock.advance(Duration::from_millis(1));
         assert!(poll!(&mut lingering).is_ready());
     }
-    assert_eq!((LINGER.as_millis(), engine.recorded.len()), (8, 1));
+    assert_eq!((LINGER.as_millis(), engine.recorded.len()), (16, 1));
 }
 
 #[tokio::test]
 async fn an_outcome_does_not_wait_where_hardly_any_other_can_come() {
     let world = twelve_calls();
-    let mut engine = first_of(&world, 5).await;
+    let mut engine = first_of(&world, 3).await;
     assert!(poll!(pin!(engine.linger(&CancellationToken::new()))).is_ready());
 }
