@@ -3,7 +3,6 @@
 //! Invariant: neither query, body, header nor address reaches the log; the path is logged as its template.
 
 use crate::http::error::{ApiError, Code, REQUEST_ID};
-use crate::http::serve::REQUEST_MAX;
 use crate::http::waiting::Caller;
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
@@ -13,12 +12,14 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 
 /// The header that carries a request's id, in both directions.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
+/// How long a request may take, its body included. Streamed imports are exempt.
+const REQUEST_MAX: Duration = Duration::from_secs(30);
 /// The longest id that is taken from a client, in octets.
 const REQUEST_ID_OCTETS_MAX: usize = 64;
 

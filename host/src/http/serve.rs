@@ -42,8 +42,6 @@ pub const HEAD_READ_MAX: Duration = Duration::from_secs(5);
 pub const SILENT_MIN: Duration = Duration::from_millis(250);
 /// How long an answer may stand still because the client does not read.
 pub const ANSWER_STALL_MAX: Duration = Duration::from_secs(20);
-/// How long a request may take, its body included. Streamed imports are exempt.
-pub const REQUEST_MAX: Duration = Duration::from_secs(30);
 /// How long a streamed body may stand still.
 pub const BODY_STALL_MAX: Duration = Duration::from_secs(30);
 /// Header fields of a request.
