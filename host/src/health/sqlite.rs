@@ -4,7 +4,9 @@
 
 mod apply;
 mod blocks;
+mod chunks;
 mod names;
+mod places;
 mod read;
 
 use crate::bus::{Position, Topic};
@@ -19,8 +21,11 @@ use rusqlite::Connection;
 use std::path::Path;
 use std::sync::Arc;
 
-const MIGRATIONS: &[&str] =
-    &[include_str!("../../migrations/health/0001_ledger.sql"), include_str!("../../migrations/health/0002_blocks.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/health/0001_ledger.sql"),
+    include_str!("../../migrations/health/0002_blocks.sql"),
+    include_str!("../../migrations/health/0003_places.sql"),
+];
 /// Reads that run at a time.
 const READERS_MAX: usize = 3;
 
@@ -80,11 +85,11 @@ impl Ledger for SqliteLedger {
             let mut batch = apply::Batch::new(db, names);
             let mut ended = 0;
             // Each has at least one.
-            for (block, email) in read::blocks_before(db, sent_before, max)? {
+            for (block, org) in read::blocks_before(db, sent_before, max)? {
                 if ended == max {
                     break;
                 }
-                ended += batch.expire(block, email, sent_before, max - ended)?;
+                ended += batch.expire(block, org, sent_before, max - ended)?;
             }
             batch.finish(&[])?;
             Ok(ended)

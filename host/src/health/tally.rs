@@ -48,14 +48,14 @@ pub fn kind_number(kind: FactKind) -> i64 {
     }
 }
 
-/// A delivery as last applied. Domain and provider are numbers of the database.
+/// A delivery as last applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
     pub state: State,
     pub attempt: i64,
     pub source: Source,
-    pub domain: i64,
-    pub provider: i64,
+    /// The number of its recipient domain and provider together.
+    pub place: i64,
     /// The token of its Message-ID; -1 where the id has another form.
     pub token: i64,
     /// When it came to be sent or unknown, in milliseconds since 1970 UTC; 0 where it is neither.
@@ -65,14 +65,13 @@ pub struct Delivery {
 
 impl Delivery {
     /// The delivery that a change describes, without evidence.
-    pub fn from_change(change: &RecipientChanged, domain: i64, provider: i64) -> Delivery {
+    pub fn from_change(change: &RecipientChanged, place: i64) -> Delivery {
         let unrefused = change.state == State::Failed && (change.dropped || change.said.reply.is_none());
         Delivery {
             state: change.state,
             attempt: change.attempt,
             source: change.source,
-            domain,
-            provider,
+            place,
             token: RecipientMessageId::parse(&change.message_id).map_or(-1, |id| id.token),
             sent_at: if is_watched(change.state) { change.at } else { 0 },
             flags: if unrefused { Flags::UNREFUSED } else { Flags::default() },
@@ -89,6 +88,11 @@ impl Delivery {
     pub fn with_evidence_of(mut self, earlier: &Delivery) -> Delivery {
         self.flags = self.flags.with(Flags(earlier.flags.0 & Flags::FACTS.0));
         self
+    }
+
+    /// Tells whether a loop may still have news of it.
+    pub fn is_watched(&self) -> bool {
+        is_watched(self.state) && !self.flags.has_any(Flags::EXPIRED)
     }
 
     /// What it counts as.
@@ -161,7 +165,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// The columns in the order of the table `counts`.
+    /// The figures in the order in which they are stored.
     pub fn columns(&self) -> [i64; 11] {
         [
             self.live,

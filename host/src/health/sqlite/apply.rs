@@ -4,9 +4,10 @@
 
 use crate::bus::Position;
 use crate::db::DbError;
-use crate::health::sqlite::blocks::{self, Block, Packed};
+use crate::health::sqlite::blocks::Block;
 use crate::health::sqlite::names::Names;
-use crate::health::sqlite::topic_number;
+use crate::health::sqlite::places::{self, Entry as _, Seen};
+use crate::health::sqlite::{chunks, topic_number};
 use crate::health::tally::{Delivery, Flags, Tally, is_watched, kind_number};
 use crate::model::event::{EmailProgressed, Event, FactsReported, RecipientChanged};
 use crate::model::message_id::RecipientMessageId;
@@ -14,7 +15,6 @@ use crate::model::number_map::NumberMap;
 use postwarm_plugin_api::{Fact, Report};
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
 
 pub type Key = (i64, i64, i64);
 
@@ -22,10 +22,10 @@ pub type Key = (i64, i64, i64);
 pub struct Batch<'a> {
     db: &'a Connection,
     names: &'a mut Names,
-    /// By organization, email, domain, provider.
-    counts: NumberMap<(i64, i64, i64, i64), Tally>,
-    /// When a domain was last seen, its provider's name and number, by organization and domain.
-    domains: NumberMap<(i64, i64), (i64, Arc<str>, i64)>,
+    /// By the email's number in the ledger and place.
+    figures: NumberMap<(i64, i64), Tally>,
+    /// By organization and place.
+    seen: NumberMap<(i64, i64), Seen>,
     /// When the first message was sent, by organization and email.
     first_sent: NumberMap<(i64, i64), i64>,
     blocks: NumberMap<i64, Loaded>,
@@ -44,8 +44,8 @@ struct Loaded {
 
 impl<'a> Batch<'a> {
     pub fn new(db: &'a Connection, names: &'a mut Names) -> Batch<'a> {
-        let (counts, domains, first_sent, blocks) = Default::default();
-        Batch { db, names, counts, domains, first_sent, blocks }
+        let (figures, seen, first_sent, blocks) = Default::default();
+        Batch { db, names, figures, seen, first_sent, blocks }
     }
 
     pub fn apply(&mut self, event: &Event) -> Result<(), DbError> {
@@ -59,26 +59,8 @@ impl<'a> Batch<'a> {
 
     /// Writes what was summed up over the batch.
     pub fn finish(self, positions: &[Position]) -> Result<(), DbError> {
-        let mut add = self.db.prepare_cached(
-            "INSERT INTO counts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
-             ON CONFLICT DO UPDATE SET live = live + excluded.live, backfill = backfill + excluded.backfill,
-             waiting = waiting + excluded.waiting, expired = expired + excluded.expired, doubt = doubt + excluded.doubt,
-             suppressed = suppressed + excluded.suppressed, bounced = bounced + excluded.bounced,
-             delivered = delivered + excluded.delivered, opened = opened + excluded.opened, read = read + excluded.read,
-             spam = spam + excluded.spam",
-        )?;
-        for ((org, email, domain, provider), tally) in self.counts.iter().filter(|(_, t)| **t != Tally::default()) {
-            let keys = [*org, *email, *domain, *provider];
-            add.execute(rusqlite::params_from_iter(keys.into_iter().chain(tally.columns())))?;
-        }
-        let mut see = self.db.prepare_cached(
-            "INSERT INTO recipient_domains VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT DO UPDATE SET provider = excluded.provider, at = excluded.at WHERE excluded.at > at
-             OR (excluded.at = at AND (SELECT name FROM providers WHERE id = excluded.provider) > (SELECT name FROM providers WHERE id = provider))",
-        )?;
-        for ((org, domain), (at, _, provider)) in &self.domains {
-            see.execute((org, domain, provider, at))?;
-        }
+        places::merge(self.db, self.figures.into_iter().filter(|(_, tally)| *tally != Tally::default()))?;
+        places::merge(self.db, self.seen.into_iter())?;
         let mut first =
             self.db.prepare_cached("INSERT INTO first_sent VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET at = min(at, excluded.at)")?;
         for ((org, email), at) in &self.first_sent {
@@ -107,16 +89,12 @@ impl<'a> Batch<'a> {
 
     fn apply_recipient(&mut self, e: &RecipientChanged) -> rusqlite::Result<()> {
         let org = self.names.org(self.db, &e.org)?;
-        let (domain, provider) = (self.names.domain(self.db, &e.domain)?, self.names.provider(self.db, &e.provider)?);
+        let place = self.names.place(self.db, &e.domain, &e.provider)?;
         let key = (org, e.email.0, e.user.0);
-        let Some(place) = self.place(key, &e.message_id)? else { return Ok(()) };
-        // Of changes in the same millisecond, the provider's name decides, so that their order does not.
-        let latest = self.domains.entry((org, domain)).or_insert_with(|| (e.at, e.provider.clone(), provider));
-        if (e.at, &e.provider) > (latest.0, &latest.1) {
-            *latest = (e.at, e.provider.clone(), provider);
-        }
-        let before = self.delivery(place)?;
-        let mut after = Delivery::from_change(e, domain, provider);
+        let Some(slot) = self.slot(key, &e.message_id)? else { return Ok(()) };
+        self.seen.entry((org, place)).or_default().merge(Seen { at: e.at });
+        let before = self.delivery(slot)?;
+        let mut after = Delivery::from_change(e, place);
         if is_watched(after.state) {
             let first = self.first_sent.entry((org, e.email.0)).or_insert(after.sent_at);
             *first = after.sent_at.min(*first);
@@ -124,10 +102,10 @@ impl<'a> Batch<'a> {
         match &before {
             Some(before) if !after.supersedes(before) => return Ok(()),
             Some(before) => after = after.with_evidence_of(before),
-            None if self.loaded(place.0)?.has_facts => after.flags = after.flags.with(self.early_evidence(key, after.token)?),
+            None if self.loaded(slot.0)?.has_facts => after.flags = after.flags.with(self.early_evidence(key, after.token)?),
             None => {}
         }
-        self.replace(key, place, before.as_ref(), &after)
+        self.replace(org, slot, before.as_ref(), &after)
     }
 
     fn apply_facts(&mut self, e: &FactsReported) -> rusqlite::Result<()> {
@@ -151,11 +129,10 @@ impl<'a> Batch<'a> {
 
     fn apply_fact(&mut self, org: i64, e: &FactsReported, fact: &Fact) -> rusqlite::Result<()> {
         let Some(id) = RecipientMessageId::parse(&fact.message_id) else { return Ok(()) };
-        let key = (org, id.email, id.user);
         let email_id = self.names.email(self.db, (org, id.email))?;
-        let place = email_id.and_then(|email_id| blocks::place_of(email_id, id.user));
-        let before = match place {
-            Some(place) => self.delivery(place)?,
+        let slot = email_id.and_then(|email_id| chunks::row_of(email_id, id.user));
+        let before = match slot {
+            Some(slot) => self.delivery(slot)?,
             None => None,
         };
         if before.is_some_and(|d| d.token != id.token) {
@@ -168,11 +145,11 @@ impl<'a> Batch<'a> {
                  WHERE (excluded.seen_at, excluded.source) < (seen_at, source)",
             )?
             .execute((org, id.email, id.user, id.token, kind_number(fact.kind), fact.at_ms, e.at, &*e.feedback))?;
-        let Some(place) = place else { return Ok(()) };
-        self.loaded(place.0)?.has_facts = true;
+        let Some(slot) = slot else { return Ok(()) };
+        self.loaded(slot.0)?.has_facts = true;
         let Some(before) = before else { return Ok(()) };
         let after = Delivery { flags: before.flags.with(Flags::of(fact.kind)), ..before };
-        if after == before { Ok(()) } else { self.replace(key, place, Some(&before), &after) }
+        if after == before { Ok(()) } else { self.replace(org, slot, Some(&before), &after) }
     }
 
     fn apply_aggregate(&self, org: i64, e: &FactsReported, key: (&str, &str, &str), value: Option<f64>) -> rusqlite::Result<()> {
@@ -187,26 +164,26 @@ impl<'a> Batch<'a> {
     }
 
     /// Ends the watch of up to `max` messages of a block that were sent before `sent_before`; answers of how many.
-    pub fn expire(&mut self, block: i64, (org, email): (i64, i64), sent_before: i64, max: usize) -> rusqlite::Result<usize> {
+    pub fn expire(&mut self, block: i64, org: i64, sent_before: i64, max: usize) -> rusqlite::Result<usize> {
         let watched = self.loaded(block)?.block.watched();
-        let due: Vec<usize> = watched.filter(|(_, packed)| packed.sent_at < sent_before).map(|(slot, _)| slot).take(max).collect();
+        let due: Vec<usize> = watched.filter(|(_, delivery)| delivery.sent_at < sent_before).map(|(slot, _)| slot).take(max).collect();
         for &slot in &due {
             let Some(before) = self.delivery((block, slot))? else { continue };
             let after = Delivery { flags: before.flags.with(Flags::EXPIRED), ..before };
-            self.replace((org, email, blocks::user_of(block, slot)), (block, slot), Some(&before), &after)?;
+            self.replace(org, (block, slot), Some(&before), &after)?;
         }
         Ok(due.len())
     }
 
-    /// Where a delivery stands. An email whose own events are still to come is known by its first delivery.
-    fn place(&mut self, (org, email, user): Key, message_id: &str) -> rusqlite::Result<Option<(i64, usize)>> {
+    /// The block of a delivery, and the slot in it. An email whose own events are still to come is known by its first delivery.
+    fn slot(&mut self, (org, email, user): Key, message_id: &str) -> rusqlite::Result<Option<(i64, usize)>> {
         if let Some(id) = self.names.email(self.db, (org, email))? {
-            return Ok(blocks::place_of(id, user));
+            return Ok(chunks::row_of(id, user));
         }
         let from_domain = message_id.rsplit_once('@').map_or("", |(_, domain)| domain);
         let add = "INSERT INTO emails (org, email, from_domain) VALUES (?1, ?2, ?3)";
         self.db.prepare_cached(add)?.execute((org, email, from_domain))?;
-        Ok(blocks::place_of(self.db.last_insert_rowid(), user))
+        Ok(chunks::row_of(self.db.last_insert_rowid(), user))
     }
 
     /// The block, read once a batch.
@@ -218,8 +195,7 @@ impl<'a> Batch<'a> {
     }
 
     fn delivery(&mut self, (block, slot): (i64, usize)) -> rusqlite::Result<Option<Delivery>> {
-        let Some(packed) = self.loaded(block)?.block.get(slot) else { return Ok(None) };
-        Ok(Some(packed.delivery(self.names.placed(self.db, packed.place)?)))
+        Ok(self.loaded(block)?.block.get(slot))
     }
 
     /// The facts that came before their delivery. Those with another token were about nothing of ours.
@@ -235,16 +211,15 @@ impl<'a> Batch<'a> {
         Ok(found.iter().filter(|(t, _)| *t == token).fold(Flags::default(), |flags, (_, kind)| flags.with(Flags(1 << kind))))
     }
 
-    fn replace(&mut self, key: Key, place: (i64, usize), before: Option<&Delivery>, after: &Delivery) -> rusqlite::Result<()> {
-        let (org, email, _) = key;
+    fn replace(&mut self, org: i64, (block, slot): (i64, usize), before: Option<&Delivery>, after: &Delivery) -> rusqlite::Result<()> {
+        let email_id = chunks::owner_of(block);
         if let Some(before) = before {
-            *self.counts.entry((org, email, before.domain, before.provider)).or_default() -= before.tally();
+            *self.figures.entry((email_id, before.place)).or_default() -= before.tally();
         }
-        *self.counts.entry((org, email, after.domain, after.provider)).or_default() += after.tally();
-        let packed = Packed::of(after, self.names.place(self.db, (after.domain, after.provider))?);
-        let loaded = self.loaded(place.0)?;
+        *self.figures.entry((email_id, after.place)).or_default() += after.tally();
+        let loaded = self.loaded(block)?;
         loaded.org = org;
-        loaded.block.set(place.1, &packed);
+        loaded.block.set(slot, after);
         loaded.changed = true;
         Ok(())
     }
@@ -261,7 +236,7 @@ fn load(db: &Connection, id: i64) -> rusqlite::Result<Loaded> {
         .prepare_cached(
             "SELECT 1 FROM emails e JOIN facts f ON f.org = e.org AND f.email = e.email AND f.user BETWEEN ?2 AND ?3 WHERE e.id = ?1",
         )?
-        .exists((blocks::email_of(id), blocks::user_of(id, 0), blocks::user_of(id, blocks::SLOT_LAST)))?;
+        .exists((chunks::owner_of(id), chunks::number_of(id, 0), chunks::number_of(id, chunks::SLOT_LAST)))?;
     Ok(Loaded { org, block, stored, has_facts, changed: false })
 }
 

@@ -19,8 +19,6 @@ pub struct Names {
     providers: HashMap<Arc<str>, i64>,
     /// By domain and provider.
     places: NumberMap<(i64, i64), i64>,
-    /// Domain and provider of each.
-    placed: NumberMap<i64, (i64, i64)>,
     /// The numbers of emails in the ledger, by organization and email.
     emails: NumberMap<(i64, i64), i64>,
 }
@@ -41,16 +39,10 @@ impl Names {
         Ok(id)
     }
 
-    pub fn domain(&mut self, db: &Connection, name: &Arc<str>) -> rusqlite::Result<i64> {
-        remembered(&mut self.domains, db, "domains", name)
-    }
-
-    pub fn provider(&mut self, db: &Connection, name: &Arc<str>) -> rusqlite::Result<i64> {
-        remembered(&mut self.providers, db, "providers", name)
-    }
-
-    /// The number of a domain and a provider together.
-    pub fn place(&mut self, db: &Connection, (domain, provider): (i64, i64)) -> rusqlite::Result<i64> {
+    /// The number of a recipient domain and its provider together.
+    pub fn place(&mut self, db: &Connection, domain: &Arc<str>, provider: &Arc<str>) -> rusqlite::Result<i64> {
+        let domain = remembered(&mut self.domains, db, "domains", domain)?;
+        let provider = remembered(&mut self.providers, db, "providers", provider)?;
         if let Some(id) = self.places.get(&(domain, provider)) {
             return Ok(*id);
         }
@@ -58,17 +50,6 @@ impl Names {
         let id = db.prepare_cached(add)?.query_row((domain, provider), |r| r.get(0))?;
         bounded(&mut self.places).insert((domain, provider), id);
         Ok(id)
-    }
-
-    /// The domain and the provider behind their number.
-    pub fn placed(&mut self, db: &Connection, place: i64) -> rusqlite::Result<(i64, i64)> {
-        if let Some(found) = self.placed.get(&place) {
-            return Ok(*found);
-        }
-        let find = "SELECT domain, provider FROM places WHERE id = ?1";
-        let found = db.prepare_cached(find)?.query_row([place], |r| Ok((r.get(0)?, r.get(1)?)))?;
-        bounded(&mut self.placed).insert(place, found);
-        Ok(found)
     }
 
     /// The number of an email whose events have come.

@@ -4,19 +4,20 @@
 
 use crate::bus::{Position, Topic};
 use crate::health::sqlite::apply::Key;
-use crate::health::sqlite::blocks::{self, Block, Packed};
+use crate::health::sqlite::blocks::Block;
 use crate::health::sqlite::names::{find_email, find_org};
-use crate::health::sqlite::topic_number;
+use crate::health::sqlite::places::{self, Seen};
+use crate::health::sqlite::{chunks, topic_number};
 use crate::health::store::{EmailCounts, Evidence, FoundDelivery, LoopState, Part, WatchedDelivery};
-use crate::health::tally::{Tally, kind_number};
+use crate::health::tally::{Delivery, Tally, kind_number};
 use crate::model::message_id::RecipientMessageId;
 use crate::model::name::OrgName;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postwarm_plugin_api::{Fact, FactKind, Report};
 use rusqlite::{Connection, OptionalExtension, Result};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 type Chosen = dyn Fn(&str) -> bool + Send + Sync;
 
@@ -35,37 +36,46 @@ pub fn positions(db: &Connection) -> Result<Vec<Position>> {
     Ok(all)
 }
 
-/// Up to `max` blocks with a watched message that was sent before `sent_before`, each with its organization and email.
-pub fn blocks_before(db: &Connection, sent_before: i64, max: usize) -> Result<Vec<(i64, (i64, i64))>> {
-    let mut select = db.prepare_cached(
-        "SELECT b.id, e.org, e.email FROM blocks b JOIN emails e ON e.id = b.id >> ?3 WHERE b.oldest < ?1 ORDER BY b.oldest LIMIT ?2",
-    )?;
-    let rows = select.query_map((sent_before, max as i64, blocks::CHUNK_BITS), |r| Ok((r.get(0)?, (r.get(1)?, r.get(2)?))))?;
-    rows.collect()
+/// Up to `max` blocks with a watched message that was sent before `sent_before`, each with its organization.
+pub fn blocks_before(db: &Connection, sent_before: i64, max: usize) -> Result<Vec<(i64, i64)>> {
+    let mut select = db.prepare_cached("SELECT id, org FROM blocks WHERE oldest < ?1 ORDER BY oldest LIMIT ?2")?;
+    select.query_map((sent_before, max as i64), |r| Ok((r.get(0)?, r.get(1)?)))?.collect()
 }
 
 /// What is known of one delivery.
-fn packed(db: &Connection, (org, email, user): Key) -> Result<Option<Packed>> {
-    let place = find_email(db, (org, email))?.and_then(|email_id| blocks::place_of(email_id, user));
-    let Some((block, slot)) = place else { return Ok(None) };
+fn stored(db: &Connection, (org, email, user): Key) -> Result<Option<Delivery>> {
+    let row = find_email(db, (org, email))?.and_then(|email_id| chunks::row_of(email_id, user));
+    let Some((block, slot)) = row else { return Ok(None) };
     let select = "SELECT packed FROM blocks WHERE id = ?1";
     let found = db.prepare_cached(select)?.query_row([block], |r| r.get(0)).optional()?;
     Ok(found.and_then(|octets| Block::stored(octets).get(slot)))
 }
 
-/// The names of a recipient domain and its provider, and their numbers.
+/// The names of a recipient domain and its provider.
+#[derive(Clone)]
 struct Place {
-    numbers: (i64, i64),
     domain: String,
     provider: String,
 }
 
 fn place(db: &Connection, id: i64) -> Result<Place> {
     db.prepare_cached(
-        "SELECT l.domain, l.provider, n.name, p.name FROM places l JOIN domains n ON n.id = l.domain JOIN providers p ON p.id = l.provider
-         WHERE l.id = ?1",
+        "SELECT n.name, p.name FROM places l JOIN domains n ON n.id = l.domain JOIN providers p ON p.id = l.provider WHERE l.id = ?1",
     )?
-    .query_row([id], |r| Ok(Place { numbers: (r.get(0)?, r.get(1)?), domain: r.get(2)?, provider: r.get(3)? }))
+    .query_row([id], |r| Ok(Place { domain: r.get(0)?, provider: r.get(1)? }))
+}
+
+/// Places by their numbers, each read once.
+#[derive(Default)]
+struct Places(HashMap<i64, Place>);
+
+impl Places {
+    fn get(&mut self, db: &Connection, id: i64) -> Result<Place> {
+        match self.0.entry(id) {
+            Entry::Occupied(known) => Ok(known.get().clone()),
+            Entry::Vacant(free) => Ok(free.insert(place(db, id)?).clone()),
+        }
+    }
 }
 
 pub fn loop_state(db: &Connection, org: &OrgName, name: &str) -> Result<LoopState> {
@@ -98,7 +108,7 @@ pub fn news(db: &Connection, (org, name): (&OrgName, &str), chosen: &Chosen, rep
 fn fact_is_news(db: &Connection, org: Option<i64>, chosen: &Chosen, fact: &Fact) -> Result<bool> {
     let Some(id) = RecipientMessageId::parse(&fact.message_id) else { return Ok(false) };
     let Some(org) = org else { return Ok(true) };
-    if let Some(known) = packed(db, (org, id.email, id.user))?
+    if let Some(known) = stored(db, (org, id.email, id.user))?
         && (known.token != id.token || !chosen(&place(db, known.place)?.domain))
     {
         return Ok(false);
@@ -117,29 +127,29 @@ fn aggregate_is_news(db: &Connection, key: (i64, &str, &str, &str, &str), value:
 
 pub fn watched(db: &Connection, org: &OrgName, chosen: &Chosen, after: u64, max: usize) -> Result<Vec<WatchedDelivery>> {
     let Some(org) = find_org(db, org)? else { return Ok(Vec::new()) };
-    let (first, slot_after) = blocks::at_position(after.min(i64::MAX as u64) as i64);
+    let (first, slot_after) = chunks::at_position(after.min(i64::MAX as u64) as i64);
     let mut select = db.prepare_cached(
         "SELECT b.id, b.packed, e.email, e.from_domain FROM blocks b INDEXED BY blocks_watched JOIN emails e ON e.id = b.id >> ?3
          WHERE b.org = ?1 AND b.oldest IS NOT NULL AND b.id >= ?2 ORDER BY b.id",
     )?;
-    let mut rows = select.query((org, first, blocks::CHUNK_BITS))?;
+    let mut rows = select.query((org, first, chunks::CHUNK_BITS))?;
     let mut page = Vec::new();
     let mut places: HashMap<i64, Option<String>> = HashMap::new();
     while page.len() < max {
         let Some(row) = rows.next()? else { break };
         let (id, block, email, from_domain): (i64, _, i64, String) = (row.get(0)?, Block::stored(row.get(1)?), row.get(2)?, row.get(3)?);
-        for (slot, packed) in block.watched().filter(|(slot, _)| id > first || *slot > slot_after) {
+        for (slot, delivery) in block.watched().filter(|(slot, _)| id > first || *slot > slot_after) {
             if page.len() == max {
                 break;
             }
-            let domain = match places.entry(packed.place) {
+            let domain = match places.entry(delivery.place) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(free) => free.insert(Some(place(db, packed.place)?.domain).filter(|domain| chosen(domain))),
+                Entry::Vacant(free) => free.insert(Some(place(db, delivery.place)?.domain).filter(|domain| chosen(domain))),
             };
             if let Some(domain) = domain {
-                let message_id = message_id(email, blocks::user_of(id, slot), packed.token, &from_domain);
-                let position = blocks::position_of(id, slot) as u64;
-                page.push(WatchedDelivery { position, message_id, domain: domain.clone(), sent_at: packed.sent_at });
+                let message_id = message_id(email, chunks::number_of(id, slot), delivery.token, &from_domain);
+                let position = chunks::position_of(id, slot) as u64;
+                page.push(WatchedDelivery { position, message_id, domain: domain.clone(), sent_at: delivery.sent_at });
             }
         }
     }
@@ -154,38 +164,37 @@ fn message_id(email: i64, user: i64, token: i64, from_domain: &str) -> String {
 pub fn emails(db: &Connection, org: &OrgName, after: i64, limit: usize) -> Result<Vec<EmailCounts>> {
     let Some(org) = find_org(db, org)? else { return Ok(Vec::new()) };
     let mut select = db.prepare_cached(
-        "SELECT email, from_domain, recipients, f.at FROM emails LEFT JOIN first_sent f USING (org, email)
-             WHERE org = ?1 AND email > ?2 ORDER BY email LIMIT ?3",
+        "SELECT e.id, email, from_domain, recipients, f.at FROM emails e LEFT JOIN first_sent f USING (org, email)
+         WHERE org = ?1 AND email > ?2 ORDER BY email LIMIT ?3",
     )?;
-    let rows = select.query_map((org, after, limit as i64), |r| {
-        Ok(EmailCounts { email: r.get(0)?, from_domain: r.get(1)?, live: r.get(2)?, first_sent_at: r.get(3)?, parts: Vec::new() })
-    })?;
-    let mut found = rows.collect::<Result<Vec<_>>>()?;
-    let mut select = db.prepare_cached(
-        "SELECT n.name, p.name, live, backfill, waiting, expired, doubt, suppressed, bounced, delivered, opened, read, spam
-         FROM counts c JOIN domains n ON n.id = c.domain JOIN providers p ON p.id = c.provider
-         WHERE c.org = ?1 AND c.email = ?2 ORDER BY n.name, p.name",
-    )?;
-    for email in &mut found {
-        let rows = select.query_map((org, email.email), |r| {
-            let mut columns = [0; 11];
-            for (i, column) in columns.iter_mut().enumerate() {
-                *column = r.get(i + 2)?;
-            }
-            Ok(Part { domain: r.get(0)?, provider: r.get(1)?, tally: Tally::from_columns(columns) })
-        })?;
-        email.parts = rows.collect::<Result<_>>()?;
+    let mut rows = select.query((org, after, limit as i64))?;
+    let (mut found, mut places) = (Vec::new(), Places::default());
+    while let Some(row) = rows.next()? {
+        let parts = parts(db, row.get(0)?, &mut places)?;
+        let (email, from_domain, live, first_sent_at) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+        found.push(EmailCounts { email, from_domain, live, first_sent_at, parts });
     }
     Ok(found)
 }
 
+/// The figures of an email, in the order of domains and providers.
+fn parts(db: &Connection, email_id: i64, places: &mut Places) -> Result<Vec<Part>> {
+    let mut parts = Vec::new();
+    for (id, tally) in places::of::<Tally>(db, email_id)? {
+        let Place { domain, provider } = places.get(db, id)?;
+        parts.push(Part { domain, provider, tally });
+    }
+    parts.sort_by(|a, b| (&a.domain, &a.provider).cmp(&(&b.domain, &b.provider)));
+    Ok(parts)
+}
+
 pub fn delivery(db: &Connection, org: &OrgName, (email, user): (i64, i64), token: i64) -> Result<Option<FoundDelivery>> {
     let Some(org) = find_org(db, org)? else { return Ok(None) };
-    let Some(packed) = packed(db, (org, email, user))?.filter(|packed| packed.token == token) else { return Ok(None) };
-    let Place { numbers, domain, provider } = place(db, packed.place)?;
+    let Some(delivery) = stored(db, (org, email, user))?.filter(|delivery| delivery.token == token) else { return Ok(None) };
+    let Place { domain, provider } = place(db, delivery.place)?;
     let from_domain =
         db.prepare_cached("SELECT from_domain FROM emails WHERE org = ?1 AND email = ?2")?.query_row((org, email), |r| r.get(0))?;
-    let mut found = FoundDelivery { delivery: packed.delivery(numbers), domain, provider, from_domain, facts: Vec::new() };
+    let mut found = FoundDelivery { delivery, domain, provider, from_domain, facts: Vec::new() };
     let mut select = db.prepare_cached(
         "SELECT kind, at, seen_at, source FROM facts WHERE org = ?1 AND email = ?2 AND user = ?3 AND token = ?4 ORDER BY kind",
     )?;
@@ -201,9 +210,14 @@ pub fn delivery(db: &Connection, org: &OrgName, (email, user): (i64, i64), token
 
 pub fn domains(db: &Connection, org: &OrgName, after: &str, limit: usize) -> Result<Vec<(String, String)>> {
     let Some(org) = find_org(db, org)? else { return Ok(Vec::new()) };
-    let mut select = db.prepare_cached(
-        "SELECT n.name, p.name FROM recipient_domains r JOIN domains n ON n.id = r.domain JOIN providers p ON p.id = r.provider
-         WHERE r.org = ?1 AND n.name > ?2 ORDER BY n.name LIMIT ?3",
-    )?;
-    select.query_map((org, after, limit as i64), |r| Ok((r.get(0)?, r.get(1)?)))?.collect()
+    let mut latest: BTreeMap<String, (i64, String)> = BTreeMap::new();
+    for (id, Seen { at }) in places::of::<Seen>(db, org)? {
+        let Place { domain, provider } = place(db, id)?;
+        if *domain > *after {
+            let known = latest.entry(domain).or_default();
+            // Of changes in the same millisecond, the provider's name decides, so that their order does not.
+            *known = std::mem::take(known).max((at, provider));
+        }
+    }
+    Ok(latest.into_iter().take(limit).map(|(domain, (_, provider))| (domain, provider)).collect())
 }

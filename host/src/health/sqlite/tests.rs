@@ -1,6 +1,7 @@
 use super::*;
 use crate::health::testing::{accepted, answers, changed, fact, facts, message_id, org};
 use crate::model::delivery::State;
+use crate::model::event::RecipientChanged;
 use postwarm_plugin_api::FactKind;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -92,6 +93,74 @@ async fn the_watch_list_is_read_page_by_page_whatever_a_page_holds_and_a_loop_ta
         all.sort();
         assert_eq!(all, wanted, "pages of {max}");
     }
+}
+
+/// A message to a user at a domain, sent through to its provider at an instant.
+fn sent(user: i64, domain: &str, provider: &str, at: i64) -> Event {
+    let Event::Recipient(change) = changed(1, user, 1, State::Sent) else { unreachable!() };
+    Event::Recipient(RecipientChanged { domain: domain.into(), provider: provider.into(), at, ..change })
+}
+
+#[tokio::test]
+async fn figures_are_told_by_domain_and_provider_however_many_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path());
+    let events: Vec<Event> =
+        (1..=400).map(|user| sent(user, &format!("d{:03}.example", user % 130), &format!("p{}", user % 7), 1)).collect();
+    for batch in events.chunks(90) {
+        ledger.apply(batch.to_vec(), Vec::new()).await.unwrap();
+    }
+    let parts = ledger.email(&org(), 1).await.unwrap().unwrap().parts;
+    let told: Vec<_> = parts.iter().map(|part| (part.domain.clone(), part.provider.clone(), part.tally.waiting)).collect();
+    let mut wanted = std::collections::BTreeMap::new();
+    for user in 1..=400 {
+        *wanted.entry((format!("d{:03}.example", user % 130), format!("p{}", user % 7))).or_default() += 1;
+    }
+    assert_eq!(told, wanted.into_iter().map(|((domain, provider), waiting)| (domain, provider, waiting)).collect::<Vec<_>>());
+    let (mut names, mut after) = (Vec::new(), String::new());
+    while let Some((last, _)) = ledger.domains(&org(), &after, 37).await.unwrap().last() {
+        names.extend(ledger.domains(&org(), &after, 37).await.unwrap().into_iter().map(|(domain, _)| domain));
+        after = last.clone();
+    }
+    assert_eq!(names, (0..130).map(|n| format!("d{n:03}.example")).collect::<Vec<_>>(), "page by page");
+}
+
+#[tokio::test]
+async fn a_domain_is_told_with_the_provider_that_it_had_last_whatever_came_first() {
+    let moves = [sent(1, "moved.example", "z-old", 10), sent(2, "moved.example", "new", 30), sent(3, "moved.example", "between", 20)];
+    let tie = [sent(4, "tie.example", "a", 5), sent(5, "tie.example", "b", 5)];
+    for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0]] {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = open(folder.path());
+        for at in order {
+            ledger.apply(vec![moves[at].clone(), tie[(at + order[0]) % 2].clone()], Vec::new()).await.unwrap();
+        }
+        let told = ledger.domains(&org(), "", 10).await.unwrap();
+        let pair = |domain: &str, provider: &str| (domain.to_owned(), provider.to_owned());
+        assert_eq!(told, [pair("moved.example", "new"), pair("tie.example", "b")], "{order:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_of_an_earlier_form_is_emptied_so_that_the_log_is_replayed_into_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("health.db");
+    let mut db = open_writer(&path, Durability::Crash).unwrap();
+    migrate(&mut db, &MIGRATIONS[..2]).unwrap();
+    db.execute_batch(
+        "INSERT INTO positions VALUES (0, 0, 7); INSERT INTO orgs VALUES (1, 'acme'); INSERT INTO domains VALUES (1, 'd.example');
+         INSERT INTO providers VALUES (1, 'p'); INSERT INTO recipient_domains VALUES (1, 1, 1, 1);
+         INSERT INTO emails VALUES (1, 1, 1, 'acme.example', 9); INSERT INTO loops VALUES (1, 'loop', 1, 'c', 1);",
+    )
+    .unwrap();
+    drop(db);
+    let ledger = open(folder.path());
+    assert_eq!(ledger.positions().await.unwrap(), []);
+    assert_eq!(ledger.emails(&org(), 0, 10).await.unwrap(), []);
+    assert_eq!(ledger.domains(&org(), "", 10).await.unwrap(), []);
+    assert_eq!(ledger.loop_state(&org(), "loop").await.unwrap(), LoopState::default());
+    ledger.apply(vec![sent(1, "d.example", "p", 1)], Vec::new()).await.unwrap();
+    assert_eq!(ledger.email(&org(), 1).await.unwrap().unwrap().parts.len(), 1);
 }
 
 #[tokio::test]
