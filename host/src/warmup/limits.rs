@@ -30,6 +30,8 @@ pub use allowance::Allowance;
 pub struct Limits {
     boot_id: String,
     gates: HashMap<String, Gate>,
+    /// Scopes of which something may have to be written, so that a turn does not ask those of all organizations.
+    changed: Vec<String>,
     /// Rows that were given for a commit that is not known to have succeeded.
     unwritten: Arc<Vec<Usage>>,
 }
@@ -117,14 +119,14 @@ pub fn share_scope(share: &str) -> String {
 impl Limits {
     /// No gates. `boot_id` names the boot that every later `boot_ms` counts from.
     pub fn new(boot_id: impl Into<String>) -> Limits {
-        Limits { boot_id: boot_id.into(), gates: HashMap::new(), unwritten: Arc::default() }
+        Limits { boot_id: boot_id.into(), gates: HashMap::new(), changed: Vec::new(), unwritten: Arc::default() }
     }
 
     /// Sets the windows of a scope: what it has counted stays, of windows that go as well. Gates are never removed, so that an
     /// organization's file that goes away and comes back finds its counts again.
     pub fn configure(&mut self, scope: &str, windows: &[Window], now: Now) {
-        let gate = self.gates.entry(scope.to_owned()).or_default();
-        gate.configure(windows, now, scope, &self.boot_id);
+        let boot_id = self.boot_id.clone();
+        self.change(scope, |gate| gate.configure(windows, now, scope, &boot_id));
     }
 
     /// The scopes that start with this and have been used or configured.
@@ -140,7 +142,8 @@ impl Limits {
             by_scope.entry(row.scope.clone()).or_default().push(row);
         }
         for (scope, rows) in by_scope {
-            self.gates.entry(scope).or_default().restore(&rows, in_doubt_max, now, &self.boot_id);
+            let boot_id = self.boot_id.clone();
+            self.change(&scope, |gate| gate.restore(&rows, in_doubt_max, now, &boot_id));
         }
     }
 
@@ -207,8 +210,9 @@ impl Limits {
     /// come first. Windows of up to a second are not stored.
     pub fn dirty(&mut self, now: Now) -> Arc<Vec<Usage>> {
         let mut rows = Vec::new();
-        for (scope, gate) in &mut self.gates {
-            rows.extend(gate.dirty(scope, now, &self.boot_id));
+        for scope in std::mem::take(&mut self.changed) {
+            let Some(gate) = self.gates.get_mut(&scope) else { continue };
+            rows.extend(gate.dirty(&scope, now, &self.boot_id));
         }
         if !self.unwritten.is_empty() {
             let is_newer = |old: &&Usage| rows.iter().any(|row| is_same_bucket(row, old));
@@ -227,11 +231,19 @@ impl Limits {
 
     fn each(&mut self, scopes: &[impl AsRef<str>], act: impl Fn(&mut Gate)) {
         for scope in scopes {
-            match self.gates.get_mut(scope.as_ref()) {
-                Some(gate) => act(gate),
-                None => act(self.gates.entry(scope.as_ref().to_owned()).or_default()),
-            }
+            self.change(scope.as_ref(), &act);
         }
+    }
+
+    fn change(&mut self, scope: &str, act: impl FnOnce(&mut Gate)) {
+        let gate = match self.gates.get_mut(scope) {
+            Some(gate) => gate,
+            None => self.gates.entry(scope.to_owned()).or_default(),
+        };
+        if !gate.is_changed() {
+            self.changed.push(scope.to_owned());
+        }
+        act(gate);
     }
 }
 

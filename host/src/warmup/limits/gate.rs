@@ -31,6 +31,11 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// Tells whether something may have to be written.
+    pub fn is_changed(&self) -> bool {
+        self.changed
+    }
+
     /// Takes `n` slots. The caller has asked [`Gate::tightest`] at the same time.
     pub fn take(&mut self, n: u64) {
         self.changed = true;
