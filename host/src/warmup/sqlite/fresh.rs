@@ -6,8 +6,8 @@
 use crate::db::DbError;
 use crate::warmup::sqlite::blocks::{Block, Users};
 use rusqlite::{Connection, OptionalExtension, params};
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// Adds users of a block to a lane.
 pub fn add(connection: &Connection, block: Block, provider: i64, users: Users) -> Result<(), DbError> {
@@ -62,9 +62,9 @@ pub fn remove(connection: &Connection, block: Block, provider: i64, users: Users
     leaving.write(connection)
 }
 
-/// What leaves `fresh` in a turn, so that a row is read and written once.
+/// What leaves `fresh` in a turn, by block and lane, so that a row is read and written once.
 #[derive(Default)]
-pub struct Leaving(HashMap<(Block, i64), Untried>);
+pub struct Leaving(BTreeMap<(Block, i64), Untried>);
 
 struct Untried {
     stood: Users,
@@ -88,6 +88,11 @@ impl Leaving {
         let taken = untried.left.common(users);
         untried.left = untried.left.without(users);
         Ok(taken)
+    }
+
+    /// How many users of a block stay untried in the lanes that others leave.
+    pub fn left(&self, block: Block) -> usize {
+        self.0.range((block, i64::MIN)..=(block, i64::MAX)).map(|(_, untried)| untried.left.len()).sum()
     }
 
     pub fn write(self, connection: &Connection) -> Result<(), DbError> {

@@ -91,8 +91,7 @@ struct Changes {
     counts: Deltas,
     left_hands: BTreeMap<Block, Users>,
     fresh: fresh::Leaving,
-    /// Entries of `sent`.
-    sent: BTreeMap<Block, Vec<u8>>,
+    sent: BTreeMap<Block, sent::New>,
 }
 
 impl Changes {
@@ -100,10 +99,10 @@ impl Changes {
         for (block, users) in self.left_hands {
             sending::leave(connection, block, users)?;
         }
-        self.fresh.write(connection)?;
-        for (block, entries) in self.sent.into_iter().filter(|(_, entries)| !entries.is_empty()) {
-            sent::add(connection, block, &entries)?;
+        for (block, new) in self.sent.iter().filter(|(_, new)| !new.is_empty()) {
+            sent::add(connection, *block, new, self.fresh.left(*block))?;
         }
+        self.fresh.write(connection)?;
         self.counts.write(connection, context, now)
     }
 }
@@ -133,7 +132,7 @@ fn one(connection: &Connection, context: &mut Context, turn: &Turn, recorded: &R
         Settled::Returned { next_at } => return give_back(connection, claimed, provider, when(*next_at)),
     };
     let client = context.name_id(connection, &claimed.client)?;
-    let packed = untried && state == State::Sent && sent::pack(changes.sent.entry(block).or_default(), slot, client, at, said);
+    let packed = untried && state == State::Sent && changes.sent.entry(block).or_default().pack(slot, client, at, said);
     if !packed {
         settle(connection, claimed, (provider, client), (state, said, next_at), at)?;
     }

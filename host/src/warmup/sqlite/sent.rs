@@ -1,4 +1,5 @@
-//! `sent`: live mail that was accepted at its first attempt, packed: an entry a delivery, one row a block.
+//! `sent`: live mail that was accepted at its first attempt, packed: an entry a delivery, one row a block. A row is made as long as
+//! the entries that are expected will make it: those that come later are written into it, and it stays where it is in its tree.
 //!
 //! Invariant: an entry comes back as it was packed. Whatever an entry cannot say has a row in `deliveries` instead. Numbers are
 //! little endian.
@@ -14,6 +15,10 @@ use std::collections::BTreeMap;
 const ENHANCED: u8 = 1;
 /// There is a sentence of our own.
 const DETAIL: u8 = 2;
+/// In place of a slot: what follows is room for entries to come.
+const ROOM: u8 = u8::MAX;
+/// The most room that a row is made with, in octets.
+const ROOM_MAX: usize = 8 * 1024;
 
 /// What is known of a delivery that was accepted at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,29 +28,49 @@ pub struct Accepted {
     pub said: Said,
 }
 
-/// Packs an entry behind others; `false` where it does not fit into one.
-pub fn pack(entries: &mut Vec<u8>, slot: Slot, client: i64, at: i64, said: &Said) -> bool {
-    let (Some(reply), None) = (&said.reply, said.fault) else { return false };
-    let (Ok(client), Ok(at)) = (u32::try_from(client), u64::try_from(at)) else { return false };
-    let detail = said.detail.as_deref();
-    if reply.text.len() > usize::from(u16::MAX) || detail.is_some_and(|text| text.len() > usize::from(u16::MAX)) {
-        return false;
+/// Entries to add to a row.
+#[derive(Debug, Default)]
+pub struct New {
+    octets: Vec<u8>,
+    count: usize,
+}
+
+impl New {
+    /// Packs an entry behind others; `false` where it does not fit into one.
+    pub fn pack(&mut self, slot: Slot, client: i64, at: i64, said: &Said) -> bool {
+        let (Some(reply), None) = (&said.reply, said.fault) else { return false };
+        let (Ok(client), Ok(at)) = (u32::try_from(client), u64::try_from(at)) else { return false };
+        let detail = said.detail.as_deref();
+        if reply.text.len() > usize::from(u16::MAX) || detail.is_some_and(|text| text.len() > usize::from(u16::MAX)) {
+            return false;
+        }
+        let flags = if reply.enhanced.is_some() { ENHANCED } else { 0 } | if detail.is_some() { DETAIL } else { 0 };
+        let entries = &mut self.octets;
+        entries.extend([slot as u8, flags]);
+        entries.extend(client.to_le_bytes());
+        entries.extend(at.to_le_bytes());
+        entries.extend(reply.code.to_le_bytes());
+        if let Some(EnhancedCode(class, subject, detail)) = reply.enhanced {
+            entries.push(class);
+            entries.extend(subject.to_le_bytes());
+            entries.extend(detail.to_le_bytes());
+        }
+        for text in [Some(reply.text.as_str()), detail].into_iter().flatten() {
+            entries.extend((text.len() as u16).to_le_bytes());
+            entries.extend(text.as_bytes());
+        }
+        self.count += 1;
+        true
     }
-    let flags = if reply.enhanced.is_some() { ENHANCED } else { 0 } | if detail.is_some() { DETAIL } else { 0 };
-    entries.extend([slot as u8, flags]);
-    entries.extend(client.to_le_bytes());
-    entries.extend(at.to_le_bytes());
-    entries.extend(reply.code.to_le_bytes());
-    if let Some(EnhancedCode(class, subject, detail)) = reply.enhanced {
-        entries.push(class);
-        entries.extend(subject.to_le_bytes());
-        entries.extend(detail.to_le_bytes());
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
     }
-    for text in [Some(reply.text.as_str()), detail].into_iter().flatten() {
-        entries.extend((text.len() as u16).to_le_bytes());
-        entries.extend(text.as_bytes());
+
+    /// Room for so many entries more that are like these.
+    fn room(&self, entries: usize) -> usize {
+        (self.octets.len() / self.count.max(1) * entries).min(ROOM_MAX)
     }
-    true
 }
 
 /// The entries of a row.
@@ -58,11 +83,34 @@ impl<'a> Entries<'a> {
         Some(*octets)
     }
 
-    fn text(&mut self) -> Option<String> {
+    fn text(&mut self) -> Option<&'a [u8]> {
         let length = usize::from(u16::from_le_bytes(self.octets()?));
         let (text, left) = self.0.split_at_checked(length)?;
         self.0 = left;
-        Some(std::str::from_utf8(text).ok()?.to_owned())
+        Some(text)
+    }
+
+    fn string(&mut self) -> Option<String> {
+        Some(std::str::from_utf8(self.text()?).ok()?.to_owned())
+    }
+
+    /// No entry follows.
+    fn is_over(&self) -> bool {
+        self.0.first().is_none_or(|slot| *slot == ROOM)
+    }
+
+    /// Passes over an entry.
+    fn skip(&mut self) -> Option<()> {
+        let [_, flags] = self.octets()?;
+        self.octets::<14>()?;
+        if flags & ENHANCED != 0 {
+            self.octets::<5>()?;
+        }
+        self.text()?;
+        if flags & DETAIL != 0 {
+            self.text()?;
+        }
+        Some(())
     }
 
     fn next(&mut self) -> Option<(Slot, Accepted)> {
@@ -77,32 +125,61 @@ impl<'a> Entries<'a> {
                 Some(EnhancedCode(class, u16::from_le_bytes(self.octets()?), u16::from_le_bytes(self.octets()?)))
             }
         };
-        let reply = Some(Reply { code, enhanced, text: self.text()? });
-        let detail = if flags & DETAIL == 0 { None } else { Some(self.text()?) };
+        let reply = Some(Reply { code, enhanced, text: self.string()? });
+        let detail = if flags & DETAIL == 0 { None } else { Some(self.string()?) };
         Some((Slot::from(slot), Accepted { client, at, said: Said { reply, fault: None, detail } }))
     }
 }
 
-/// Reads what [`pack`] has packed; `None` where it is damaged.
+/// Reads what [`New::pack`] has packed; `None` where it is damaged.
 fn unpack(octets: &[u8]) -> Option<BTreeMap<Slot, Accepted>> {
     let mut entries = Entries(octets);
     let mut found = BTreeMap::new();
-    while !entries.0.is_empty() {
+    while !entries.is_over() {
         let (slot, accepted) = entries.next()?;
         found.insert(slot, accepted);
     }
     Some(found)
 }
 
-/// Adds entries to those of a block.
-pub fn add(connection: &Connection, block: Block, entries: &[u8]) -> Result<(), DbError> {
-    connection
-        .prepare_cached(
-            "INSERT INTO sent (org, email, block, entries) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (org, email, block) DO UPDATE SET entries = CAST(entries || excluded.entries AS BLOB)",
-        )?
-        .execute(params![block.org, block.email, block.number, entries])?;
+/// Where the room of a row begins; `None` where it is damaged.
+fn end(octets: &[u8]) -> Option<usize> {
+    let mut entries = Entries(octets);
+    while !entries.is_over() {
+        entries.skip()?;
+    }
+    Some(octets.len() - entries.0.len())
+}
+
+/// Adds entries to those of a block, behind which so many are expected.
+pub fn add(connection: &Connection, block: Block, new: &New, expected: usize) -> Result<(), DbError> {
+    let key = [block.org, block.email, block.number];
+    let stood: Option<(i64, Vec<u8>)> = connection
+        .prepare_cached("SELECT id, entries FROM sent WHERE org = ?1 AND email = ?2 AND block = ?3")?
+        .query_row(key, |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((id, mut octets)) = stood else {
+        let octets = [&new.octets[..], &vec![ROOM; new.room(expected)]].concat();
+        connection.prepare_cached("INSERT INTO sent (org, email, block, entries) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+            block.org,
+            block.email,
+            block.number,
+            octets
+        ])?;
+        return Ok(());
+    };
+    let from = end(&octets).ok_or_else(|| damaged(block))?;
+    let to = from + new.octets.len();
+    if to > octets.len() {
+        octets.resize(to + new.room(expected), ROOM);
+    }
+    octets[from..to].copy_from_slice(&new.octets);
+    connection.prepare_cached("UPDATE sent SET entries = ?2 WHERE id = ?1")?.execute(params![id, octets])?;
     Ok(())
+}
+
+fn damaged(block: Block) -> DbError {
+    DbError::Damaged(format!("what stands of sent mail in block {} of email {} makes no sense", block.number, block.email))
 }
 
 /// Those of a block's users that were accepted at once.
@@ -111,9 +188,7 @@ pub fn of_block(connection: &Connection, block: Block) -> Result<BTreeMap<Slot, 
         .prepare_cached("SELECT entries FROM sent WHERE org = ?1 AND email = ?2 AND block = ?3")?
         .query_row([block.org, block.email, block.number], |row| row.get(0))
         .optional()?;
-    let damaged =
-        || DbError::Damaged(format!("what stands of sent mail in block {} of email {} makes no sense", block.number, block.email));
-    entries.map_or(Ok(BTreeMap::new()), |octets| unpack(&octets).ok_or_else(damaged))
+    entries.map_or(Ok(BTreeMap::new()), |octets| unpack(&octets).ok_or_else(|| damaged(block)))
 }
 
 #[cfg(test)]
@@ -134,17 +209,17 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn entries_come_back_as_they_were_packed_however_many_at_a_time(
-            wanted in prop::collection::btree_map(0_u32..64, accepted(), 1..64), at_a_time in 1_usize..20,
+            wanted in prop::collection::btree_map(0_u32..64, accepted(), 1..64), at_a_time in 1_usize..20, expected in 0_usize..64,
         ) {
             let folder = tempfile::tempdir().unwrap();
             let (connection, _) = database(&folder, 1);
             let block = Block { org: 1, email: 1, number: 7 };
             for part in wanted.iter().collect::<Vec<_>>().chunks(at_a_time) {
-                let mut entries = Vec::new();
+                let mut new = New::default();
                 for (slot, entry) in part {
-                    prop_assert!(pack(&mut entries, **slot, entry.client, entry.at, &entry.said));
+                    prop_assert!(new.pack(**slot, entry.client, entry.at, &entry.said));
                 }
-                add(&connection, block, &entries).unwrap();
+                add(&connection, block, &new, expected).unwrap();
             }
             prop_assert_eq!(of_block(&connection, block).unwrap(), wanted);
             prop_assert_eq!(of_block(&connection, Block { number: 8, ..block }).unwrap(), BTreeMap::new());
@@ -162,20 +237,39 @@ mod tests {
         let plain = Said { reply: reply("ok"), ..Said::default() };
         let cases = [(1, 0, &none), (1, 0, &blamed), (1, 0, &wordy), (1, 0, &explained), (1 << 32, 0, &plain), (1, -1, &plain)];
         for (client, at, said) in cases {
-            let mut entries = Vec::new();
-            assert!(!pack(&mut entries, 0, client, at, said), "{client} {at}");
-            assert!(entries.is_empty());
+            let mut new = New::default();
+            assert!(!new.pack(0, client, at, said), "{client} {at}");
+            assert!(new.is_empty());
         }
+    }
+
+    #[test]
+    fn a_row_is_as_long_from_the_start_as_the_entries_that_are_expected_will_make_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (connection, _) = database(&folder, 1);
+        let block = Block { org: 1, email: 1, number: 7 };
+        let said = Said { reply: Some(Reply { code: 250, enhanced: None, text: "2.0.0 Ok: queued".to_owned() }), ..Said::default() };
+        let mut lengths = Vec::new();
+        for slot in 0..64_u32 {
+            let mut new = New::default();
+            assert!(new.pack(slot, 1, 1, &said));
+            add(&connection, block, &new, 63 - slot as usize).unwrap();
+            let octets: Vec<u8> = connection.query_row("SELECT entries FROM sent", [], |row| row.get(0)).unwrap();
+            assert_eq!(of_block(&connection, block).unwrap().len(), slot as usize + 1);
+            lengths.push(octets.len());
+        }
+        lengths.dedup();
+        assert_eq!(lengths, [64 * (2 + 4 + 8 + 2 + 2 + 16)]);
     }
 
     #[test]
     fn a_damaged_row_is_told_and_not_taken_for_fewer_entries() {
         let said = Said { reply: Some(Reply { code: 250, enhanced: None, text: "ok".to_owned() }), ..Said::default() };
-        let mut entries = Vec::new();
-        assert!(pack(&mut entries, 0, 1, 1, &said));
-        for length in 1..entries.len() {
-            assert_eq!(unpack(&entries[..length]), None, "{length}");
+        let mut new = New::default();
+        assert!(new.pack(0, 1, 1, &said));
+        for length in 1..new.octets.len() {
+            assert_eq!((unpack(&new.octets[..length]), end(&new.octets[..length])), (None, None), "{length}");
         }
-        assert!(unpack(&entries).is_some());
+        assert_eq!((unpack(&new.octets).map(|found| found.len()), end(&new.octets)), (Some(1), Some(new.octets.len())));
     }
 }

@@ -7,7 +7,7 @@ use crate::warmup::sqlite::rows::{Context, state};
 use crate::warmup::sqlite::sending::InHand;
 use crate::warmup::sqlite::{fresh, sending};
 use crate::warmup::store::WaitingLane;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 /// `queued` and `deferred` recipients join a lane, or leave it where they are negative. Tells whether somebody is known to wait there:
 /// not where nothing changes.
@@ -20,23 +20,24 @@ pub fn changed(
         return Ok(false);
     }
     let lane = [org.0, email, provider];
-    // Read first: an upsert that answers what it wrote costs SQLite a table of its own each time.
-    let stood: Option<(i64, i64)> = connection
-        .prepare_cached("SELECT queued, deferred FROM waiting WHERE org = ?1 AND email = ?2 AND provider = ?3")?
-        .query_row(lane, |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let (queued, deferred) = stood.map_or((queued, deferred), |stood| (stood.0 + queued, stood.1 + deferred));
-    let left = queued + deferred;
-    if left == 0 {
-        connection.prepare_cached("DELETE FROM waiting WHERE org = ?1 AND email = ?2 AND provider = ?3")?.execute(lane)?;
-        return Ok(false);
+    // An upsert that answers what it wrote costs SQLite a table of its own each time.
+    let stays = connection
+        .prepare_cached(
+            "UPDATE waiting SET queued = queued + ?4, deferred = deferred + ?5
+             WHERE org = ?1 AND email = ?2 AND provider = ?3 AND queued + deferred + ?4 + ?5 <> 0",
+        )?
+        .execute([org.0, email, provider, queued, deferred])?;
+    if stays == 1 {
+        return Ok(true);
     }
-    let write = match stood {
-        Some(_) => "UPDATE waiting SET queued = ?4, deferred = ?5 WHERE org = ?1 AND email = ?2 AND provider = ?3",
-        None => "INSERT INTO waiting (org, email, provider, queued, deferred) VALUES (?1, ?2, ?3, ?4, ?5)",
-    };
-    connection.prepare_cached(write)?.execute([org.0, email, provider, queued, deferred])?;
-    Ok(true)
+    let are_first = queued + deferred > 0;
+    if are_first {
+        let insert = "INSERT INTO waiting (org, email, provider, queued, deferred) VALUES (?1, ?2, ?3, ?4, ?5)";
+        connection.prepare_cached(insert)?.execute([org.0, email, provider, queued, deferred])?;
+    } else {
+        connection.prepare_cached("DELETE FROM waiting WHERE org = ?1 AND email = ?2 AND provider = ?3")?.execute(lane)?;
+    }
+    Ok(are_first)
 }
 
 /// The same for a lane that is known by name.
