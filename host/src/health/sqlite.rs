@@ -114,13 +114,13 @@ impl Ledger for SqliteLedger {
 
     async fn email(&self, org: &OrgName, email: i64) -> Result<Option<EmailCounts>> {
         let org = org.clone();
-        let found = self.readers.read(move |db| Ok(read::emails(db, &org, email - 1, 1)?)).await?;
+        let found = self.readers.read(move |db| read::emails(db, &org, email - 1, 1)).await?;
         Ok(found.into_iter().find(|e| e.email == email))
     }
 
     async fn emails(&self, org: &OrgName, after: i64, limit: usize) -> Result<Vec<EmailCounts>> {
         let org = org.clone();
-        self.readers.read(move |db| Ok(read::emails(db, &org, after, limit)?)).await
+        self.readers.read(move |db| read::emails(db, &org, after, limit)).await
     }
 
     async fn delivery(&self, org: &OrgName, email: i64, user: i64, token: i64) -> Result<Option<FoundDelivery>> {
@@ -130,7 +130,7 @@ impl Ledger for SqliteLedger {
 
     async fn domains(&self, org: &OrgName, after: &str, limit: usize) -> Result<Vec<(String, String)>> {
         let (org, after) = (org.clone(), after.to_owned());
-        self.readers.read(move |db| Ok(read::domains(db, &org, &after, limit)?)).await
+        self.readers.read(move |db| read::domains(db, &org, &after, limit)).await
     }
 }
 

@@ -30,7 +30,7 @@ pub use allowance::Allowance;
 pub struct Limits {
     boot_id: String,
     gates: HashMap<String, Gate>,
-    /// Scopes of which something may have to be written, so that a turn does not ask those of all organizations.
+    /// Those whose gate is changed, so that a turn does not ask the gates of all organizations what is to be written.
     changed: Vec<String>,
     /// Rows that were given for a commit that is not known to have succeeded.
     unwritten: Arc<Vec<Usage>>,
@@ -125,8 +125,7 @@ impl Limits {
     /// Sets the windows of a scope: what it has counted stays, of windows that go as well. Gates are never removed, so that an
     /// organization's file that goes away and comes back finds its counts again.
     pub fn configure(&mut self, scope: &str, windows: &[Window], now: Now) {
-        let boot_id = self.boot_id.clone();
-        self.change(scope, |gate| gate.configure(windows, now, scope, &boot_id));
+        changing(&mut self.gates, &mut self.changed, scope).configure(windows, now, scope, &self.boot_id);
     }
 
     /// The scopes that start with this and have been used or configured.
@@ -142,8 +141,7 @@ impl Limits {
             by_scope.entry(row.scope.clone()).or_default().push(row);
         }
         for (scope, rows) in by_scope {
-            let boot_id = self.boot_id.clone();
-            self.change(&scope, |gate| gate.restore(&rows, in_doubt_max, now, &boot_id));
+            changing(&mut self.gates, &mut self.changed, &scope).restore(&rows, in_doubt_max, now, &self.boot_id);
         }
     }
 
@@ -231,20 +229,21 @@ impl Limits {
 
     fn each(&mut self, scopes: &[impl AsRef<str>], act: impl Fn(&mut Gate)) {
         for scope in scopes {
-            self.change(scope.as_ref(), &act);
+            act(changing(&mut self.gates, &mut self.changed, scope.as_ref()));
         }
     }
+}
 
-    fn change(&mut self, scope: &str, act: impl FnOnce(&mut Gate)) {
-        let gate = match self.gates.get_mut(scope) {
-            Some(gate) => gate,
-            None => self.gates.entry(scope.to_owned()).or_default(),
-        };
-        if !gate.is_changed() {
-            self.changed.push(scope.to_owned());
-        }
-        act(gate);
+/// The gate of a scope, which is about to change.
+fn changing<'a>(gates: &'a mut HashMap<String, Gate>, changed: &mut Vec<String>, scope: &str) -> &'a mut Gate {
+    if !gates.contains_key(scope) {
+        gates.insert(scope.to_owned(), Gate::default());
     }
+    let gate = gates.get_mut(scope).expect("it was put there above");
+    if !gate.is_changed() {
+        changed.push(scope.to_owned());
+    }
+    gate
 }
 
 fn is_same_bucket(one: &Usage, other: &Usage) -> bool {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Between two looks at how far it is.
 const LOOK_MIN: Duration = Duration::from_millis(5);
-const LOOK_MAX: Duration = Duration::from_secs(5);
+const LOOK_MAX: Duration = Duration::from_secs(2);
 /// Requests at a time, where there are many organizations.
 const SENDS_MAX: usize = 16;
 /// Imports at a time: as many as the service takes.

@@ -6,7 +6,7 @@ use crate::bus::Position;
 use crate::db::DbError;
 use crate::health::sqlite::blocks::Block;
 use crate::health::sqlite::names::Names;
-use crate::health::sqlite::places::{self, Entry as _, Seen};
+use crate::health::sqlite::places::{self, Known, Seen};
 use crate::health::sqlite::{chunks, topic_number};
 use crate::health::tally::{Delivery, Flags, Tally, is_watched, kind_number};
 use crate::model::event::{EmailProgressed, Event, FactsReported, RecipientChanged};
@@ -59,7 +59,7 @@ impl<'a> Batch<'a> {
 
     /// Writes what was summed up over the batch.
     pub fn finish(self, positions: &[Position]) -> Result<(), DbError> {
-        places::merge(self.db, self.figures.into_iter().filter(|(_, tally)| *tally != Tally::default()))?;
+        places::merge(self.db, self.figures.into_iter().filter(|(_, tally)| !tally.is_nothing()))?;
         places::merge(self.db, self.seen.into_iter())?;
         let mut first =
             self.db.prepare_cached("INSERT INTO first_sent VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET at = min(at, excluded.at)")?;
@@ -91,9 +91,9 @@ impl<'a> Batch<'a> {
         let org = self.names.org(self.db, &e.org)?;
         let place = self.names.place(self.db, &e.domain, &e.provider)?;
         let key = (org, e.email.0, e.user.0);
-        let Some(slot) = self.slot(key, &e.message_id)? else { return Ok(()) };
+        let Some(spot) = self.spot(key, &e.message_id)? else { return Ok(()) };
         self.seen.entry((org, place)).or_default().merge(Seen { at: e.at });
-        let before = self.delivery(slot)?;
+        let before = self.delivery(spot)?;
         let mut after = Delivery::from_change(e, place);
         if is_watched(after.state) {
             let first = self.first_sent.entry((org, e.email.0)).or_insert(after.sent_at);
@@ -102,10 +102,10 @@ impl<'a> Batch<'a> {
         match &before {
             Some(before) if !after.supersedes(before) => return Ok(()),
             Some(before) => after = after.with_evidence_of(before),
-            None if self.loaded(slot.0)?.has_facts => after.flags = after.flags.with(self.early_evidence(key, after.token)?),
+            None if self.loaded(spot.0)?.has_facts => after.flags = after.flags.with(self.early_evidence(key, after.token)?),
             None => {}
         }
-        self.replace(org, slot, before.as_ref(), &after)
+        self.replace(org, spot, before.as_ref(), &after)
     }
 
     fn apply_facts(&mut self, e: &FactsReported) -> rusqlite::Result<()> {
@@ -130,9 +130,9 @@ impl<'a> Batch<'a> {
     fn apply_fact(&mut self, org: i64, e: &FactsReported, fact: &Fact) -> rusqlite::Result<()> {
         let Some(id) = RecipientMessageId::parse(&fact.message_id) else { return Ok(()) };
         let email_id = self.names.email(self.db, (org, id.email))?;
-        let slot = email_id.and_then(|email_id| chunks::row_of(email_id, id.user));
-        let before = match slot {
-            Some(slot) => self.delivery(slot)?,
+        let spot = email_id.and_then(|email_id| chunks::row_of(email_id, id.user));
+        let before = match spot {
+            Some(spot) => self.delivery(spot)?,
             None => None,
         };
         if before.is_some_and(|d| d.token != id.token) {
@@ -145,11 +145,11 @@ impl<'a> Batch<'a> {
                  WHERE (excluded.seen_at, excluded.source) < (seen_at, source)",
             )?
             .execute((org, id.email, id.user, id.token, kind_number(fact.kind), fact.at_ms, e.at, &*e.feedback))?;
-        let Some(slot) = slot else { return Ok(()) };
-        self.loaded(slot.0)?.has_facts = true;
+        let Some(spot) = spot else { return Ok(()) };
+        self.loaded(spot.0)?.has_facts = true;
         let Some(before) = before else { return Ok(()) };
         let after = Delivery { flags: before.flags.with(Flags::of(fact.kind)), ..before };
-        if after == before { Ok(()) } else { self.replace(org, slot, Some(&before), &after) }
+        if after == before { Ok(()) } else { self.replace(org, spot, Some(&before), &after) }
     }
 
     fn apply_aggregate(&self, org: i64, e: &FactsReported, key: (&str, &str, &str), value: Option<f64>) -> rusqlite::Result<()> {
@@ -176,7 +176,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The block of a delivery, and the slot in it. An email whose own events are still to come is known by its first delivery.
-    fn slot(&mut self, (org, email, user): Key, message_id: &str) -> rusqlite::Result<Option<(i64, usize)>> {
+    fn spot(&mut self, (org, email, user): Key, message_id: &str) -> rusqlite::Result<Option<(i64, usize)>> {
         if let Some(id) = self.names.email(self.db, (org, email))? {
             return Ok(chunks::row_of(id, user));
         }

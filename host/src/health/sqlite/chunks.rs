@@ -12,7 +12,7 @@ pub const SLOT_LAST: usize = (NEIGHBOURS - 1) as usize;
 /// What a row's number has below its owner's.
 pub const CHUNK_BITS: u32 = 26;
 /// The highest number that has a row: 32 bits.
-pub const NUMBER_MAX: i64 = (1 << (SLOT_BITS + CHUNK_BITS)) - 1;
+const NUMBER_MAX: i64 = (1 << (SLOT_BITS + CHUNK_BITS)) - 1;
 
 /// The row and the slot in it of an owner's number; `None` for a number that nothing has.
 pub fn row_of(owner: i64, number: i64) -> Option<(i64, usize)> {

@@ -3,14 +3,14 @@
 //!
 //! Invariant: an entry comes back as it was packed. Numbers are LEB128: seven bits an octet, the lowest first.
 
+use crate::db::DbError;
 use crate::health::sqlite::chunks::{self, NEIGHBOURS};
 use crate::health::tally::Tally;
-use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Result};
+use rusqlite::{Connection, OptionalExtension};
 use std::collections::BTreeMap;
 
 /// What is known of one place.
-pub trait Entry: Sized {
+pub trait Known: Sized {
     const READ: &str;
     const READ_ALL: &str;
     const WRITE: &str;
@@ -23,7 +23,7 @@ pub trait Entry: Sized {
 }
 
 /// How the deliveries of an email stand: which figures are not 0, and these.
-impl Entry for Tally {
+impl Known for Tally {
     const READ: &str = "SELECT packed FROM figures WHERE id = ?1";
     const READ_ALL: &str = "SELECT id, packed FROM figures WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
     const WRITE: &str = "INSERT OR REPLACE INTO figures (id, packed) VALUES (?1, ?2)";
@@ -61,7 +61,7 @@ pub struct Seen {
     pub at: i64,
 }
 
-impl Entry for Seen {
+impl Known for Seen {
     const READ: &str = "SELECT packed FROM seen WHERE id = ?1";
     const READ_ALL: &str = "SELECT id, packed FROM seen WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
     const WRITE: &str = "INSERT OR REPLACE INTO seen (id, packed) VALUES (?1, ?2)";
@@ -87,7 +87,7 @@ impl Entry for Seen {
 #[derive(Debug, PartialEq, Eq)]
 struct Row<E>(BTreeMap<u8, E>);
 
-impl<E: Entry> Row<E> {
+impl<E: Known> Row<E> {
     fn packed(&self) -> Vec<u8> {
         let mut octets = Vec::new();
         for (slot, entry) in self.0.iter().filter(|(_, entry)| !entry.is_nothing()) {
@@ -95,6 +95,11 @@ impl<E: Entry> Row<E> {
             entry.pack(&mut octets);
         }
         octets
+    }
+
+    /// Reads the row of a number.
+    fn stored(id: i64, octets: &[u8]) -> Result<Row<E>, DbError> {
+        Row::unpacked(octets).ok_or_else(|| DbError::Damaged(format!("what stands by recipient domain in row {id} makes no sense")))
     }
 
     fn unpacked(mut octets: &[u8]) -> Option<Row<E>> {
@@ -109,14 +114,8 @@ impl<E: Entry> Row<E> {
     }
 }
 
-impl<E: Entry> FromSql for Row<E> {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Row<E>> {
-        Row::unpacked(value.as_blob()?).ok_or_else(|| FromSqlError::Other("what stands of recipient domains makes no sense".into()))
-    }
-}
-
 /// Adds to what is known by owner and place. A row is read and written once.
-pub fn merge<E: Entry>(db: &Connection, changes: impl Iterator<Item = ((i64, i64), E)>) -> Result<()> {
+pub fn merge<E: Known>(db: &Connection, changes: impl Iterator<Item = ((i64, i64), E)>) -> Result<(), DbError> {
     let mut rows: BTreeMap<i64, Vec<(u8, E)>> = BTreeMap::new();
     for ((owner, place), change) in changes {
         // The database numbers places from 1 on, and there are not as many as could be numbered.
@@ -124,8 +123,8 @@ pub fn merge<E: Entry>(db: &Connection, changes: impl Iterator<Item = ((i64, i64
         rows.entry(row).or_default().push((slot as u8, change));
     }
     for (id, changes) in rows {
-        let stood = db.prepare_cached(E::READ)?.query_row([id], |r| r.get(0)).optional()?;
-        let mut row: Row<E> = stood.unwrap_or(Row(BTreeMap::new()));
+        let stood: Option<Vec<u8>> = db.prepare_cached(E::READ)?.query_row([id], |r| r.get(0)).optional()?;
+        let mut row: Row<E> = Row::stored(id, &stood.unwrap_or_default())?;
         for (slot, change) in changes {
             match row.0.get_mut(&slot) {
                 Some(known) => known.merge(change),
@@ -138,13 +137,14 @@ pub fn merge<E: Entry>(db: &Connection, changes: impl Iterator<Item = ((i64, i64
 }
 
 /// What is known of an owner's places, each with its number.
-pub fn of<E: Entry>(db: &Connection, owner: i64) -> Result<Vec<(i64, E)>> {
+pub fn of<E: Known>(db: &Connection, owner: i64) -> Result<Vec<(i64, E)>, DbError> {
     let mut select = db.prepare_cached(E::READ_ALL)?;
     let rows = chunks::rows_of(owner);
     let mut rows = select.query([rows.start(), rows.end()])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let (id, Row(entries)): (i64, Row<E>) = (row.get(0)?, row.get(1)?);
+        let (id, octets): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
+        let Row(entries) = Row::stored(id, &octets)?;
         found.extend(entries.into_iter().map(|(slot, entry)| (chunks::number_of(id, usize::from(slot)), entry)));
     }
     Ok(found)

@@ -3,6 +3,7 @@
 //! Invariant: every answer is read from one moment of the database, page by page where it could be large.
 
 use crate::bus::{Position, Topic};
+use crate::db::DbError;
 use crate::health::sqlite::apply::Key;
 use crate::health::sqlite::blocks::Block;
 use crate::health::sqlite::names::{find_email, find_org};
@@ -161,7 +162,7 @@ fn message_id(email: i64, user: i64, token: i64, from_domain: &str) -> String {
     format!("{email}.{user}.{}@{from_domain}", URL_SAFE_NO_PAD.encode(&token.to_be_bytes()[2..]))
 }
 
-pub fn emails(db: &Connection, org: &OrgName, after: i64, limit: usize) -> Result<Vec<EmailCounts>> {
+pub fn emails(db: &Connection, org: &OrgName, after: i64, limit: usize) -> std::result::Result<Vec<EmailCounts>, DbError> {
     let Some(org) = find_org(db, org)? else { return Ok(Vec::new()) };
     let mut select = db.prepare_cached(
         "SELECT e.id, email, from_domain, recipients, f.at FROM emails e LEFT JOIN first_sent f USING (org, email)
@@ -178,7 +179,7 @@ pub fn emails(db: &Connection, org: &OrgName, after: i64, limit: usize) -> Resul
 }
 
 /// The figures of an email, in the order of domains and providers.
-fn parts(db: &Connection, email_id: i64, places: &mut Places) -> Result<Vec<Part>> {
+fn parts(db: &Connection, email_id: i64, places: &mut Places) -> std::result::Result<Vec<Part>, DbError> {
     let mut parts = Vec::new();
     for (id, tally) in places::of::<Tally>(db, email_id)? {
         let Place { domain, provider } = places.get(db, id)?;
@@ -208,7 +209,7 @@ pub fn delivery(db: &Connection, org: &OrgName, (email, user): (i64, i64), token
     Ok(Some(found))
 }
 
-pub fn domains(db: &Connection, org: &OrgName, after: &str, limit: usize) -> Result<Vec<(String, String)>> {
+pub fn domains(db: &Connection, org: &OrgName, after: &str, limit: usize) -> std::result::Result<Vec<(String, String)>, DbError> {
     let Some(org) = find_org(db, org)? else { return Ok(Vec::new()) };
     let mut latest: BTreeMap<String, (i64, String)> = BTreeMap::new();
     for (id, Seen { at }) in places::of::<Seen>(db, org)? {

@@ -90,7 +90,7 @@ impl Leaving {
         Ok(taken)
     }
 
-    /// How many users of a block stay untried in the lanes that others leave.
+    /// How many users of a block stay untried in the lanes that [`Leaving::take`] was asked about.
     pub fn left(&self, block: Block) -> usize {
         self.0.range((block, i64::MIN)..=(block, i64::MAX)).map(|(_, untried)| untried.left.len()).sum()
     }

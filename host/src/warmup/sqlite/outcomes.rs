@@ -99,7 +99,7 @@ impl Changes {
         for (block, users) in self.left_hands {
             sending::leave(connection, block, users)?;
         }
-        for (block, new) in self.sent.iter().filter(|(_, new)| !new.is_empty()) {
+        for (block, new) in &self.sent {
             sent::add(connection, *block, new, self.fresh.left(*block))?;
         }
         self.fresh.write(connection)?;

@@ -1,8 +1,8 @@
-//! `sent`: live mail that was accepted at its first attempt, packed: an entry a delivery, one row a block. A row is made as long as
-//! the entries that are expected will make it: those that come later are written into it, and it stays where it is in its tree.
+//! `sent`: live mail that was accepted at its first attempt, packed: an entry a delivery, one row a block. A row is made about as long
+//! as the entries that are expected will make it: those that come later are written into it, and the pages around it stay as they are.
 //!
-//! Invariant: an entry comes back as it was packed. Whatever an entry cannot say has a row in `deliveries` instead. Numbers are
-//! little endian.
+//! Invariant: an entry comes back as it was packed. Whatever an entry cannot say has a row in `deliveries` instead. Behind the
+//! entries there is room, which has one value. Numbers are little endian.
 
 use crate::db::DbError;
 use crate::model::delivery::Said;
@@ -15,10 +15,12 @@ use std::collections::BTreeMap;
 const ENHANCED: u8 = 1;
 /// There is a sentence of our own.
 const DETAIL: u8 = 2;
-/// In place of a slot: what follows is room for entries to come.
+/// An octet of the room for entries to come; no slot.
 const ROOM: u8 = u8::MAX;
 /// The most room that a row is made with, in octets.
 const ROOM_MAX: usize = 8 * 1024;
+/// A row that expects no more gives its room back where that is more than one part in this.
+const ROOM_PART: usize = 4;
 
 /// What is known of a delivery that was accepted at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,18 +65,25 @@ impl New {
         true
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
     /// Room for so many entries more that are like these.
     fn room(&self, entries: usize) -> usize {
-        (self.octets.len() / self.count.max(1) * entries).min(ROOM_MAX)
+        (self.octets.len() / self.count * entries).min(ROOM_MAX)
     }
 }
 
 /// The entries of a row.
 struct Entries<'a>(&'a [u8]);
+
+/// An entry as it stands in its row.
+struct Entry<'a> {
+    slot: u8,
+    client: u32,
+    at: u64,
+    code: u16,
+    enhanced: Option<EnhancedCode>,
+    text: &'a [u8],
+    detail: Option<&'a [u8]>,
+}
 
 impl<'a> Entries<'a> {
     fn octets<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -90,33 +99,18 @@ impl<'a> Entries<'a> {
         Some(text)
     }
 
-    fn string(&mut self) -> Option<String> {
-        Some(std::str::from_utf8(self.text()?).ok()?.to_owned())
-    }
-
-    /// No entry follows.
-    fn is_over(&self) -> bool {
-        self.0.first().is_none_or(|slot| *slot == ROOM)
-    }
-
-    /// Passes over an entry.
-    fn skip(&mut self) -> Option<()> {
-        let [_, flags] = self.octets()?;
-        self.octets::<14>()?;
-        if flags & ENHANCED != 0 {
-            self.octets::<5>()?;
+    /// Tells whether nothing but room is left; `None` where something stands behind the room.
+    fn is_over(&self) -> Option<bool> {
+        match self.0.first() {
+            Some(&ROOM) => self.0.iter().all(|octet| *octet == ROOM).then_some(true),
+            first => Some(first.is_none()),
         }
-        self.text()?;
-        if flags & DETAIL != 0 {
-            self.text()?;
-        }
-        Some(())
     }
 
-    fn next(&mut self) -> Option<(Slot, Accepted)> {
+    fn next(&mut self) -> Option<Entry<'a>> {
         let [slot, flags] = self.octets()?;
-        let client = i64::from(u32::from_le_bytes(self.octets()?));
-        let at = i64::try_from(u64::from_le_bytes(self.octets()?)).ok()?;
+        let client = u32::from_le_bytes(self.octets()?);
+        let at = u64::from_le_bytes(self.octets()?);
         let code = u16::from_le_bytes(self.octets()?);
         let enhanced = match flags & ENHANCED {
             0 => None,
@@ -125,9 +119,21 @@ impl<'a> Entries<'a> {
                 Some(EnhancedCode(class, u16::from_le_bytes(self.octets()?), u16::from_le_bytes(self.octets()?)))
             }
         };
-        let reply = Some(Reply { code, enhanced, text: self.string()? });
-        let detail = if flags & DETAIL == 0 { None } else { Some(self.string()?) };
-        Some((Slot::from(slot), Accepted { client, at, said: Said { reply, fault: None, detail } }))
+        let text = self.text()?;
+        let detail = if flags & DETAIL == 0 { None } else { Some(self.text()?) };
+        Some(Entry { slot, client, at, code, enhanced, text, detail })
+    }
+}
+
+impl Entry<'_> {
+    fn accepted(&self) -> Option<Accepted> {
+        let text = |octets| std::str::from_utf8(octets).ok().map(str::to_owned);
+        let detail = match self.detail {
+            Some(octets) => Some(text(octets)?),
+            None => None,
+        };
+        let reply = Some(Reply { code: self.code, enhanced: self.enhanced, text: text(self.text)? });
+        Some(Accepted { client: self.client.into(), at: i64::try_from(self.at).ok()?, said: Said { reply, fault: None, detail } })
     }
 }
 
@@ -135,9 +141,9 @@ impl<'a> Entries<'a> {
 fn unpack(octets: &[u8]) -> Option<BTreeMap<Slot, Accepted>> {
     let mut entries = Entries(octets);
     let mut found = BTreeMap::new();
-    while !entries.is_over() {
-        let (slot, accepted) = entries.next()?;
-        found.insert(slot, accepted);
+    while !entries.is_over()? {
+        let entry = entries.next()?;
+        found.insert(Slot::from(entry.slot), entry.accepted()?);
     }
     Some(found)
 }
@@ -145,14 +151,17 @@ fn unpack(octets: &[u8]) -> Option<BTreeMap<Slot, Accepted>> {
 /// Where the room of a row begins; `None` where it is damaged.
 fn end(octets: &[u8]) -> Option<usize> {
     let mut entries = Entries(octets);
-    while !entries.is_over() {
-        entries.skip()?;
+    while !entries.is_over()? {
+        entries.next()?;
     }
     Some(octets.len() - entries.0.len())
 }
 
-/// Adds entries to those of a block, behind which so many are expected.
+/// Adds entries to those of a block, behind which so many are expected. What is damaged stays, for whoever reads it to tell.
 pub fn add(connection: &Connection, block: Block, new: &New, expected: usize) -> Result<(), DbError> {
+    if new.count == 0 {
+        return Ok(());
+    }
     let key = [block.org, block.email, block.number];
     let stood: Option<(i64, Vec<u8>)> = connection
         .prepare_cached("SELECT id, entries FROM sent WHERE org = ?1 AND email = ?2 AND block = ?3")?
@@ -168,18 +177,14 @@ pub fn add(connection: &Connection, block: Block, new: &New, expected: usize) ->
         ])?;
         return Ok(());
     };
-    let from = end(&octets).ok_or_else(|| damaged(block))?;
+    let from = end(&octets).unwrap_or(octets.len());
     let to = from + new.octets.len();
-    if to > octets.len() {
+    if to > octets.len() || expected == 0 && octets.len() - to > octets.len() / ROOM_PART {
         octets.resize(to + new.room(expected), ROOM);
     }
     octets[from..to].copy_from_slice(&new.octets);
     connection.prepare_cached("UPDATE sent SET entries = ?2 WHERE id = ?1")?.execute(params![id, octets])?;
     Ok(())
-}
-
-fn damaged(block: Block) -> DbError {
-    DbError::Damaged(format!("what stands of sent mail in block {} of email {} makes no sense", block.number, block.email))
 }
 
 /// Those of a block's users that were accepted at once.
@@ -188,7 +193,9 @@ pub fn of_block(connection: &Connection, block: Block) -> Result<BTreeMap<Slot, 
         .prepare_cached("SELECT entries FROM sent WHERE org = ?1 AND email = ?2 AND block = ?3")?
         .query_row([block.org, block.email, block.number], |row| row.get(0))
         .optional()?;
-    entries.map_or(Ok(BTreeMap::new()), |octets| unpack(&octets).ok_or_else(|| damaged(block)))
+    let damaged =
+        || DbError::Damaged(format!("what stands of sent mail in block {} of email {} makes no sense", block.number, block.email));
+    entries.map_or(Ok(BTreeMap::new()), |octets| unpack(&octets).ok_or_else(damaged))
 }
 
 #[cfg(test)]
@@ -197,6 +204,10 @@ mod tests {
     use crate::warmup::sqlite::testing::database;
     use postwarm_plugin_api::Fault;
     use proptest::prelude::*;
+
+    fn plain() -> Said {
+        Said { reply: Some(Reply { code: 250, enhanced: None, text: "2.0.0 Ok: queued".to_owned() }), ..Said::default() }
+    }
 
     fn accepted() -> impl Strategy<Value = Accepted> {
         let enhanced = prop::option::of((0_u8..10, 0_u16..1000, 0_u16..1000).prop_map(|(a, b, c)| EnhancedCode(a, b, c)));
@@ -239,7 +250,7 @@ mod tests {
         for (client, at, said) in cases {
             let mut new = New::default();
             assert!(!new.pack(0, client, at, said), "{client} {at}");
-            assert!(new.is_empty());
+            assert_eq!((new.octets.len(), new.count), (0, 0));
         }
     }
 
@@ -248,11 +259,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (connection, _) = database(&folder, 1);
         let block = Block { org: 1, email: 1, number: 7 };
-        let said = Said { reply: Some(Reply { code: 250, enhanced: None, text: "2.0.0 Ok: queued".to_owned() }), ..Said::default() };
         let mut lengths = Vec::new();
         for slot in 0..64_u32 {
             let mut new = New::default();
-            assert!(new.pack(slot, 1, 1, &said));
+            assert!(new.pack(slot, 1, 1, &plain()));
             add(&connection, block, &new, 63 - slot as usize).unwrap();
             let octets: Vec<u8> = connection.query_row("SELECT entries FROM sent", [], |row| row.get(0)).unwrap();
             assert_eq!(of_block(&connection, block).unwrap().len(), slot as usize + 1);
@@ -263,13 +273,45 @@ mod tests {
     }
 
     #[test]
+    fn room_that_nobody_needs_is_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (connection, _) = database(&folder, 1);
+        let block = Block { org: 1, email: 1, number: 7 };
+        let add_one = |slot, expected| {
+            let mut new = New::default();
+            assert!(new.pack(slot, 1, 1, &plain()));
+            add(&connection, block, &new, expected).unwrap();
+            let length: i64 = connection.query_row("SELECT length(entries) FROM sent", [], |row| row.get(0)).unwrap();
+            length
+        };
+        let one = add_one(0, 0);
+        assert_eq!([add_one(1, 40), add_one(2, 30), add_one(3, 0)], [42 * one, 42 * one, 4 * one]);
+    }
+
+    #[test]
     fn a_damaged_row_is_told_and_not_taken_for_fewer_entries() {
-        let said = Said { reply: Some(Reply { code: 250, enhanced: None, text: "ok".to_owned() }), ..Said::default() };
         let mut new = New::default();
-        assert!(new.pack(0, 1, 1, &said));
+        assert!(new.pack(0, 1, 1, &plain()));
         for length in 1..new.octets.len() {
             assert_eq!((unpack(&new.octets[..length]), end(&new.octets[..length])), (None, None), "{length}");
         }
-        assert_eq!((unpack(&new.octets).map(|found| found.len()), end(&new.octets)), (Some(1), Some(new.octets.len())));
+        let with_room = [&new.octets[..], &[ROOM; 3]].concat();
+        assert_eq!((unpack(&with_room).map(|found| found.len()), end(&with_room)), (Some(1), Some(new.octets.len())));
+        let behind_room = [&with_room[..], &new.octets].concat();
+        assert_eq!((unpack(&behind_room), end(&behind_room)), (None, None), "an entry whose slot was overwritten");
+    }
+
+    #[test]
+    fn a_damaged_row_keeps_no_mail_from_being_recorded() {
+        let folder = tempfile::tempdir().unwrap();
+        let (connection, _) = database(&folder, 1);
+        let block = Block { org: 1, email: 1, number: 7 };
+        connection.execute("INSERT INTO sent (org, email, block, entries) VALUES (1, 1, 7, x'ff00')", []).unwrap();
+        let mut new = New::default();
+        assert!(new.pack(0, 1, 1, &plain()));
+        add(&connection, block, &new, 0).unwrap();
+        let octets: Vec<u8> = connection.query_row("SELECT entries FROM sent", [], |row| row.get(0)).unwrap();
+        assert_eq!(octets, [&[0xff, 0][..], &new.octets].concat());
+        assert!(matches!(of_block(&connection, block), Err(DbError::Damaged(_))));
     }
 }

@@ -30,14 +30,13 @@ pub fn changed(
     if stays == 1 {
         return Ok(true);
     }
-    let are_first = queued + deferred > 0;
-    if are_first {
-        let insert = "INSERT INTO waiting (org, email, provider, queued, deferred) VALUES (?1, ?2, ?3, ?4, ?5)";
-        connection.prepare_cached(insert)?.execute([org.0, email, provider, queued, deferred])?;
-    } else {
-        connection.prepare_cached("DELETE FROM waiting WHERE org = ?1 AND email = ?2 AND provider = ?3")?.execute(lane)?;
+    let all_left = connection.prepare_cached("DELETE FROM waiting WHERE org = ?1 AND email = ?2 AND provider = ?3")?.execute(lane)? == 1;
+    if all_left || queued + deferred == 0 {
+        return Ok(false);
     }
-    Ok(are_first)
+    let insert = "INSERT INTO waiting (org, email, provider, queued, deferred) VALUES (?1, ?2, ?3, ?4, ?5)";
+    connection.prepare_cached(insert)?.execute([org.0, email, provider, queued, deferred])?;
+    Ok(true)
 }
 
 /// The same for a lane that is known by name.

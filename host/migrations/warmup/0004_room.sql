@@ -1,0 +1,2 @@
+-- A row of `sent` may end in room for entries to come. Nothing is rewritten; an earlier program, which would take that for an entry, refuses
+-- this version.
