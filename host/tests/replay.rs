@@ -59,7 +59,8 @@ fn expected(site: &Site, email: i64) -> Value {
     Value::Object(Map::from_iter(figures))
 }
 
-/// Waits until the figures of every email are what the mailboxes did.
+/// Waits until the figures of every email are what the mailboxes did, and every loop has looked since the start: what none has looked for
+/// is not 0.
 async fn settled(postwarm: &Postwarm, site: &Site, emails: &[i64]) {
     for &email in emails {
         let expected = expected(site, email);
@@ -70,6 +71,12 @@ async fn settled(postwarm: &Postwarm, site: &Site, emails: &[i64]) {
         })
         .await;
     }
+    until("every loop to be asked", async || {
+        let (_, domains) = postwarm.get("/domains").await;
+        let asked = domains.as_array().unwrap().iter().all(|domain| domain["can_tell"] == json!([]) || domain["checked_at"].is_string());
+        (asked.then_some(()), domains)
+    })
+    .await;
 }
 
 fn without_times(value: &mut Value) {
