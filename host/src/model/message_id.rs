@@ -33,7 +33,15 @@ impl Tokens {
     /// The Message-ID of one delivery, without angle brackets.
     pub fn recipient_message_id(&self, delivery: DeliveryKey, domain: &str) -> String {
         let mac = self.mac(b"message-id", delivery);
-        format!("{delivery}.{}@{domain}", URL_SAFE_NO_PAD.encode(&mac[..6]))
+        let mut token = [0; 8];
+        URL_SAFE_NO_PAD.encode_slice(&mac[..6], &mut token).expect("six octets make eight characters");
+        let token = std::str::from_utf8(&token).expect("base64 is ASCII");
+        let mut number = itoa::Buffer::new();
+        let mut id = String::with_capacity(52 + domain.len());
+        for part in [number.format(delivery.email.0), ".", itoa::Buffer::new().format(delivery.user.0), ".", token, "@", domain] {
+            id.push_str(part);
+        }
+        id
     }
 
     /// The unsubscribe token of one delivery.

@@ -29,11 +29,41 @@ pub use allowance::Allowance;
 #[derive(Debug)]
 pub struct Limits {
     boot_id: String,
-    gates: HashMap<String, Gate>,
+    numbers: HashMap<String, ScopeNumber>,
+    /// By number.
+    scopes: Vec<Scope>,
     /// Those whose gate is changed, so that a turn does not ask the gates of all organizations what is to be written.
-    changed: Vec<String>,
+    changed: Vec<ScopeNumber>,
     /// Rows that were given for a commit that is not known to have succeeded.
     unwritten: Arc<Vec<Usage>>,
+}
+
+#[derive(Debug)]
+struct Scope {
+    name: String,
+    gate: Gate,
+}
+
+/// A scope's number in one [`Limits`]: whoever counts each message under it looks for no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScopeNumber(usize);
+
+/// What tells a scope: its number, or its name.
+pub trait ScopeKey {
+    /// The number of the scope, which from now on there is.
+    fn number(&self, limits: &mut Limits) -> ScopeNumber;
+}
+
+impl ScopeKey for ScopeNumber {
+    fn number(&self, _: &mut Limits) -> ScopeNumber {
+        *self
+    }
+}
+
+impl<T: AsRef<str> + ?Sized> ScopeKey for T {
+    fn number(&self, limits: &mut Limits) -> ScopeNumber {
+        limits.number(self.as_ref())
+    }
 }
 
 /// How many rows may be claimed, and what keeps it from being more.
@@ -90,9 +120,9 @@ impl Scopes {
         [&self.org, &self.provider, &self.client].into_iter().chain(&self.share).map(String::as_str).collect()
     }
 
-    /// All of them, to keep.
-    pub fn into_names(self) -> Arc<[String]> {
-        [self.org, self.provider, self.client].into_iter().chain(self.share).collect()
+    /// Their numbers.
+    pub fn numbers(&self, limits: &mut Limits) -> Arc<[ScopeNumber]> {
+        self.names().into_iter().map(|name| limits.number(name)).collect()
     }
 }
 
@@ -119,18 +149,20 @@ pub fn share_scope(share: &str) -> String {
 impl Limits {
     /// No gates. `boot_id` names the boot that every later `boot_ms` counts from.
     pub fn new(boot_id: impl Into<String>) -> Limits {
-        Limits { boot_id: boot_id.into(), gates: HashMap::new(), changed: Vec::new(), unwritten: Arc::default() }
+        let (numbers, scopes, changed) = (HashMap::new(), Vec::new(), Vec::new());
+        Limits { boot_id: boot_id.into(), numbers, scopes, changed, unwritten: Arc::default() }
     }
 
     /// Sets the windows of a scope: what it has counted stays, of windows that go as well. Gates are never removed, so that an
     /// organization's file that goes away and comes back finds its counts again.
     pub fn configure(&mut self, scope: &str, windows: &[Window], now: Now) {
-        changing(&mut self.gates, &mut self.changed, scope).configure(windows, now, scope, &self.boot_id);
+        let boot_id = self.boot_id.clone();
+        self.changing(scope).configure(windows, now, scope, &boot_id);
     }
 
     /// The scopes that start with this and have been used or configured.
     pub fn scopes(&self, prefix: &str) -> Vec<String> {
-        self.gates.keys().filter(|scope| scope.starts_with(prefix)).cloned().collect()
+        self.numbers.keys().filter(|scope| scope.starts_with(prefix)).cloned().collect()
     }
 
     /// Takes back what an earlier process stored, which had at most `in_doubt_max` messages in hand when it ended: these count as
@@ -140,17 +172,18 @@ impl Limits {
         for row in stored {
             by_scope.entry(row.scope.clone()).or_default().push(row);
         }
+        let boot_id = self.boot_id.clone();
         for (scope, rows) in by_scope {
-            changing(&mut self.gates, &mut self.changed, &scope).restore(&rows, in_doubt_max, now, &self.boot_id);
+            self.changing(&scope).restore(&rows, in_doubt_max, now, &boot_id);
         }
     }
 
     /// How many of `want` messages that belong to all of `scopes` may be claimed now.
-    pub fn claimable(&mut self, scopes: &[impl AsRef<str>], want: u64, now_boot_ms: i64) -> Claimable {
-        let mut least: Option<(u64, &str, Window)> = None;
-        for scope in scopes.iter().map(AsRef::as_ref) {
-            let tightest = self.gates.get_mut(scope).and_then(|gate| gate.tightest(now_boot_ms));
-            if let Some((n, window)) = tightest
+    pub fn claimable(&mut self, scopes: &[impl ScopeKey], want: u64, now_boot_ms: i64) -> Claimable {
+        let mut least: Option<(u64, ScopeNumber, Window)> = None;
+        for scope in scopes {
+            let scope = scope.number(self);
+            if let Some((n, window)) = self.gate(scope).tightest(now_boot_ms)
                 && n < want
                 && least.is_none_or(|(before, ..)| n < before)
             {
@@ -160,17 +193,17 @@ impl Limits {
         let Some((n, scope, window)) = least else {
             return Claimable { n: want, blocked_by: None };
         };
-        let blocked = Blocked { scope: scope.to_owned(), window, next_at_boot_ms: self.next_at(scopes, now_boot_ms) };
+        let next_at_boot_ms = self.next_at(scopes, now_boot_ms);
+        let blocked = Blocked { scope: self.scopes[scope.0].name.clone(), window, next_at_boot_ms };
         Claimable { n, blocked_by: Some(blocked) }
     }
 
     /// When all of `scopes` have at least one slot: now where they do, `None` where only an outcome can free one.
-    pub fn next_at(&mut self, scopes: &[impl AsRef<str>], now_boot_ms: i64) -> Option<i64> {
+    pub fn next_at(&mut self, scopes: &[impl ScopeKey], now_boot_ms: i64) -> Option<i64> {
         let mut latest = now_boot_ms;
         for scope in scopes {
-            if let Some(gate) = self.gates.get_mut(scope.as_ref()) {
-                latest = latest.max(gate.next_at(now_boot_ms)?);
-            }
+            let scope = scope.number(self);
+            latest = latest.max(self.gate(scope).next_at(now_boot_ms)?);
         }
         Some(latest)
     }
@@ -178,7 +211,7 @@ impl Limits {
     /// What keeps even one message that belongs to all of `scopes` from going now: the limit that frees a slot last.
     pub fn waits(&mut self, scopes: &[&str], now_boot_ms: i64) -> Option<Blocked> {
         let shut = scopes.iter().filter_map(|scope| {
-            let (window, next_at_boot_ms) = self.gates.get_mut(*scope)?.waits(now_boot_ms)?;
+            let (window, next_at_boot_ms) = self.known(scope)?.waits(now_boot_ms)?;
             Some(Blocked { scope: (*scope).to_owned(), window, next_at_boot_ms })
         });
         shut.max_by_key(|blocked| blocked.next_at_boot_ms.unwrap_or(i64::MAX))
@@ -186,31 +219,31 @@ impl Limits {
 
     /// What the windows of a scope allow from now on.
     pub fn allowances(&mut self, scope: &str, now_boot_ms: i64) -> Vec<Allowance> {
-        self.gates.get_mut(scope).map(|gate| gate.allowances(now_boot_ms).collect()).unwrap_or_default()
+        self.known(scope).map(|gate| gate.allowances(now_boot_ms).collect()).unwrap_or_default()
     }
 
     /// Takes `n` slots of every scope, at claim.
-    pub fn take(&mut self, scopes: &[impl AsRef<str>], n: u64) {
-        self.each(scopes, |gate| gate.take(n));
+    pub fn take(&mut self, scopes: &[impl ScopeKey], n: u64) {
+        scopes.iter().for_each(|scope| self.changing(scope).take(n));
     }
 
     /// Records the outcomes of `n` taken slots. A refusal is an outcome too.
-    pub fn settle(&mut self, scopes: &[impl AsRef<str>], n: u64, now_boot_ms: i64) {
-        self.each(scopes, |gate| gate.settle(now_boot_ms, n));
+    pub fn settle(&mut self, scopes: &[impl ScopeKey], n: u64, now_boot_ms: i64) {
+        scopes.iter().for_each(|scope| self.changing(scope).settle(now_boot_ms, n));
     }
 
     /// Gives back `n` taken slots whose messages were certainly not attempted.
-    pub fn give_back(&mut self, scopes: &[impl AsRef<str>], n: u64) {
-        self.each(scopes, |gate| gate.give_back(n));
+    pub fn give_back(&mut self, scopes: &[impl ScopeKey], n: u64) {
+        scopes.iter().for_each(|scope| self.changing(scope).give_back(n));
     }
 
     /// The rows that changed since [`Limits::written`], for the commit that records the outcomes: those to delete (count 0)
     /// come first. Windows of up to a second are not stored.
     pub fn dirty(&mut self, now: Now) -> Arc<Vec<Usage>> {
         let mut rows = Vec::new();
-        for scope in std::mem::take(&mut self.changed) {
-            let Some(gate) = self.gates.get_mut(&scope) else { continue };
-            rows.extend(gate.dirty(&scope, now, &self.boot_id));
+        for ScopeNumber(number) in std::mem::take(&mut self.changed) {
+            let Scope { name, gate } = &mut self.scopes[number];
+            rows.extend(gate.dirty(name, now, &self.boot_id));
         }
         if !self.unwritten.is_empty() {
             let is_newer = |old: &&Usage| rows.iter().any(|row| is_same_bucket(row, old));
@@ -227,23 +260,36 @@ impl Limits {
         self.unwritten = Arc::default();
     }
 
-    fn each(&mut self, scopes: &[impl AsRef<str>], act: impl Fn(&mut Gate)) {
-        for scope in scopes {
-            act(changing(&mut self.gates, &mut self.changed, scope.as_ref()));
+    /// The number of a scope, which from now on there is.
+    fn number(&mut self, name: &str) -> ScopeNumber {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
         }
+        let number = ScopeNumber(self.scopes.len());
+        self.scopes.push(Scope { name: name.to_owned(), gate: Gate::default() });
+        self.numbers.insert(name.to_owned(), number);
+        number
     }
-}
 
-/// The gate of a scope, which is about to change.
-fn changing<'a>(gates: &'a mut HashMap<String, Gate>, changed: &mut Vec<String>, scope: &str) -> &'a mut Gate {
-    if !gates.contains_key(scope) {
-        gates.insert(scope.to_owned(), Gate::default());
+    fn gate(&mut self, scope: ScopeNumber) -> &mut Gate {
+        &mut self.scopes[scope.0].gate
     }
-    let gate = gates.get_mut(scope).expect("it was put there above");
-    if !gate.is_changed() {
-        changed.push(scope.to_owned());
+
+    /// The gate of a scope that has been used or configured.
+    fn known(&mut self, name: &str) -> Option<&mut Gate> {
+        let number = *self.numbers.get(name)?;
+        Some(self.gate(number))
     }
-    gate
+
+    /// The gate of a scope, which is about to change.
+    fn changing(&mut self, scope: &(impl ScopeKey + ?Sized)) -> &mut Gate {
+        let number = scope.number(self);
+        let gate = &mut self.scopes[number.0].gate;
+        if !gate.is_changed() {
+            self.changed.push(number);
+        }
+        gate
+    }
 }
 
 fn is_same_bucket(one: &Usage, other: &Usage) -> bool {

@@ -50,7 +50,7 @@ pub fn next(mut hand: Hand, why: &str, running: &mut Running, limits: &mut Limit
     if let Some((until, _)) = running.paused(index, provider, now) {
         return wait(&hand, running, Some(until), now);
     }
-    let scopes = running.scopes_of(index, provider);
+    let scopes = running.scopes_of(index, provider, limits);
     let claimable = limits.claimable(&scopes, 1, now.boot_ms);
     if claimable.n == 0 || running.room(index, now.boot_ms) == 0 {
         return wait(&hand, running, claimable.blocked_by.and_then(|by| by.next_at_boot_ms), now);

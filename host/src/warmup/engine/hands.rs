@@ -4,13 +4,14 @@
 //! it was offered to; its limits are settled under the scopes of the client that has it, whatever the settings say by then.
 
 use crate::model::name::{DeliveryKey, OrgId};
+use crate::warmup::limits::ScopeNumber;
 use crate::warmup::marks::Place;
 use crate::warmup::store::{Claimed, LaneKey};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// The limits that a row belongs to, shared by the rows of a lane.
-pub type Scopes = Arc<[String]>;
+pub type Scopes = Arc<[ScopeNumber]>;
 
 /// One instance of a client: a client that was changed has another number under the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -143,7 +143,7 @@ impl LaneBook {
                 continue;
             }
             let has = plan.has.get(&place).copied().unwrap_or_else(|| hands.of(&due.lane));
-            if round == Round::Wanting && 2 * has >= due.together {
+            if round == Round::Wanting && 2 * has >= due.share.together {
                 continue;
             }
             let Some(mut look) = self.look_at(place, has, plan.rows_max, around) else {
@@ -159,7 +159,7 @@ impl LaneBook {
                 look.wants = look.wants.min(due.left());
             }
             if look.wants > 0 {
-                used += look.wants.min(due.together);
+                used += look.wants.min(due.share.together);
                 looks.push(look);
             }
         }
@@ -210,14 +210,14 @@ impl LaneBook {
         if room == 0 {
             return None;
         }
-        let scopes = organization.scopes_of(index, &provider);
+        let scopes = organization.scopes_of(index, &provider, limits);
         let claimable = limits.claimable(&scopes, room as u64, now.boot_ms);
         if claimable.n == 0 {
             self.resume_after(claimable.blocked_by, *now);
             return None;
         }
         let is_brisk = organization.is_brisk(index, now.boot_ms);
-        self.due[place].together = if is_brisk { ROWS_TOGETHER } else { ROWS_AT_FIRST }.of(rows_max);
+        self.due[place].share = if is_brisk { ROWS_TOGETHER } else { ROWS_AT_FIRST }.of(rows_max);
         Some(Look { place, has, index, probe, scopes, wants: claimable.n as usize, is_brisk })
     }
 

@@ -332,9 +332,9 @@ impl Running {
     }
 
     /// The limits that a message through this client to this provider belongs to.
-    pub fn scopes_of(&mut self, index: usize, provider: &Arc<str>) -> Scopes {
+    pub fn scopes_of(&mut self, index: usize, provider: &Arc<str>, limits: &mut Limits) -> Scopes {
         let (settings, client) = (&self.settings, &self.clients[index]);
-        let made = || limits::Scopes::of(settings, &client.name, provider).into_names();
+        let made = || limits::Scopes::of(settings, &client.name, provider).numbers(limits);
         self.scopes.entry((client.number, provider.clone())).or_insert_with(made).clone()
     }
 

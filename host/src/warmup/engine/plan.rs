@@ -17,21 +17,33 @@ pub enum Round {
     All,
 }
 
-/// How many rows a lane shall have in hand where others wait behind it: enough to share a client's writes and the turn's commit, and
-/// fewer where nobody knows yet how fast its client is.
-pub const ROWS_TOGETHER: Portion = Portion { rows: 64, sharers: 8 };
-pub const ROWS_AT_FIRST: Portion = Portion { rows: 8, sharers: 16 };
+/// What a lane gets where others wait behind it: enough in hand to share a client's writes and the turn's commit, of so many lanes that
+/// mail servers have always something to answer; and less where nobody knows yet how fast its client is.
+pub const ROWS_TOGETHER: Portion = Portion { rows: 24, sharers: 20, turn: 6 };
+pub const ROWS_AT_FIRST: Portion = Portion { rows: 8, sharers: 16, turn: 2 };
 
-/// So many rows; of a small pool no more than the part of one of so many.
+/// So many rows in hand, of a small pool no more than the part of one of so many; and so many times as many until others come.
 pub struct Portion {
     rows: usize,
     sharers: usize,
+    turn: usize,
 }
 
 impl Portion {
-    pub fn of(&self, rows_max: usize) -> usize {
-        self.rows.min(rows_max / self.sharers).max(1)
+    /// Of a pool of so many rows.
+    pub fn of(&self, rows_max: usize) -> Share {
+        let together = self.rows.min(rows_max / self.sharers).max(1);
+        Share { together, turn: self.turn * together }
     }
+}
+
+/// A lane's part of the pool.
+#[derive(Clone, Copy)]
+pub struct Share {
+    /// How many rows it shall have in hand.
+    pub together: usize,
+    /// How many rows it gets before it lets others come.
+    pub turn: usize,
 }
 
 /// What a plan has come to.
@@ -93,19 +105,18 @@ impl Planned {
 /// A lane that has work.
 pub struct Due {
     pub lane: LaneKey,
-    /// How many rows it shall have in hand.
-    pub together: usize,
+    pub share: Share,
     /// Rows claimed since it came to the front.
     pub served: usize,
 }
 
 impl Due {
     pub fn new(lane: LaneKey) -> Due {
-        Due { lane, together: ROWS_AT_FIRST.rows, served: 0 }
+        Due { lane, share: ROWS_AT_FIRST.of(usize::MAX), served: 0 }
     }
 
     /// How many rows it may still get before it lets others come. It is served in one go, so that its connections do not wait for it.
     pub fn left(&self) -> usize {
-        (2 * self.together).saturating_sub(self.served)
+        self.share.turn.saturating_sub(self.served)
     }
 }

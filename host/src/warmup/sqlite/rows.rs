@@ -7,6 +7,7 @@ use crate::model::address::Address;
 use crate::model::delivery::{Said, State};
 use crate::model::message_id::Tokens;
 use crate::model::name::{OTHER, OrgId, OrgName};
+use crate::model::number_map::NumberMap;
 use crate::warmup::metrics::Changes;
 use postwarm_plugin_api::{Fault, Reply};
 use rusqlite::{Connection, OptionalExtension, Row, RowIndex, params};
@@ -23,11 +24,11 @@ pub struct Context {
     pub outgoing: Batch,
     /// What the running job changed, for the metrics.
     pub changes: Changes,
-    orgs: HashMap<OrgId, OrgName>,
+    orgs: NumberMap<OrgId, OrgName>,
     names: HashMap<String, i64>,
-    texts: HashMap<i64, Arc<str>>,
+    texts: NumberMap<i64, Arc<str>>,
     domains: HashMap<String, i64>,
-    emails: HashMap<(OrgId, i64), EmailHead>,
+    emails: NumberMap<(OrgId, i64), EmailHead>,
 }
 
 /// What a turn needs of an email.
@@ -46,11 +47,11 @@ impl Context {
             tokens,
             outgoing: Batch::default(),
             changes: Changes::default(),
-            orgs: HashMap::new(),
+            orgs: NumberMap::default(),
             names: HashMap::new(),
-            texts: HashMap::new(),
+            texts: NumberMap::default(),
             domains: HashMap::new(),
-            emails: HashMap::new(),
+            emails: NumberMap::default(),
         }
     }
 
@@ -140,7 +141,7 @@ impl Memory for Context {
     }
 }
 
-fn bounded<K, V>(map: &mut HashMap<K, V>) -> &mut HashMap<K, V> {
+fn bounded<K, V, S>(map: &mut HashMap<K, V, S>) -> &mut HashMap<K, V, S> {
     if map.len() >= CACHED_MAX {
         map.clear();
     }
