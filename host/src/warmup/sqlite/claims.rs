@@ -42,7 +42,7 @@ pub fn claim(connection: &Connection, context: &mut Context, turn: &Turn) -> Res
 pub fn hand_over(connection: &Connection, context: &mut Context, handed: &[Arc<Claimed>]) -> Result<(), DbError> {
     for claimed in handed {
         let client = context.name_id(connection, &claimed.client)?;
-        sending::hand_over(connection, claimed.delivery, client)?;
+        context.sending.hand_over(connection, claimed.delivery, client)?;
     }
     Ok(())
 }
@@ -58,7 +58,10 @@ fn from_lane(
     let provider = context.name_id(connection, &claim.lane.provider)?;
     let retried = retried(connection, org, provider, (retries(source), claim.rows_max, turn.now))?;
     let wanted = claim.rows_max - retried.len();
-    let blocks = if source == Source::Live && wanted > 0 { fresh::due(connection, org.0, provider, wanted)? } else { Vec::new() };
+    let blocks = match source == Source::Live && wanted > 0 {
+        true => fresh::due(connection, (org.0, provider), wanted, |block| context.sending.of_block(connection, block))?,
+        false => Vec::new(),
+    };
     if retried.is_empty() && blocks.is_empty() {
         return Ok(());
     }
@@ -107,7 +110,7 @@ impl Lane<'_> {
         if row.source == Source::Backfill && backfill::holds_back(self.connection, row.delivery, self.pace, self.now)? {
             return Ok(());
         }
-        sending::enter(self.connection, block, Users::one(slot), self.client)?;
+        context.sending.enter(self.connection, block, Users::one(slot), self.client)?;
         self.push(context, row)
     }
 
@@ -128,7 +131,7 @@ impl Lane<'_> {
             fresh::remove(self.connection, block, self.provider, gone)?;
         }
         let taken = users.without(gone);
-        if taken.is_empty() { Ok(()) } else { sending::enter(self.connection, block, taken, self.client) }
+        if taken.is_empty() { Ok(()) } else { context.sending.enter(self.connection, block, taken, self.client) }
     }
 
     /// The user unsubscribed after the delivery was queued.
@@ -268,7 +271,8 @@ fn next_lane(connection: &Connection, behind: (i64, i64)) -> Result<Option<(i64,
 
 /// When the first row of a lane that no client has in hand is due.
 fn earliest(connection: &Connection, org: i64, provider: i64, source: Source) -> Result<Option<i64>, DbError> {
-    if source == Source::Live && !fresh::due(connection, org, provider, 1)?.is_empty() {
+    let in_hand = |block| sending::of_block(connection, block);
+    if source == Source::Live && !fresh::due(connection, (org, provider), 1, in_hand)?.is_empty() {
         return Ok(Some(0));
     }
     let first = connection

@@ -20,25 +20,25 @@ pub fn add(connection: &Connection, block: Block, provider: i64, users: Users) -
     Ok(())
 }
 
-/// The blocks of a lane in the order of their turn, with what clients have of each in hand. No two clients have the same user, so
-/// that the sum of their bits has the bits of all.
-const LANE: &str = "
-    SELECT f.email, f.block, f.users,
-           (SELECT coalesce(sum(s.users), 0) FROM sending s WHERE s.org = f.org AND s.email = f.email AND s.block = f.block)
-    FROM fresh f WHERE f.org = ?1 AND f.provider = ?2 ORDER BY f.email, f.block";
-
-/// The first `wanted` users of a lane that no client has in hand. Walks over those that one has.
-pub fn due(connection: &Connection, org: i64, provider: i64, wanted: usize) -> Result<Vec<(Block, Users)>, DbError> {
-    let mut statement = connection.prepare_cached(LANE)?;
+/// The first `wanted` users of a lane that no client has in hand, in the order of their turn. Walks over those that one has.
+pub fn due(
+    connection: &Connection,
+    (org, provider): (i64, i64),
+    wanted: usize,
+    mut in_hand: impl FnMut(Block) -> Result<Users, DbError>,
+) -> Result<Vec<(Block, Users)>, DbError> {
+    let mut statement =
+        connection.prepare_cached("SELECT email, block, users FROM fresh WHERE org = ?1 AND provider = ?2 ORDER BY email, block")?;
     let mut rows = statement.query([org, provider])?;
     let (mut found, mut left) = (Vec::new(), wanted);
     while left > 0
         && let Some(row) = rows.next()?
     {
-        let users = row.get::<_, Users>(2)?.without(row.get(3)?).lowest(left);
+        let block = Block { org, email: row.get(0)?, number: row.get(1)? };
+        let users = row.get::<_, Users>(2)?.without(in_hand(block)?).lowest(left);
         if !users.is_empty() {
             left -= users.len();
-            found.push((Block { org, email: row.get(0)?, number: row.get(1)? }, users));
+            found.push((block, users));
         }
     }
     Ok(found)

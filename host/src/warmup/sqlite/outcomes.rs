@@ -8,7 +8,7 @@ use crate::model::name::OrgId;
 use crate::warmup::sqlite::blocks::{Block, Users};
 use crate::warmup::sqlite::claims::retries;
 use crate::warmup::sqlite::rows::{Context, fault_number};
-use crate::warmup::sqlite::{backfill, clock, emails, fresh, outbox, sending, sent, waiting};
+use crate::warmup::sqlite::{backfill, clock, emails, fresh, outbox, sent, waiting};
 use crate::warmup::store::{BackfillPace, Claimed, Recorded, Settled, Turn, Usage};
 use rusqlite::{Connection, params};
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,7 +97,7 @@ struct Changes {
 impl Changes {
     fn write(self, connection: &Connection, context: &mut Context, now: i64) -> Result<(), DbError> {
         for (block, users) in self.left_hands {
-            sending::leave(connection, block, users)?;
+            context.sending.leave(connection, block, users)?;
         }
         for (block, new) in &self.sent {
             sent::add(connection, *block, new, self.fresh.left(*block))?;

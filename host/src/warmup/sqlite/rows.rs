@@ -9,6 +9,7 @@ use crate::model::message_id::Tokens;
 use crate::model::name::{OTHER, OrgId, OrgName};
 use crate::model::number_map::NumberMap;
 use crate::warmup::metrics::Changes;
+use crate::warmup::sqlite::sending::Sending;
 use postwarm_plugin_api::{Fault, Reply};
 use rusqlite::{Connection, OptionalExtension, Row, RowIndex, params};
 use std::collections::HashMap;
@@ -24,6 +25,8 @@ pub struct Context {
     pub outgoing: Batch,
     /// What the running job changed, for the metrics.
     pub changes: Changes,
+    /// What clients have in hand.
+    pub sending: Sending,
     orgs: NumberMap<OrgId, OrgName>,
     names: HashMap<String, i64>,
     texts: NumberMap<i64, Arc<str>>,
@@ -47,6 +50,7 @@ impl Context {
             tokens,
             outgoing: Batch::default(),
             changes: Changes::default(),
+            sending: Sending::default(),
             orgs: NumberMap::default(),
             names: HashMap::new(),
             texts: NumberMap::default(),
@@ -133,6 +137,7 @@ impl Memory for Context {
     fn rolled_back(&mut self) {
         self.outgoing.clear();
         self.changes = Changes::default();
+        self.sending.forget();
         self.orgs.clear();
         self.names.clear();
         self.texts.clear();

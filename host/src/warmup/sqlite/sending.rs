@@ -1,9 +1,10 @@
 //! `sending`: what a client has in hand, written before it gets it, block by block. At most `sending_rows_max` bits.
 //!
-//! Invariant: a user of a block is in the hand of one client.
+//! Invariant: a user of a block is in the hand of one client; what [`Sending`] has in memory is what the table has.
 
 use crate::db::DbError;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId};
+use crate::model::number_map::NumberMap;
 use crate::warmup::sqlite::blocks::{Block, Users};
 use rusqlite::{Connection, params};
 
@@ -23,38 +24,80 @@ pub struct InHand {
     pub client: i64,
 }
 
-pub fn enter(connection: &Connection, block: Block, users: Users, client: i64) -> Result<(), DbError> {
-    connection
-        .prepare_cached(
-            "INSERT INTO sending (org, email, block, client, users) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT DO UPDATE SET users = users | excluded.users",
-        )?
-        .execute(params![block.org, block.email, block.number, client, users])?;
-    Ok(())
+/// The table as its one writer keeps it in memory beside it, so that what enters or leaves costs no look at what stands there.
+#[derive(Default)]
+pub struct Sending {
+    /// By block, the clients that have some of its users. `None`: the table is to be read.
+    hands: Option<NumberMap<Block, Vec<(i64, Users)>>>,
 }
 
-/// Takes users out of whosever hand they are in.
-pub fn leave(connection: &Connection, block: Block, users: Users) -> Result<(), DbError> {
-    let sql = "SELECT org, email, block, client, users FROM sending WHERE org = ?1 AND email = ?2 AND block = ?3";
-    for held in read(connection, sql, &[block.org, block.email, block.number])? {
-        let left = held.users.without(users);
-        let key = [block.org, block.email, block.number, held.client];
-        if left.is_empty() {
-            connection.prepare_cached("DELETE FROM sending WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4")?.execute(key)?;
-        } else if left != held.users {
-            connection
-                .prepare_cached("UPDATE sending SET users = ?5 WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4")?
-                .execute(params![key[0], key[1], key[2], key[3], left])?;
-        }
+impl Sending {
+    /// Reads the table again when it is needed, because what was written to it may have been undone.
+    pub fn forget(&mut self) {
+        self.hands = None;
     }
-    Ok(())
-}
 
-/// Puts a row that is in hand into that of another client.
-pub fn hand_over(connection: &Connection, delivery: DeliveryKey, client: i64) -> Result<(), DbError> {
-    let (block, slot) = Block::of(delivery);
-    leave(connection, block, Users::one(slot))?;
-    enter(connection, block, Users::one(slot), client)
+    fn hands(&mut self, connection: &Connection) -> Result<&mut NumberMap<Block, Vec<(i64, Users)>>, DbError> {
+        if self.hands.is_none() {
+            let mut hands = NumberMap::<Block, Vec<(i64, Users)>>::default();
+            for InHand { block, users, client } in all(connection)? {
+                hands.entry(block).or_default().push((client, users));
+            }
+            self.hands = Some(hands);
+        }
+        Ok(self.hands.get_or_insert_default())
+    }
+
+    /// Of a block, in whosever hand.
+    pub fn of_block(&mut self, connection: &Connection, block: Block) -> Result<Users, DbError> {
+        let hands = self.hands(connection)?.get(&block).map_or(&[][..], Vec::as_slice);
+        Ok(hands.iter().fold(Users::default(), |all, (_, users)| all.with(*users)))
+    }
+
+    pub fn enter(&mut self, connection: &Connection, block: Block, users: Users, client: i64) -> Result<(), DbError> {
+        let hands = self.hands(connection)?.entry(block).or_default();
+        match hands.iter_mut().find(|(of, _)| *of == client) {
+            Some((_, held)) => *held = held.with(users),
+            None => hands.push((client, users)),
+        }
+        connection
+            .prepare_cached(
+                "INSERT INTO sending (org, email, block, client, users) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT DO UPDATE SET users = users | excluded.users",
+            )?
+            .execute(params![block.org, block.email, block.number, client, users])?;
+        Ok(())
+    }
+
+    /// Takes users out of whosever hand they are in.
+    pub fn leave(&mut self, connection: &Connection, block: Block, users: Users) -> Result<(), DbError> {
+        let all = self.hands(connection)?;
+        let Some(hands) = all.get_mut(&block) else { return Ok(()) };
+        for (client, held) in hands.iter_mut().filter(|(_, held)| !held.common(users).is_empty()) {
+            *held = held.without(users);
+            let key = [block.org, block.email, block.number, *client];
+            if held.is_empty() {
+                let delete = "DELETE FROM sending WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4";
+                connection.prepare_cached(delete)?.execute(key)?;
+            } else {
+                connection
+                    .prepare_cached("UPDATE sending SET users = ?5 WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4")?
+                    .execute(params![key[0], key[1], key[2], key[3], *held])?;
+            }
+        }
+        hands.retain(|(_, held)| !held.is_empty());
+        if hands.is_empty() {
+            all.remove(&block);
+        }
+        Ok(())
+    }
+
+    /// Puts a row that is in hand into that of another client.
+    pub fn hand_over(&mut self, connection: &Connection, delivery: DeliveryKey, client: i64) -> Result<(), DbError> {
+        let (block, slot) = Block::of(delivery);
+        self.leave(connection, block, Users::one(slot))?;
+        self.enter(connection, block, Users::one(slot), client)
+    }
 }
 
 fn read(connection: &Connection, sql: &str, key: &[i64]) -> Result<Vec<InHand>, DbError> {
@@ -88,4 +131,83 @@ pub fn of_email(connection: &Connection, from: Block) -> Result<Vec<InHand>, DbE
 pub fn of_block(connection: &Connection, block: Block) -> Result<Users, DbError> {
     let sql = "SELECT coalesce(sum(users), 0) FROM sending WHERE org = ?1 AND email = ?2 AND block = ?3";
     Ok(connection.prepare_cached(sql)?.query_row([block.org, block.email, block.number], |row| row.get(0))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::warmup::sqlite::blocks::Slot;
+    use crate::warmup::sqlite::testing::database;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Enter(i64, Vec<Slot>, i64),
+        Leave(i64, Vec<Slot>),
+        HandOver(i64, Slot, i64),
+        Undone,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let (number, client) = (0_i64..3, 1_i64..4);
+        let slots = || prop::collection::vec(0_u32..8, 0..8);
+        prop_oneof![
+            4 => (number.clone(), slots(), client.clone()).prop_map(|(number, slots, client)| Step::Enter(number, slots, client)),
+            4 => (number.clone(), slots()).prop_map(|(number, slots)| Step::Leave(number, slots)),
+            2 => (number, 0_u32..8, client).prop_map(|(number, slot, client)| Step::HandOver(number, slot, client)),
+            1 => Just(Step::Undone),
+        ]
+    }
+
+    fn block(number: i64) -> Block {
+        Block { org: 1, email: 1, number }
+    }
+
+    fn users(slots: impl IntoIterator<Item = Slot>) -> Users {
+        slots.into_iter().fold(Users::default(), |all, slot| all.with(Users::one(slot)))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn the_table_has_each_user_in_the_hand_that_he_went_to_last_also_after_it_was_read_again(
+            steps in prop::collection::vec(step(), 1..30),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let (connection, _) = database(&folder, 1);
+            let mut sending = Sending::default();
+            let mut hands = BTreeMap::<(i64, Slot), i64>::new();
+            for step in steps {
+                match step {
+                    Step::Enter(number, slots, client) => {
+                        let free: Vec<Slot> = slots.into_iter().filter(|slot| !hands.contains_key(&(number, *slot))).collect();
+                        if !free.is_empty() {
+                            sending.enter(&connection, block(number), users(free.iter().copied()), client).unwrap();
+                        }
+                        hands.extend(free.into_iter().map(|slot| ((number, slot), client)));
+                    }
+                    Step::Leave(number, slots) => {
+                        sending.leave(&connection, block(number), users(slots.iter().copied())).unwrap();
+                        hands.retain(|(of, slot), _| *of != number || !slots.contains(slot));
+                    }
+                    Step::HandOver(number, slot, client) => {
+                        if let Some(hand) = hands.get_mut(&(number, slot)) {
+                            *hand = client;
+                            sending.hand_over(&connection, block(number).delivery(slot), client).unwrap();
+                        }
+                    }
+                    Step::Undone => sending.forget(),
+                }
+                let stand = all(&connection).unwrap();
+                let found = stand.iter().flat_map(|held| held.users.slots().map(|slot| ((held.block.number, slot), held.client)));
+                prop_assert_eq!(found.collect::<BTreeMap<_, _>>(), hands.clone());
+                prop_assert!(stand.iter().all(|held| !held.users.is_empty()));
+                for number in 0..3 {
+                    let wanted = users(hands.keys().filter(|(of, _)| *of == number).map(|(_, slot)| *slot));
+                    prop_assert_eq!(sending.of_block(&connection, block(number)).unwrap(), wanted);
+                }
+            }
+        }
+    }
 }
