@@ -24,11 +24,14 @@ pub struct InHand {
     pub client: i64,
 }
 
+/// By block, the clients that have some of its users, and whom.
+type Hands = NumberMap<Block, Vec<(i64, Users)>>;
+
 /// The table as its one writer keeps it in memory beside it, so that what enters or leaves costs no look at what stands there.
 #[derive(Default)]
 pub struct Sending {
-    /// By block, the clients that have some of its users. `None`: the table is to be read.
-    hands: Option<NumberMap<Block, Vec<(i64, Users)>>>,
+    /// `None`: the table is to be read.
+    hands: Option<Hands>,
 }
 
 impl Sending {
@@ -37,9 +40,9 @@ impl Sending {
         self.hands = None;
     }
 
-    fn hands(&mut self, connection: &Connection) -> Result<&mut NumberMap<Block, Vec<(i64, Users)>>, DbError> {
+    fn hands(&mut self, connection: &Connection) -> Result<&mut Hands, DbError> {
         if self.hands.is_none() {
-            let mut hands = NumberMap::<Block, Vec<(i64, Users)>>::default();
+            let mut hands = Hands::default();
             for InHand { block, users, client } in all(connection)? {
                 hands.entry(block).or_default().push((client, users));
             }
