@@ -11,11 +11,6 @@ use std::path::{Path, PathBuf};
 /// A larger file is a mistake, and is not read.
 const FILE_OCTETS_MAX: u64 = 4 * 1024 * 1024;
 
-/// The files that all organizations share.
-pub const AT_THE_TOP: [&str; 2] = ["postwarm.toml", "providers.toml"];
-/// The folder of the organizations' files.
-pub const ORGANIZATIONS: &str = "organizations";
-
 /// All files of a folder, by their path within it.
 #[derive(Debug, Clone, Default)]
 pub struct Files {
@@ -34,7 +29,7 @@ pub struct File {
 
 impl Files {
     pub fn read(dir: &Path) -> Files {
-        let mut files = Files { dir: dir.to_owned(), unlisted: unlisted(&dir.join(ORGANIZATIONS)), texts: BTreeMap::new() };
+        let mut files = Files { dir: dir.to_owned(), unlisted: unlisted(&dir.join("organizations")), texts: BTreeMap::new() };
         for path in names(dir) {
             files.take(&path);
         }
@@ -71,13 +66,16 @@ impl Files {
 
 /// The paths within the folder that belong to a configuration.
 pub fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        AT_THE_TOP.into_iter().filter(|name| dir.join(name).symlink_metadata().is_ok()).map(str::to_owned).collect();
-    let entries = std::fs::read_dir(dir.join(ORGANIZATIONS)).into_iter().flatten().flatten();
+    let mut names: Vec<String> = ["postwarm.toml", "providers.toml"]
+        .into_iter()
+        .filter(|name| dir.join(name).symlink_metadata().is_ok())
+        .map(str::to_owned)
+        .collect();
+    let entries = std::fs::read_dir(dir.join("organizations")).into_iter().flatten().flatten();
     for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
         // Hidden files are those of editors and half-written ones of ours.
         if !name.starts_with('.') && (name.ends_with(".toml") || name.ends_with(".keys")) {
-            names.push(format!("{ORGANIZATIONS}/{name}"));
+            names.push(format!("organizations/{name}"));
         }
     }
     names.sort();

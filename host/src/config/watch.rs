@@ -2,8 +2,8 @@
 //!
 //! Invariant: a file that is being written is not read: the first half of a TOML file is TOML too. Time is a parameter.
 
-use crate::config::files::{AT_THE_TOP, Files, ORGANIZATIONS, names};
-use std::collections::BTreeMap;
+use crate::config::files::{Files, names};
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,9 +14,6 @@ const POLL_MAX: Duration = Duration::from_secs(1);
 const POLL_PART: u32 = 100;
 /// A changed file is read once it has been the same for so long.
 const STILL_MS: i64 = 300;
-/// A folder is not listed again that has been the same for so long: longer than the step of any file system's clock, so that what
-/// comes later shows.
-const LISTED_MS: i64 = 5_000;
 
 /// What tells one state of a file from another: mtime, ctime (both in ns), size, inode. `None`: there is no file.
 pub type Print = Option<(i128, i128, u64, u64)>;
@@ -30,18 +27,13 @@ struct Seen {
 }
 
 impl Seen {
-    /// Notes how the file is now. Answers for how many milliseconds that was so.
-    fn has_been(&mut self, now: Print, now_ms: i64) -> i64 {
+    /// Notes how the file is now. Answers whether that is new and has held still.
+    fn is_due(&mut self, now: Print, now_ms: i64) -> bool {
         if self.last != now {
             self.last = now;
             self.since_ms = now_ms;
         }
-        now_ms - self.since_ms
-    }
-
-    /// Notes how the file is now. Answers whether that is new and has held still.
-    fn is_due(&mut self, now: Print, now_ms: i64) -> bool {
-        self.has_been(now, now_ms) >= STILL_MS && now != self.taken
+        now != self.taken && now_ms - self.since_ms >= STILL_MS
     }
 }
 
@@ -54,8 +46,6 @@ pub fn pause_after(took: Duration) -> Duration {
 #[derive(Debug)]
 pub struct Watcher {
     files: Files,
-    /// The folder of the organizations' files, for which files come and go.
-    folder: Seen,
     seen: BTreeMap<String, Seen>,
     /// The files that secrets come from; whoever needs one reads it himself.
     secrets: BTreeMap<PathBuf, Seen>,
@@ -71,8 +61,7 @@ impl Watcher {
             let taken = print.filter(|_| self::print(&dir.join(&name)) == print);
             (name, Seen { taken, last: print, since_ms: i64::MIN / 2 })
         });
-        let folder = Seen { taken: None, last: None, since_ms: i64::MIN / 2 };
-        Watcher { seen: seen.collect(), folder, files, secrets: BTreeMap::new() }
+        Watcher { seen: seen.collect(), files, secrets: BTreeMap::new() }
     }
 
     /// Watches these files too, and no other secret's. `files` says how each was when it was read.
@@ -91,21 +80,23 @@ impl Watcher {
 
     /// Looks at the folder and the secrets' files. Returns the paths that were read anew, have to be, or are gone, if any.
     pub fn tick(&mut self, now_ms: i64) -> Option<Vec<String>> {
-        self.list(now_ms);
+        let mut paths: BTreeSet<String> = names(&self.files.dir).into_iter().collect();
+        paths.extend(self.seen.keys().cloned());
         let mut changed = Vec::new();
-        for (path, seen) in &mut self.seen {
-            let now = print(&self.files.dir.join(path));
+        for path in paths {
+            let now = print(&self.files.dir.join(&path));
+            let seen = self.seen.entry(path.clone()).or_insert(Seen { taken: None, last: None, since_ms: now_ms });
             if !seen.is_due(now, now_ms) {
                 continue;
             }
-            let before = self.files.texts.get(path).cloned();
-            self.files.take(path);
-            if print(&self.files.dir.join(path)) == now {
+            let before = self.files.texts.get(&path).cloned();
+            self.files.take(&path);
+            if print(&self.files.dir.join(&path)) == now {
                 seen.taken = now;
-                changed.push(path.clone());
+                changed.push(path);
             } else {
                 // It changed while it was read: the old text stands until it holds still.
-                self.files.restore(path, before);
+                self.files.restore(&path, before);
                 seen.since_ms = now_ms;
             }
         }
@@ -118,19 +109,6 @@ impl Watcher {
         }
         self.seen.retain(|_, seen| seen.taken.is_some() || seen.last.is_some());
         (!changed.is_empty()).then_some(changed)
-    }
-
-    /// Notes which files there are that were not seen before.
-    fn list(&mut self, now_ms: i64) {
-        let new = |path: String| (path, Seen { taken: None, last: None, since_ms: now_ms });
-        let folder = print(&self.files.dir.join(ORGANIZATIONS));
-        let listed = match self.folder.has_been(folder, now_ms) < LISTED_MS {
-            true => names(&self.files.dir),
-            false => AT_THE_TOP.map(str::to_owned).to_vec(),
-        };
-        for (path, seen) in listed.into_iter().map(new) {
-            self.seen.entry(path).or_insert(seen);
-        }
     }
 }
 

@@ -52,29 +52,6 @@ fn a_file_that_keeps_changing_holds_no_other_up() {
 }
 
 #[test]
-fn a_file_that_comes_into_a_folder_that_was_the_same_for_long_is_taken_up() {
-    let folder = Folder::demo(&[]);
-    let organizations = std::fs::File::open(folder.dir.path().join("organizations")).unwrap();
-    let mut watcher = Watcher::new(folder.dir.path());
-    let mut begins = 0;
-    for (path, came) in [("organizations/third.toml", 1), ("providers.toml", 2), ("organizations/fourth.toml", 3)] {
-        for step in 0..40 {
-            assert_eq!(watcher.tick(begins + 250 * step), None);
-        }
-        folder.write(path, if path.starts_with("org") { DEMO } else { "" });
-        // The test writes faster than a file system's clock goes on.
-        organizations.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(came)).unwrap();
-        begins += 10_000;
-        assert_eq!((watcher.tick(begins), watcher.tick(begins + 250)), (None, None));
-        assert_eq!(watcher.tick(begins + 500).unwrap(), [path]);
-        begins += 750;
-    }
-    std::fs::remove_file(folder.dir.path().join("organizations/third.toml")).unwrap();
-    let gone: Vec<_> = (0..4).filter_map(|step| watcher.tick(begins + 10_000 + 250 * step)).collect();
-    assert_eq!(gone, [["organizations/third.toml"]]);
-}
-
-#[test]
 fn a_broken_organization_keeps_what_ran_while_others_change() {
     let (folder, live) = two();
     let before = live.now();
