@@ -44,7 +44,7 @@ struct Scope {
     gate: Gate,
 }
 
-/// A scope's number in one [`Limits`]: whoever counts each message under it looks for no name.
+/// A scope's number in one [`Limits`], and in no other: whoever counts each message under it looks for no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScopeNumber(usize);
 
@@ -160,7 +160,7 @@ impl Limits {
         self.changing(scope).configure(windows, now, scope, &boot_id);
     }
 
-    /// The scopes that start with this and have been used or configured.
+    /// The scopes that start with this and have been used, configured or asked about.
     pub fn scopes(&self, prefix: &str) -> Vec<String> {
         self.numbers.keys().filter(|scope| scope.starts_with(prefix)).cloned().collect()
     }
@@ -275,7 +275,7 @@ impl Limits {
         &mut self.scopes[scope.0].gate
     }
 
-    /// The gate of a scope that has been used or configured.
+    /// The gate of a scope that has been used, configured or asked about.
     fn known(&mut self, name: &str) -> Option<&mut Gate> {
         let number = *self.numbers.get(name)?;
         Some(self.gate(number))

@@ -20,7 +20,7 @@ pub enum Round {
 /// What a lane gets where others wait behind it: enough in hand to share a client's writes and the turn's commit, of so many lanes that
 /// mail servers have always something to answer; and less where nobody knows yet how fast its client is.
 pub const ROWS_TOGETHER: Portion = Portion { rows: 24, sharers: 20, turn: 6 };
-pub const ROWS_AT_FIRST: Portion = Portion { rows: 8, sharers: 16, turn: 2 };
+pub const ROWS_AT_FIRST: Portion = Portion { rows: 8, sharers: 20, turn: 2 };
 
 /// So many rows in hand, of a small pool no more than the part of one of so many; and so many times as many until others come.
 pub struct Portion {
@@ -118,5 +118,19 @@ impl Due {
     /// How many rows it may still get before it lets others come. It is served in one go, so that its connections do not wait for it.
     pub fn left(&self) -> usize {
         self.share.turn.saturating_sub(self.served)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_is_known_to_be_fast_has_no_less_than_one_that_nobody_knows_and_everybody_has_something() {
+        for rows_max in 1..=1_000 {
+            let (first, fast) = (ROWS_AT_FIRST.of(rows_max), ROWS_TOGETHER.of(rows_max));
+            assert!(1 <= first.together && first.together <= fast.together && fast.together <= rows_max, "{rows_max}");
+            assert!(first.together <= first.turn && first.turn <= fast.turn, "{rows_max}");
+        }
     }
 }

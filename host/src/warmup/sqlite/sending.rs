@@ -51,7 +51,7 @@ impl Sending {
         Ok(self.hands.get_or_insert_default())
     }
 
-    /// Of a block, in whosever hand.
+    /// Of a block, in whosever hand, as the writing thread knows it.
     pub fn of_block(&mut self, connection: &Connection, block: Block) -> Result<Users, DbError> {
         let hands = self.hands(connection)?.get(&block).map_or(&[][..], Vec::as_slice);
         Ok(hands.iter().fold(Users::default(), |all, (_, users)| all.with(*users)))
@@ -79,13 +79,17 @@ impl Sending {
         for (client, held) in hands.iter_mut().filter(|(_, held)| !held.common(users).is_empty()) {
             *held = held.without(users);
             let key = [block.org, block.email, block.number, *client];
-            if held.is_empty() {
+            let changed = if held.is_empty() {
                 let delete = "DELETE FROM sending WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4";
-                connection.prepare_cached(delete)?.execute(key)?;
+                connection.prepare_cached(delete)?.execute(key)?
             } else {
                 connection
                     .prepare_cached("UPDATE sending SET users = ?5 WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4")?
-                    .execute(params![key[0], key[1], key[2], key[3], *held])?;
+                    .execute(params![key[0], key[1], key[2], key[3], *held])?
+            };
+            // The job is undone then, and the next one reads the table.
+            if changed != 1 {
+                return Err(DbError::Damaged(format!("somebody else has written what client {client} has in hand of {block:?}")));
             }
         }
         hands.retain(|(_, held)| !held.is_empty());
@@ -130,7 +134,7 @@ pub fn of_email(connection: &Connection, from: Block) -> Result<Vec<InHand>, DbE
     read(connection, sql, &[from.org, from.email, from.number])
 }
 
-/// Of a block, in whosever hand.
+/// Of a block, in whosever hand, as it stands.
 pub fn of_block(connection: &Connection, block: Block) -> Result<Users, DbError> {
     let sql = "SELECT coalesce(sum(users), 0) FROM sending WHERE org = ?1 AND email = ?2 AND block = ?3";
     Ok(connection.prepare_cached(sql)?.query_row([block.org, block.email, block.number], |row| row.get(0))?)
@@ -139,6 +143,7 @@ pub fn of_block(connection: &Connection, block: Block) -> Result<Users, DbError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::writer::Memory;
     use crate::warmup::sqlite::blocks::Slot;
     use crate::warmup::sqlite::testing::database;
     use proptest::prelude::*;
@@ -149,7 +154,8 @@ mod tests {
         Enter(i64, Vec<Slot>, i64),
         Leave(i64, Vec<Slot>),
         HandOver(i64, Slot, i64),
-        Undone,
+        /// A job that enters, leaves, and is undone.
+        Undone(i64, Vec<Slot>, i64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -158,8 +164,8 @@ mod tests {
         prop_oneof![
             4 => (number.clone(), slots(), client.clone()).prop_map(|(number, slots, client)| Step::Enter(number, slots, client)),
             4 => (number.clone(), slots()).prop_map(|(number, slots)| Step::Leave(number, slots)),
-            2 => (number, 0_u32..8, client).prop_map(|(number, slot, client)| Step::HandOver(number, slot, client)),
-            1 => Just(Step::Undone),
+            2 => (number.clone(), 0_u32..8, client.clone()).prop_map(|(number, slot, client)| Step::HandOver(number, slot, client)),
+            2 => (number, slots(), client).prop_map(|(number, slots, client)| Step::Undone(number, slots, client)),
         ]
     }
 
@@ -174,33 +180,38 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn the_table_has_each_user_in_the_hand_that_he_went_to_last_also_after_it_was_read_again(
+        fn the_table_has_each_user_in_the_hand_that_he_went_to_last_also_after_a_job_was_undone(
             steps in prop::collection::vec(step(), 1..30),
         ) {
             let folder = tempfile::tempdir().unwrap();
-            let (connection, _) = database(&folder, 1);
-            let mut sending = Sending::default();
+            let (connection, mut context) = database(&folder, 1);
             let mut hands = BTreeMap::<(i64, Slot), i64>::new();
             for step in steps {
                 match step {
                     Step::Enter(number, slots, client) => {
                         let free: Vec<Slot> = slots.into_iter().filter(|slot| !hands.contains_key(&(number, *slot))).collect();
                         if !free.is_empty() {
-                            sending.enter(&connection, block(number), users(free.iter().copied()), client).unwrap();
+                            context.sending.enter(&connection, block(number), users(free.iter().copied()), client).unwrap();
                         }
                         hands.extend(free.into_iter().map(|slot| ((number, slot), client)));
                     }
                     Step::Leave(number, slots) => {
-                        sending.leave(&connection, block(number), users(slots.iter().copied())).unwrap();
+                        context.sending.leave(&connection, block(number), users(slots.iter().copied())).unwrap();
                         hands.retain(|(of, slot), _| *of != number || !slots.contains(slot));
                     }
                     Step::HandOver(number, slot, client) => {
                         if let Some(hand) = hands.get_mut(&(number, slot)) {
                             *hand = client;
-                            sending.hand_over(&connection, block(number).delivery(slot), client).unwrap();
+                            context.sending.hand_over(&connection, block(number).delivery(slot), client).unwrap();
                         }
                     }
-                    Step::Undone => sending.forget(),
+                    Step::Undone(number, slots, client) => {
+                        connection.execute_batch("SAVEPOINT job").unwrap();
+                        context.sending.enter(&connection, block(number), users(8..10), client).unwrap();
+                        context.sending.leave(&connection, block(number), users(slots.iter().copied())).unwrap();
+                        connection.execute_batch("ROLLBACK TO job; RELEASE job").unwrap();
+                        context.rolled_back();
+                    }
                 }
                 let stand = all(&connection).unwrap();
                 let found = stand.iter().flat_map(|held| held.users.slots().map(|slot| ((held.block.number, slot), held.client)));
@@ -208,9 +219,24 @@ mod tests {
                 prop_assert!(stand.iter().all(|held| !held.users.is_empty()));
                 for number in 0..3 {
                     let wanted = users(hands.keys().filter(|(of, _)| *of == number).map(|(_, slot)| *slot));
-                    prop_assert_eq!(sending.of_block(&connection, block(number)).unwrap(), wanted);
+                    prop_assert_eq!(context.sending.of_block(&connection, block(number)).unwrap(), wanted);
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_table_that_somebody_else_has_written_is_told_and_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (connection, mut context) = database(&folder, 1);
+        context.sending.enter(&connection, block(0), users(0..4), 1).unwrap();
+        connection.execute("DELETE FROM sending", []).unwrap();
+        for slots in [0..2, 0..4] {
+            let left = context.sending.leave(&connection, block(0), users(slots));
+            assert!(matches!(left, Err(DbError::Damaged(_))), "{left:?}");
+        }
+        context.rolled_back();
+        assert_eq!(context.sending.of_block(&connection, block(0)).unwrap(), Users::default());
+        context.sending.leave(&connection, block(0), users(0..4)).unwrap();
     }
 }

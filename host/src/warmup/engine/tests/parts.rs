@@ -48,8 +48,8 @@ async fn organizations_get_equal_parts_whatever_the_number_of_their_providers() 
 async fn more_lanes_than_may_be_in_hand_are_served_in_turn() {
     const LANES: usize = 20;
     const USERS: usize = 8;
-    /// An eighth of the 16 rows.
-    const TOGETHER: usize = 2;
+    /// What a lane gets in its turn, of the 16 rows.
+    const TURN: usize = 2;
     let world = World::new(settings(1, |o| o.smtp[0].connections = 1_000));
     for lane in 0..LANES {
         world.register("acme", USERS, &format!("lane{lane}.example")).await;
@@ -65,7 +65,7 @@ async fn more_lanes_than_may_be_in_hand_are_served_in_turn() {
             *served += world.script.release_of(&format!("@lane{lane}.example"), accepted);
         }
         let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
-        assert!(most - least <= 3 * TOGETHER, "{before:?}, then {served:?}");
+        assert!(most - least <= 3 * TURN, "{before:?}, then {served:?}");
         engine.answers(served.iter().sum::<usize>() - before.iter().sum::<usize>()).await;
     }
     engine.once().await;
@@ -76,8 +76,6 @@ async fn more_lanes_than_may_be_in_hand_are_served_in_turn() {
 async fn of_many_lanes_some_get_several_rows_at_a_time_and_all_have_their_turn() {
     const LANES: usize = 50;
     const USERS: usize = 150;
-    /// An eighth of the 128 rows.
-    const TOGETHER: usize = 16;
     let world = World::new(edit(&settings(1, |o| o.smtp[0].connections = 1_000), |process, _| process.sending_rows_max = 128));
     for lane in 0..LANES {
         world.register("acme", USERS, &format!("lane{lane}.example")).await;
@@ -94,10 +92,10 @@ async fn of_many_lanes_some_get_several_rows_at_a_time_and_all_have_their_turn()
         }
         let got: Vec<usize> = served.iter().zip(&before).map(|(now, before)| now - before).filter(|got| *got > 0).collect();
         if turns == 0 {
-            assert!(got.len() <= 16 && got[0] >= 7, "{got:?}");
+            assert!(got.len() <= 22 && got[0] >= 5, "{got:?}");
         }
         let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
-        assert!(most - least <= 4 * TOGETHER, "{before:?}, then {served:?}");
+        assert!(most - least <= TURN, "{before:?}, then {served:?}");
         engine.answers(got.iter().sum()).await;
         turns += 1;
     }
@@ -163,9 +161,11 @@ async fn a_lane_at_its_turn_goes_on_before_others_come_and_goes_behind_them_afte
     }
     let first = &turns[0];
     assert_eq!(first.len(), 128_usize.div_ceil(TOGETHER), "{turns:?}");
+    for lane in first {
+        let had: usize = served.iter().map(|rows| rows[*lane]).take_while(|rows| *rows > 0).sum();
+        assert_eq!(had, TURN, "lane {lane} goes behind when it has had its turn: {served:?}");
+    }
     let until = turns.iter().position(|turn| !turn.is_superset(first)).unwrap();
-    let had = |lane: &usize| served[..until].iter().map(|rows| rows[*lane]).sum::<usize>();
-    assert!(first.iter().any(|lane| had(lane) == TURN), "who has had his turn goes first: {served:?}");
     let behind = turns[until..].iter().position(|turn| turn.is_disjoint(first)).unwrap();
     assert!(behind <= 2, "others go on in their places: {turns:?}");
 }
@@ -209,21 +209,23 @@ async fn a_lane_that_is_alone_gets_all_there_is_though_it_has_half_of_its_rows()
 async fn a_lane_whose_client_becomes_slow_in_its_turn_has_another_turn_though_others_can_use_all_there_is() {
     const ORGANIZATIONS: usize = 20;
     let name = |n: usize| format!("org{n:02}");
-    let one = edit(&settings(1, |o| o.smtp[0].connections = 1_000), |process, _| process.sending_rows_max = 128);
+    let one = edit(&settings(1, |o| o.smtp[0].connections = 1_000), |process, _| process.sending_rows_max = 256);
     let world = World::new((0..ORGANIZATIONS).fold(one, |all, n| edit(&all, |_, o| o.name = OrgName::parse(&name(n)).unwrap())));
     for n in 0..ORGANIZATIONS {
-        world.register(&name(n), 100, &domain(n)[1..]).await;
+        world.register(&name(n), 200, &domain(n)[1..]).await;
         world.send(&name(n)).await;
     }
     world.feed().await;
     let mut engine = world.engine().await;
-    // Until one has more than it would get if nobody knew its client.
+    // Until one has had more in its turn than a whole turn of one whose client nobody knows.
+    let mut before = vec![0; ORGANIZATIONS];
     let slow = loop {
         turn(&world, &mut engine).await;
         let rows = in_hand(&world, ORGANIZATIONS);
-        if let Some(slow) = (0..ORGANIZATIONS).find(|n| rows[*n] > 8) {
+        if let Some(slow) = (0..ORGANIZATIONS).find(|n| before[*n] > 8 && rows[*n] > 8) {
             break slow;
         }
+        before = rows;
         engine.answers(world.script.release(accepted)).await;
     };
     // Its answers take a fifth of a second, in which the others go on.
@@ -242,7 +244,7 @@ async fn a_lane_whose_client_becomes_slow_in_its_turn_has_another_turn_though_ot
         had.push(in_hand(&world, ORGANIZATIONS));
         engine.answers(world.script.release(accepted)).await;
     }
-    assert!(answered > 8 && had.iter().all(|rows| rows.iter().sum::<usize>() > 100), "{answered}, the others use all there is: {had:?}");
+    assert!(answered > 8 && had.iter().all(|rows| rows.iter().sum::<usize>() > 200), "{answered}, the others use all there is: {had:?}");
     assert!(had.iter().any(|rows| rows[slow] > 0), "{slow}: {had:?}");
 }
 
