@@ -20,6 +20,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::watch;
 
+/// The most organizations that one line of the log names.
+const NAMES_SHOWN_MAX: usize = 10;
+
 /// Looks up environment variables for as long as the program runs.
 pub type SharedEnv = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
@@ -107,7 +110,7 @@ impl Live {
         let settings = merge(&before.settings, &parts);
         let restart = needs_restart(&self.started, &settings.process, &watcher.files().shown("postwarm.toml"));
         warnings.extend(restart.iter().cloned());
-        log(&before.status, &problems, &warnings);
+        log(&before, &settings, &problems, &warnings);
         metrics::gauge!("postwarm_config_problems").set(problems.len() as f64);
         metrics::counter!("postwarm_config_reloads_total").increment(1);
         let keys = ring(&parts.keys, |org| settings.organizations.contains_key(org) || settings.unusable.contains(org));
@@ -194,12 +197,29 @@ fn log_problems(before: &ReloadStatus, problems: &[Problem]) {
 }
 
 /// Logs what is new; a problem that stays is not repeated.
-fn log(before: &ReloadStatus, problems: &[Problem], warnings: &[Problem]) {
-    log_problems(before, problems);
-    for warning in warnings.iter().filter(|warning| !before.warnings.contains(warning)) {
+fn log(before: &Snapshot, now: &Settings, problems: &[Problem], warnings: &[Problem]) {
+    log_problems(&before.status, problems);
+    for warning in warnings.iter().filter(|warning| !before.status.warnings.contains(warning)) {
         tracing::warn!(config.file = %warning.file, "configuration: {warning}");
     }
-    if problems.is_empty() {
-        tracing::info!("configuration taken up");
+    let changed = changed_organizations(&before.settings, now);
+    if problems.is_empty() || !changed.is_empty() {
+        tracing::info!("configuration taken up{changed}");
     }
+}
+
+/// Which organizations came, were changed and went, in words; nothing where none did.
+pub(super) fn changed_organizations(before: &Settings, now: &Settings) -> String {
+    let (was, is) = (&before.organizations, &now.organizations);
+    let came = is.keys().filter(|name| !was.contains_key(*name)).collect();
+    let changed = is.iter().filter(|(name, is)| was.get(*name).is_some_and(|was| !Arc::ptr_eq(was, is))).map(|(name, _)| name).collect();
+    let went = was.keys().filter(|name| !is.contains_key(*name)).collect();
+    let parts: [(&str, Vec<&OrgName>); 3] = [("came", came), ("changed", changed), ("went", went)];
+    let told = |(what, names): (&str, Vec<&OrgName>)| {
+        let shown: Vec<String> = names.iter().take(NAMES_SHOWN_MAX).map(|name| format!("`{name}`")).collect();
+        let more = names.len() - shown.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        (!names.is_empty()).then(|| format!("; organizations that {what}: {}{more}", shown.join(", ")))
+    };
+    parts.into_iter().filter_map(told).collect()
 }

@@ -7,7 +7,7 @@ use crate::http::error::{ApiError, Code};
 use crate::http::waiting::Caller;
 use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
-use axum::http::header::CONTENT_LENGTH;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use axum::http::request::Parts;
 use futures_util::StreamExt;
 use std::sync::Arc;
@@ -19,6 +19,9 @@ pub const BODY_OCTETS_MAX: usize = 1024 * 1024;
 pub const BODIES_OCTETS_MAX: usize = 8 * BODY_OCTETS_MAX;
 /// Seconds after which there may be room again.
 const ROOM_RETRY_SECS: u64 = 5;
+
+/// UTF-8's byte order mark, which may stand at the head of a text.
+pub const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// Octets that are allocated together of a body that is larger.
 const BLOCK_OCTETS: usize = 64 * 1024;
@@ -113,6 +116,23 @@ pub async fn whole(head: &Parts, body: Body) -> Result<Bytes, ApiError> {
 /// The length that the client announces, so that nobody has to wait for a body that is refused anyway.
 fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Refuses what only says that it is compressed, so that nobody reads it as text.
+pub fn refuse_compressed(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        true => Err(ApiError::new(Code::UnsupportedMediaType, "compressed bodies are not taken; send the text as it is")),
+        false => Ok(()),
+    }
+}
+
+/// Tells by its byte order mark whether a text is UTF-16.
+pub fn is_utf16(start: &[u8]) -> bool {
+    start.starts_with(b"\xFF\xFE") || start.starts_with(b"\xFE\xFF")
+}
+
+pub fn utf16() -> ApiError {
+    ApiError::new(Code::UnsupportedMediaType, "the text is UTF-16; send UTF-8")
 }
 
 fn too_large() -> ApiError {

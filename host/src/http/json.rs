@@ -28,10 +28,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
         if !may_be_json(request.headers()) {
             return Err(ApiError::new(Code::UnsupportedMediaType, "send JSON with the header `Content-Type: application/json`"));
         }
+        body::refuse_compressed(request.headers())?;
         let (head, body) = request.into_parts();
         let raw = body::whole(&head, body).await?;
-        Ok(JsonBody { value: read(&raw)?, raw })
+        if is_utf16(&raw) {
+            return Err(body::utf16());
+        }
+        Ok(JsonBody { value: read(raw.strip_prefix(body::BOM).unwrap_or(&raw))?, raw })
     }
+}
+
+/// Tells whether a body is UTF-16, which it shows by its byte order mark, or, as it begins with an ASCII character, by an octet of zero.
+fn is_utf16(raw: &[u8]) -> bool {
+    body::is_utf16(raw) || matches!(raw, [0, first, ..] | [first, 0, ..] if *first != 0)
 }
 
 /// The media type without its parameters, in lower case; empty where there is none.
@@ -152,6 +161,26 @@ pub mod tests {
         let error = read::<Body>(body.as_bytes()).expect_err("must be refused");
         let pointers: Vec<_> = error.errors.iter().filter_map(|e| e.pointer.clone()).collect();
         expected.assert_eq(&format!("{} {pointers:?} {}", error.code.as_str(), error.detail));
+    }
+
+    #[tokio::test]
+    async fn what_is_compressed_or_utf_16_is_told_and_a_byte_order_mark_is_passed_over() {
+        let wide = |order: fn(u16) -> [u8; 2], mark: &str| format!("{mark}{{}}").encode_utf16().flat_map(order).collect::<Vec<u8>>();
+        let cases = [
+            ("gzip", b"\x1f\x8b\x08".to_vec(), Err("compressed bodies are not taken; send the text as it is")),
+            ("identity", wide(u16::to_le_bytes, "\u{feff}"), Err("the text is UTF-16; send UTF-8")),
+            ("identity", wide(u16::to_be_bytes, "\u{feff}"), Err("the text is UTF-16; send UTF-8")),
+            ("identity", wide(u16::to_le_bytes, ""), Err("the text is UTF-16; send UTF-8")),
+            ("identity", wide(u16::to_be_bytes, ""), Err("the text is UTF-16; send UTF-8")),
+            ("identity", b"\xEF\xBB\xBF{\"name\":\"a\"}".to_vec(), Ok(())),
+        ];
+        for (encoding, octets, wanted) in cases {
+            let request = axum::http::Request::post("/").header("content-encoding", encoding);
+            let request = request.header("content-type", "application/json").body(octets.clone().into()).expect("a request");
+            let taken = JsonBody::<Body>::from_request(request, &()).await.map(drop).map_err(|error| (error.code, error.detail));
+            let wanted = wanted.map_err(|detail| (Code::UnsupportedMediaType, detail.to_owned()));
+            assert_eq!(taken, wanted, "{octets:?}");
+        }
     }
 
     #[test]

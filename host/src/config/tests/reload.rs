@@ -2,7 +2,7 @@
 
 use super::{DEMO, Folder, PROVIDERS, Plugins, org};
 use crate::config::keys::{self, KeyLine, new_key};
-use crate::config::live::Live;
+use crate::config::live::{Live, changed_organizations};
 use crate::config::serving::Serving;
 use crate::config::watch::Watcher;
 use expect_test::expect;
@@ -49,6 +49,23 @@ fn a_file_that_keeps_changing_holds_no_other_up() {
         taken.extend(watcher.tick(250 * step as i64).unwrap_or_default());
     }
     assert_eq!(taken, ["organizations/acme.toml"]);
+}
+
+#[test]
+fn the_log_says_which_organizations_came_were_changed_and_went() {
+    let (folder, live) = two();
+    let before = live.now();
+    folder.write("organizations/acme.toml", &format!("{ACME}[limits]\nper_day = 5\n"));
+    std::fs::remove_file(folder.dir.path().join("organizations/demo.toml")).unwrap();
+    for n in 0..12 {
+        folder.write(&format!("organizations/new{n:02}.toml"), &ACME.replace("acme", &format!("new{n:02}")));
+    }
+    settle(&live, 0);
+    let named: Vec<String> = (0..10).map(|n| format!("`new{n:02}`")).collect();
+    let came = format!("; organizations that came: {} and 2 more", named.join(", "));
+    let wanted = format!("{came}; organizations that changed: `acme`; organizations that went: `demo`");
+    assert_eq!(changed_organizations(&before.settings, &live.now().settings), wanted);
+    assert_eq!(changed_organizations(&before.settings, &before.settings), "");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Invariant: memory is bounded by two batches and one line an import, and a fixed number of imports. While a batch commits, the next one is read. What was
 //! committed stays when the upload breaks off; the same upload again finds it as existing.
 
-use crate::http::body::broken_off;
+use crate::http::body::{self, broken_off};
 use crate::http::error::{ApiError, Code};
 use crate::http::json::media_type;
 use crate::http::params::Params;
@@ -16,7 +16,6 @@ use crate::warmup::store::{Imported, StoreError};
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::header::CONTENT_ENCODING;
 use axum::http::{HeaderMap, Uri};
 use futures_util::StreamExt;
 use serde::Serialize;
@@ -86,13 +85,13 @@ async fn run(body: Body, rows: &mut Rows, batch: &mut Batch, commits: &mut Commi
     let mut stream = body.into_data_stream();
     while let Some(chunk) = next(&mut stream).await? {
         for piece in chunk.chunks(PIECE_OCTETS_MAX) {
-            rows.feed(piece, batch).map_err(utf16)?;
+            rows.feed(piece, batch).map_err(|Utf16| body::utf16())?;
             if batch.users.len() >= BATCH_ROWS {
                 commits.start(std::mem::replace(&mut batch.users, Vec::with_capacity(BATCH_ROWS))).await?;
             }
         }
     }
-    rows.finish(batch).map_err(utf16)?;
+    rows.finish(batch).map_err(|Utf16| body::utf16())?;
     commits.start(std::mem::take(&mut batch.users)).await?;
     commits.settle().await
 }
@@ -106,14 +105,8 @@ async fn next(stream: &mut axum::body::BodyDataStream) -> Result<Option<Bytes>, 
     }
 }
 
-fn utf16(_: Utf16) -> ApiError {
-    ApiError::new(Code::UnsupportedMediaType, "the text is UTF-16; send UTF-8")
-}
-
 fn format(headers: &HeaderMap) -> Result<Rows, ApiError> {
-    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return Err(ApiError::new(Code::UnsupportedMediaType, "compressed bodies are not taken; send the text as it is"));
-    }
+    body::refuse_compressed(headers)?;
     match media_type(headers).as_str() {
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" | "application/json" => {
             Ok(Rows::ndjson())

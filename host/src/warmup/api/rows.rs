@@ -3,6 +3,7 @@
 //! Invariant: memory is bounded by one line (`LINE_OCTETS_MAX`) and one batch, whatever comes in; no row is skipped
 //! without being counted. A piece boundary changes nothing.
 
+use crate::http::body::{BOM, is_utf16};
 use crate::model::address::Address;
 use crate::model::user::NewUser;
 use crate::warmup::api::csv::Csv;
@@ -18,7 +19,6 @@ pub const LINE_OCTETS_MAX: usize = 64 * 1024;
 pub const ROW_ERRORS_MAX: usize = 1_000;
 /// The longest detail of one error in characters.
 const DETAIL_CHARS_MAX: usize = 200;
-const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// What is wrong with a row, as a word that never changes. `docs/API.md` lists all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -126,7 +126,7 @@ impl Rows {
         let Some(start) = self.start.take() else {
             return Ok(());
         };
-        if start.starts_with(b"\xFF\xFE") || start.starts_with(b"\xFE\xFF") {
+        if is_utf16(&start) {
             return Err(Utf16);
         }
         self.format.feed(start.strip_prefix(BOM).unwrap_or(&start), batch);
