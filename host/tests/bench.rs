@@ -22,7 +22,7 @@ mod arguments_tests {
         let wanted = |names: &[&str], extent, rounds, rows| {
             Ok(Arguments { names: names.iter().map(|name| (*name).to_owned()).collect(), extent, rounds, rows })
         };
-        assert_eq!(parsed("--bench"), wanted(&[], Extent::Usual, 3, 100_000));
+        assert_eq!(parsed("--bench"), wanted(&[], Extent::Usual, 5, 100_000));
         assert_eq!(parsed("rtt --rounds 7 cpu --rows 2_000"), wanted(&["rtt", "cpu"], Extent::Usual, 7, 2_000));
         assert_eq!(parsed("--small"), wanted(&[], Extent::Small, 3, 20_000));
         assert_eq!(parsed("--rounds 2 --full"), wanted(&[], Extent::Full, 2, 100_000));

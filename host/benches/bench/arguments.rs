@@ -4,15 +4,15 @@
 const ROWS: usize = 100_000;
 /// As many in CI: enough to be past the start.
 const SMALL_ROWS: usize = 20_000;
-const ROUNDS: usize = 3;
-const FULL_ROUNDS: usize = 5;
+const ROUNDS: usize = 5;
+const SMALL_ROUNDS: usize = 3;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
     /// Some benches, for CI; what misses its floor is measured again.
     Small,
-    /// All benches; the long ones in the first round alone.
+    /// All benches; the long ones in every second round.
     Usual,
     /// All benches in all rounds, at the sizes that the floors speak of.
     Full,
@@ -47,9 +47,8 @@ pub fn parse(words: &[String], known: &[&str]) -> Result<Arguments, String> {
         }
     }
     let usual = match extent {
-        Extent::Small => (ROUNDS, SMALL_ROWS),
-        Extent::Usual => (ROUNDS, ROWS),
-        Extent::Full => (FULL_ROUNDS, ROWS),
+        Extent::Small => (SMALL_ROUNDS, SMALL_ROWS),
+        Extent::Usual | Extent::Full => (ROUNDS, ROWS),
     };
     Ok(Arguments { names, extent, rounds: rounds.unwrap_or(usual.0), rows: rows.unwrap_or(usual.1) })
 }

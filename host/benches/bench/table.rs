@@ -24,7 +24,7 @@ pub struct Bench {
     pub needs: &'static [Need],
     /// CI runs it.
     pub is_small: bool,
-    /// It takes so long that the first round alone has it.
+    /// It takes so long that every second round alone has it.
     pub is_long: bool,
 }
 
