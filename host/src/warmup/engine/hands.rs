@@ -4,6 +4,7 @@
 //! it was offered to; its limits are settled under the scopes of the client that has it, whatever the settings say by then.
 
 use crate::model::name::{DeliveryKey, OrgId};
+use crate::model::number_map::NumberMap;
 use crate::warmup::limits::ScopeNumber;
 use crate::warmup::marks::Place;
 use crate::warmup::store::{Claimed, LaneKey};
@@ -51,7 +52,7 @@ impl Hand {
 /// All rows in hand, and how many each lane has.
 #[derive(Default)]
 pub struct Hands {
-    rows: HashMap<DeliveryKey, Hand>,
+    rows: NumberMap<DeliveryKey, Hand>,
     lanes: HashMap<LaneKey, usize>,
     organizations: BTreeMap<OrgId, usize>,
 }

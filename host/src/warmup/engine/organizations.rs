@@ -383,13 +383,14 @@ impl Running {
         };
         let Some(index) = self.index(hand.client) else { return };
         self.clients[index].observe(&self.settings.name, outcome, now);
-        if matches!(outcome, Outcome::Deferred { .. } | Outcome::Rejected { .. } | Outcome::Accepted(_)) {
-            let lane = (hand.claimed.client.clone(), hand.claimed.provider.clone());
-            match outcome {
-                // An acceptance changes a pause only where there is one.
-                Outcome::Accepted(_) if !self.pauses.contains_key(&lane) => {}
-                _ => self.pauses.entry(lane).or_default().observe(Fault::Domain, outcome, now),
+        let lane = || (hand.claimed.client.clone(), hand.claimed.provider.clone());
+        match outcome {
+            // An acceptance changes a pause only where there is one.
+            Outcome::Accepted(_) if self.pauses.is_empty() || !self.pauses.contains_key(&lane()) => {}
+            Outcome::Deferred { .. } | Outcome::Rejected { .. } | Outcome::Accepted(_) => {
+                self.pauses.entry(lane()).or_default().observe(Fault::Domain, outcome, now);
             }
+            _ => {}
         }
     }
 }
