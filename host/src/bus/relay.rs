@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Records of one publish, and those of a commit more.
-const BATCH_MAX: usize = 2000;
+const BATCH_MAX: usize = 4000;
 /// How long the relay lets records gather, so that a busy time has few and large publishes.
-const LINGER: Duration = Duration::from_millis(50);
+const LINGER: Duration = Duration::from_millis(100);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 
@@ -242,7 +242,7 @@ mod tests {
         let ms = |ms| clock.advance(Duration::from_millis(ms));
         assert!(poll!(&mut running).is_pending());
         add(2);
-        ms(49);
+        ms(99);
         add(3);
         assert!(poll!(&mut running).is_pending());
         assert_eq!(sizes(), [2]);
@@ -251,13 +251,13 @@ mod tests {
         assert_eq!(sizes(), [2, 4]);
         // Nothing has come for a while; what comes then waits for company too.
         for _ in 0..3 {
-            ms(50);
+            ms(100);
             assert!(poll!(&mut running).is_pending());
         }
         add(4);
         assert!(poll!(&mut running).is_pending());
         add(5);
-        ms(50);
+        ms(100);
         assert!(poll!(&mut running).is_pending());
         assert_eq!(sizes(), [2, 4, 4]);
     }
@@ -268,6 +268,6 @@ mod tests {
         let relay = Relay::new(outbox(1..=2500), log.clone(), clock);
         let mut running = pin!(relay.run(CancellationToken::new()));
         assert!(poll!(&mut running).is_pending());
-        assert_eq!(*log.sizes.lock().unwrap(), [BATCH_MAX, BATCH_MAX, 1000]);
+        assert_eq!(*log.sizes.lock().unwrap(), [BATCH_MAX, 1000]);
     }
 }

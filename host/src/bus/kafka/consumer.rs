@@ -21,8 +21,8 @@ const LEADER_WAIT: Duration = Duration::from_millis(50);
 /// How long the thread waits for a record before it looks whether it is still wanted.
 const THREAD_WAIT: Duration = Duration::from_millis(100);
 /// The brokers answer when they have so many octets, or after so many milliseconds.
-const FETCH_MIN_OCTETS: &str = "65536";
-const FETCH_WAIT_MS: &str = "100";
+const FETCH_MIN_OCTETS: &str = "262144";
+const FETCH_WAIT_MS: &str = "200";
 /// How often new partitions are looked for.
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 /// Records that go from the thread to `poll` together, and the octets from which on no more are added: a record may have 1 MB.
