@@ -7,6 +7,7 @@ use crate::model::name::DeliveryKey;
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use std::fmt::Write;
 
 /// The bytes of the secret that tokens are made with.
 pub const SECRET_BYTES: usize = 32;
@@ -36,9 +37,9 @@ impl Tokens {
         let mut token = [0; 8];
         URL_SAFE_NO_PAD.encode_slice(&mac[..6], &mut token).expect("six octets make eight characters");
         let token = std::str::from_utf8(&token).expect("base64 is ASCII");
-        let mut number = itoa::Buffer::new();
         let mut id = String::with_capacity(52 + domain.len());
-        for part in [number.format(delivery.email.0), ".", itoa::Buffer::new().format(delivery.user.0), ".", token, "@", domain] {
+        write!(id, "{delivery}").expect("a text takes all");
+        for part in [".", token, "@", domain] {
             id.push_str(part);
         }
         id

@@ -143,7 +143,7 @@ impl LaneBook {
                 continue;
             }
             let has = plan.has.get(&place).copied().unwrap_or_else(|| hands.of(&due.lane));
-            if round == Round::Wanting && 2 * has >= due.share.together {
+            if round == Round::Wanting && 2 * has >= due.part.together {
                 continue;
             }
             let Some(mut look) = self.look_at(place, has, plan.rows_max, around) else {
@@ -159,7 +159,7 @@ impl LaneBook {
                 look.wants = look.wants.min(due.left());
             }
             if look.wants > 0 {
-                used += look.wants.min(due.share.together);
+                used += look.wants.min(due.part.together);
                 looks.push(look);
             }
         }
@@ -217,7 +217,7 @@ impl LaneBook {
             return None;
         }
         let is_brisk = organization.is_brisk(index, now.boot_ms);
-        self.due[place].share = if is_brisk { ROWS_TOGETHER } else { ROWS_AT_FIRST }.of(rows_max);
+        self.due[place].part = if is_brisk { ROWS_TOGETHER } else { ROWS_AT_FIRST }.of(rows_max);
         Some(Look { place, has, index, probe, scopes, wants: claimable.n as usize, is_brisk })
     }
 

@@ -31,15 +31,15 @@ pub struct Portion {
 
 impl Portion {
     /// Of a pool of so many rows.
-    pub fn of(&self, rows_max: usize) -> Share {
+    pub fn of(&self, rows_max: usize) -> Part {
         let together = self.rows.min(rows_max / self.sharers).max(1);
-        Share { together, turn: self.turn * together }
+        Part { together, turn: self.turn * together }
     }
 }
 
 /// A lane's part of the pool.
 #[derive(Clone, Copy)]
-pub struct Share {
+pub struct Part {
     /// How many rows it shall have in hand.
     pub together: usize,
     /// How many rows it gets before it lets others come.
@@ -105,19 +105,19 @@ impl Planned {
 /// A lane that has work.
 pub struct Due {
     pub lane: LaneKey,
-    pub share: Share,
+    pub part: Part,
     /// Rows claimed since it came to the front.
     pub served: usize,
 }
 
 impl Due {
     pub fn new(lane: LaneKey) -> Due {
-        Due { lane, share: ROWS_AT_FIRST.of(usize::MAX), served: 0 }
+        Due { lane, part: ROWS_AT_FIRST.of(usize::MAX), served: 0 }
     }
 
     /// How many rows it may still get before it lets others come. It is served in one go, so that its connections do not wait for it.
     pub fn left(&self) -> usize {
-        self.share.turn.saturating_sub(self.served)
+        self.part.turn.saturating_sub(self.served)
     }
 }
 
