@@ -21,6 +21,9 @@ tools:
 	if [ -z "$$cc" ]; then say 'a C compiler' 'sudo apt-get install gcc libc6-dev'; \
 	elif ! echo '#include <stdlib.h>' | "$$cc" -E - >/dev/null 2>&1; then say 'the C headers' 'sudo apt-get install libc6-dev'; \
 	elif ! echo '#include <zlib.h>' | "$$cc" -E - >/dev/null 2>&1; then say 'the zlib headers (zlib.h)' 'sudo apt-get install zlib1g-dev'; fi; \
+	case "$${CARGO_TARGET_DIR:-$$PWD}" in \
+	*[[:space:]]*) echo "librdkafka and jemalloc do not build in a folder whose path has a space: move this one, or set CARGO_TARGET_DIR" >&2; missing=1;; \
+	esac; \
 	exit $$missing
 
 run: tools

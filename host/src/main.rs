@@ -3,7 +3,7 @@
 use std::process::exit;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
     // With huge pages the heaps of its threads hold twice the memory that they use. A kernel that has none says so.
