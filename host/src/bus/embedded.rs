@@ -139,7 +139,7 @@ fn append(db: &Connection, batch: &Batch, keep_from: i64) -> Result<(), DbError>
         let (_, newest) = bounds(db, topic)?;
         let last = newest + of_topic.len() as i64;
         let insert = format!("INSERT INTO {} (first, last, at, batch) VALUES (?1, ?2, ?3, ?4)", table(topic));
-        db.prepare_cached(&insert)?.execute((newest + 1, last, at, of_topic.blob()))?;
+        db.prepare_cached(&insert)?.execute((newest + 1, last, at, of_topic.stored()))?;
         retain(db, topic, keep_from)?;
     }
     Ok(())
@@ -187,8 +187,9 @@ fn page(db: &Connection, topic: Topic, from: i64, max: usize, found: &mut Vec<Co
     let mut octets = 0;
     while octets < POLL_OCTETS_MAX && found.len() < max {
         let Some(row) = rows.next()? else { break };
-        let blob = Bytes::copy_from_slice(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?);
         let damaged = |e: BatchError| DbError::Damaged(e.to_string());
+        let stored = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+        let blob = Bytes::from(batch::unpack(stored).map_err(damaged)?.into_owned());
         for (offset, record) in (row.get(0)?..).zip(batch::records(&blob).map_err(damaged)?).filter(|(offset, _)| *offset >= from) {
             if found.len() == max || octets >= POLL_OCTETS_MAX {
                 break;

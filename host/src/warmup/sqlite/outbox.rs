@@ -23,7 +23,7 @@ pub fn write(connection: &Connection, context: &mut Context) -> Result<bool, DbE
     if context.outgoing.is_empty() {
         return Ok(false);
     }
-    connection.prepare_cached("INSERT INTO outbox (records) VALUES (?1)")?.execute([context.outgoing.blob()])?;
+    connection.prepare_cached("INSERT INTO outbox (records) VALUES (?1)")?.execute([context.outgoing.stored()])?;
     context.outgoing.clear();
     Ok(true)
 }
