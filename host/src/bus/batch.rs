@@ -1,7 +1,7 @@
 //! Records that are written together as one blob, as the outbox and the embedded log keep them.
 //!
 //! A record is written into its batch and read out of it where it stands: on its way from outbox to log no text of it is copied
-//! alone. A large batch is stored packed (LZ4): records of one turn differ in little, so that a fifth of the octets is written.
+//! alone. A large batch is stored packed (LZ4): records of one turn differ in little, so that a fraction of the octets is written.
 //!
 //! Invariant: what is read is what was pushed, or an error. Numbers are little endian; each text has its length before it.
 
