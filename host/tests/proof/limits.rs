@@ -4,10 +4,10 @@
 
 use crate::broadcast::{Broadcast, within};
 use crate::check::check;
-use crate::faketime::WallClock;
 use crate::harness::Site;
 use crate::scenario::{Line, Plan};
 use crate::servers::client;
+use crate::wall_clock::WallClock;
 use futures_util::future::join_all;
 use postwarm_plugin_testkit::sink::Sink;
 use postwarm_plugin_testkit::sink::script::Script;

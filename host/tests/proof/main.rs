@@ -10,7 +10,6 @@
 mod arguments;
 mod broadcast;
 mod check;
-mod faketime;
 #[expect(dead_code, reason = "the integration tests use the rest of it")]
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -22,6 +21,7 @@ mod servers;
 mod topics;
 mod trial;
 mod volume;
+mod wall_clock;
 
 // A scenario each.
 mod broker;

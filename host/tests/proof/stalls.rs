@@ -2,10 +2,10 @@
 
 use crate::broadcast::{Broadcast, site, within};
 use crate::check::check;
-use crate::faketime::WallClock;
 use crate::process::signal;
 use crate::scenario::{Line, Plan};
 use crate::trial::targets;
+use crate::wall_clock::WallClock;
 use postwarm_plugin_testkit::sink::Sink;
 use postwarm_plugin_testkit::sink::journal::{Entry, Fact};
 use postwarm_plugin_testkit::sink::script::{Action, Rule, Script, Step};
@@ -82,6 +82,8 @@ pub async fn jumps(plan: Plan) -> Line {
         broadcast.over(&postwarm).await;
         let took = began.elapsed();
         line.expect(took <= JUMPING_MAX, || format!("a broadcast took {took:.1?}: something waited for a clock that had jumped"));
+        let set_back = site.log().matches("the wall clock was set back").count();
+        line.expect(set_back == JUMPS_BACK.len(), || format!("the process saw its clock set back {set_back} times"));
         let found = check(&broadcast.evidence(postwarm, &site, &[&sink]).await);
         line.expect(found.duplicates == 0, || format!("{} messages came twice", found.duplicates));
         line.expect(found.unknown_listed == 0, || format!("{} messages are in doubt", found.unknown_listed));
