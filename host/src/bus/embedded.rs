@@ -26,8 +26,6 @@ CREATE TABLE facts (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, at INTEGER
 
 /// Reads that run at a time; consumers are few.
 const READERS_MAX: usize = 2;
-/// The page cache of its writer, which reads nothing that it has written; a large append fits.
-const WRITER_CACHE_KIB: i64 = 2 * 1024;
 /// Old rows that each append removes of a topic, at most, for the one that it adds.
 const RETENTION_STEP: i64 = 4;
 
@@ -63,7 +61,6 @@ impl EmbeddedLog {
         })?;
         let path = folder.join("events.db");
         let mut db = open_writer(&path, Durability::PowerLoss)?;
-        db.pragma_update(None, "cache_size", -WRITER_CACHE_KIB).map_err(DbError::from)?;
         migrate(&mut db, MIGRATIONS)?;
         let writer = Writer::start("events-writer", db, ())?;
         let readers = Readers::new(&path, READERS_MAX);

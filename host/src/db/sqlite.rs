@@ -10,10 +10,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// The page cache of a writer in KiB. The whole process has 128 MB at a million recipients.
-const WRITER_CACHE_KIB: i64 = 6 * 1024;
-/// The page cache of a reader in KiB.
-const READER_CACHE_KIB: i64 = 2 * 1024;
+/// The page cache of a connection in KiB. SQLite looks through all of a writer's after a commit that rearranged pages.
+const CACHE_KIB: i64 = 2 * 1024;
 /// Prepared statements that a connection keeps.
 const STATEMENTS_MAX: usize = 128;
 
@@ -42,7 +40,6 @@ pub fn open_writer(path: &Path, durability: Durability) -> Result<Connection, Db
     };
     db.pragma_update(None, "synchronous", synchronous)?;
     db.pragma_update(None, "foreign_keys", true)?;
-    db.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     db.pragma_update(None, "temp_store", "MEMORY")?;
     db.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
     Ok(db)
@@ -52,13 +49,13 @@ pub fn open_writer(path: &Path, durability: Durability) -> Result<Connection, Db
 pub fn open_reader(path: &Path) -> Result<Connection, DbError> {
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     prepare(&db)?;
-    db.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     Ok(db)
 }
 
 fn prepare(db: &Connection) -> Result<(), DbError> {
     db.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     db.busy_timeout(BUSY_MAX)?;
+    db.pragma_update(None, "cache_size", -CACHE_KIB)?;
     // A plan never depends on a bound value: else each new LIMIT compiles its statement anew.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
