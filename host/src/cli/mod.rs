@@ -9,3 +9,4 @@ pub mod run;
 mod scheduling;
 mod scratch;
 pub mod serve;
+mod threads;

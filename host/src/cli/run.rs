@@ -4,6 +4,7 @@ use crate::app::{Options, RegistryCatalogue, registry};
 use crate::cli::arguments::{Arguments, Command, Folders, Key, Plugin, Service};
 use crate::cli::key::{Fresh, Output};
 use crate::cli::scratch::Scratch;
+use crate::cli::threads::{self, Threads};
 use crate::cli::{check, healthcheck, key, plugin, scheduling, serve};
 use crate::clock::{Clock, SystemClock};
 use crate::config::live::SharedEnv;
@@ -13,7 +14,6 @@ use std::ffi::OsString;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
 const OK: i32 = 0;
@@ -24,8 +24,6 @@ const SERVICE_WORKERS: usize = 2;
 /// Threads that run the clients: half of the processors, and at most so many. They have a runtime of their own, so that no answer of
 /// an API holds mail up, and the octets of a message do not go from one processor's cache to another's.
 const MAIL_WORKERS_MAX: usize = 8;
-/// Events that are taken from the system at once: more than there can be sockets of the REST ports.
-const IO_EVENTS_MAX: usize = 8 * 1024;
 /// How long what blocks may take to end.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 
@@ -109,26 +107,20 @@ fn start(service: Option<Service>, folders: Folders, env: SharedEnv) -> std::io:
         Some(Service::Health) => Serving::Health,
     };
     scheduling::as_batch();
-    let services = runtime("services", SERVICE_WORKERS)?;
+    let services = threads::several("services", SERVICE_WORKERS)?;
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let mail = runtime("mail", (processors / 2).clamp(1, MAIL_WORKERS_MAX))?;
+    let mail = Threads::start("mail", (processors / 2).clamp(1, MAIL_WORKERS_MAX))?;
     // The engine is one task. Beside the connections it would wait for them, and they for it.
-    let engine = runtime("engine", 1)?;
+    let engine = Threads::start("engine", 1)?;
     let (config, data) = (folders.config, folders.data);
-    let options = Options { serving, config, data, engine: engine.handle().clone(), mail: mail.handle().clone() };
+    let options = Options { serving, config, data, engine: engine.handle(), mail: mail.handle() };
     let code = services.block_on(serve::run(options, env, &mut std::io::stderr()));
     // Mail first: its clients may still be at work. Nobody else can have the data folder until the process has ended.
-    for ended in [mail, engine, services] {
-        ended.shutdown_timeout(SHUTDOWN_MAX);
+    for ended in [mail, engine] {
+        ended.end(SHUTDOWN_MAX);
     }
+    services.shutdown_timeout(SHUTDOWN_MAX);
     Ok(code)
-}
-
-fn runtime(name: &str, workers: usize) -> std::io::Result<Runtime> {
-    let mut builder = Builder::new_multi_thread();
-    // All that came is handed out before a timer fires: a connection does not time out while its request lies there.
-    builder.max_io_events_per_tick(IO_EVENTS_MAX);
-    builder.worker_threads(workers).thread_name(name).enable_all().build()
 }
 
 /// Logs to standard error: lines for people, JSON with `POSTWARM_LOG_FORMAT=json`; the filter is `RUST_LOG`. `Err` says
