@@ -19,7 +19,7 @@ pub enum Round {
 
 /// What a lane gets where others wait behind it: enough in hand to share a client's writes and the turn's commit, of so many lanes that
 /// mail servers have always something to answer; and less where nobody knows yet how fast its client is.
-pub const ROWS_TOGETHER: Portion = Portion { rows: 24, sharers: 20, turn: 6 };
+pub const ROWS_TOGETHER: Portion = Portion { rows: 24, sharers: 20, turn: 10 };
 pub const ROWS_AT_FIRST: Portion = Portion { rows: 8, sharers: 20, turn: 2 };
 
 /// So many rows in hand, of a small pool no more than the part of one of so many; and so many times as many until others come.

@@ -106,7 +106,7 @@ async fn of_many_lanes_some_get_several_rows_at_a_time_and_all_have_their_turn()
 /// Rows of a lane in hand where others wait behind it and its client is fast: a twentieth of the 128.
 const TOGETHER: usize = 6;
 /// How many it gets before others come.
-const TURN: usize = 36;
+const TURN: usize = 60;
 
 fn domain(lane: usize) -> String {
     format!("@lane{lane}.example")
@@ -149,7 +149,7 @@ fn in_hand(world: &World, lanes: usize) -> Vec<usize> {
 #[tokio::test]
 async fn a_lane_at_its_turn_goes_on_before_others_come_and_goes_behind_them_after_it() {
     const LANES: usize = 60;
-    let (world, mut engine) = fast_with_lanes(LANES, 60).await;
+    let (world, mut engine) = fast_with_lanes(LANES, 2 * TURN).await;
     let (mut turns, mut served) = (Vec::new(), Vec::new());
     while turns.len() < 2 * TURN / TOGETHER {
         turn(&world, &mut engine).await;
