@@ -146,7 +146,7 @@ CREATE TABLE usage (
     PRIMARY KEY (scope, per_ms, bucket_ms, boot_id)
 ) WITHOUT ROWID;
 
--- A row is what one job told: a batch of records.
+-- A row is what one job told of a topic: a batch of records.
 CREATE TABLE outbox (
     number  INTEGER PRIMARY KEY AUTOINCREMENT,
     records BLOB NOT NULL

@@ -1,21 +1,13 @@
-//! Records that are written together as one blob, as the outbox and the embedded log keep them.
+//! Records that are written together as one blob.
 //!
-//! A record is written into its batch and read out of it where it stands: on its way from outbox to log no text of it is copied
-//! alone. A large batch is stored packed (LZ4): records of one turn differ in little, so that a fraction of the octets is written.
+//! A record is written into its batch and read out of it where it stands.
 //!
 //! Invariant: what is read is what was pushed, or an error. Numbers are little endian; each text has its length before it.
 
 use crate::bus::{Record, Topic};
-use std::borrow::Cow;
 
 /// The first octet of a batch.
-const FORMAT: u8 = 1;
-/// The first octet of one that is stored packed: the number of octets that it becomes follows (four), then an LZ4 block.
-const PACKED: u8 = 2;
-/// What is smaller is stored as it is.
-const PACKED_MIN: usize = 2 * 1024;
-/// LZ4 makes at most so many octets of one; what claims more is no packed batch.
-const PACKED_PART_MAX: usize = 255;
+pub const FORMAT: u8 = 1;
 /// Room for a record of one recipient, so that writing it allocates once.
 const RECORD_OCTETS: usize = 512;
 const TOPICS: [Topic; 3] = [Topic::Emails, Topic::Recipients, Topic::Facts];
@@ -37,27 +29,22 @@ pub struct Batch {
 pub struct Texts<'a>(&'a mut Vec<u8>);
 
 impl Batch {
-    /// Reads what was stored.
+    /// Reads a blob.
     ///
     /// # Errors
     /// It is not whole, or no batch.
-    pub fn read(stored: &[u8]) -> Result<Batch, BatchError> {
-        let blob = unpack(stored)?;
+    pub fn read(blob: Vec<u8>) -> Result<Batch, BatchError> {
         let mut count = 0;
         for record in records(&blob)? {
             record?;
             count += 1;
         }
-        Ok(Batch { blob: if count > 0 { blob.into_owned() } else { Vec::new() }, count })
+        Ok(Batch { blob: if count > 0 { blob } else { Vec::new() }, count })
     }
 
-    /// What is stored: `read` takes it.
-    pub fn stored(&self) -> Cow<'_, [u8]> {
-        match u32::try_from(self.blob.len()) {
-            Ok(_) if self.is_empty() => Cow::Borrowed(&[FORMAT]),
-            Ok(octets) if self.blob.len() >= PACKED_MIN => Cow::Owned(pack(&self.blob, octets)),
-            _ => Cow::Borrowed(&self.blob),
-        }
+    /// The records behind each other; nothing where there is none.
+    pub fn blob(&self) -> &[u8] {
+        &self.blob
     }
 
     pub fn len(&self) -> usize {
@@ -98,6 +85,7 @@ impl Batch {
     }
 
     /// Adds the records of another.
+    #[cfg(test)]
     pub fn append(&mut self, other: &Batch) {
         let from = usize::from(self.count > 0);
         self.blob.extend_from_slice(other.blob.get(from..).unwrap_or_default());
@@ -122,37 +110,13 @@ impl<'a> Texts<'a> {
     }
 }
 
+#[cfg(test)]
 impl FromIterator<Batch> for Batch {
     fn from_iter<I: IntoIterator<Item = Batch>>(batches: I) -> Batch {
-        let batches: Vec<Batch> = batches.into_iter().collect();
-        let octets = batches.iter().map(|batch| batch.blob.len()).sum();
-        let mut all = Batch { blob: Vec::with_capacity(octets), count: 0 };
-        batches.iter().for_each(|batch| all.append(batch));
+        let mut all = Batch::default();
+        batches.into_iter().for_each(|batch| all.append(&batch));
         all
     }
-}
-
-fn pack(blob: &[u8], octets: u32) -> Vec<u8> {
-    let head = [&[PACKED][..], &octets.to_le_bytes()].concat();
-    let mut stored = vec![0; head.len() + lz4_flex::block::get_maximum_output_size(blob.len())];
-    stored[..head.len()].copy_from_slice(&head);
-    let packed = lz4_flex::block::compress_into(blob, &mut stored[head.len()..]).expect("there is room for the worst case");
-    stored.truncate(head.len() + packed);
-    stored
-}
-
-/// The blob that was stored.
-///
-/// # Errors
-/// It was packed and is damaged.
-pub fn unpack(stored: &[u8]) -> Result<Cow<'_, [u8]>, BatchError> {
-    let Some(mut packed) = stored.strip_prefix(&[PACKED]) else { return Ok(Cow::Borrowed(stored)) };
-    let octets = u32::from_le_bytes(array(&mut packed)?) as usize;
-    if octets > packed.len().saturating_mul(PACKED_PART_MAX) {
-        return Err(BatchError);
-    }
-    let blob = lz4_flex::block::decompress(packed, octets).map_err(|_| BatchError)?;
-    if blob.len() == octets { Ok(Cow::Owned(blob)) } else { Err(BatchError) }
 }
 
 /// The records of a blob as they stand in it.
@@ -181,8 +145,13 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
+/// The topic of this number.
+pub fn topic(number: u8) -> Result<Topic, BatchError> {
+    TOPICS.get(usize::from(number)).copied().ok_or(BatchError)
+}
+
 fn record<'a>(rest: &mut &'a [u8]) -> Result<Record<'a>, BatchError> {
-    let topic = *TOPICS.get(usize::from(array::<1>(rest)?[0])).ok_or(BatchError)?;
+    let topic = topic(array::<1>(rest)?[0])?;
     let at = i64::from_le_bytes(array(rest)?);
     let mut text = || {
         let length = u32::from_le_bytes(array(rest)?);
@@ -197,7 +166,8 @@ fn take<'a>(rest: &mut &'a [u8], count: usize) -> Result<&'a [u8], BatchError> {
     Ok(taken)
 }
 
-fn array<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], BatchError> {
+/// Takes the next octets.
+pub fn array<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], BatchError> {
     take(rest, N)?.try_into().map_err(|_| BatchError)
 }
 
@@ -209,17 +179,16 @@ mod tests {
     #[test]
     fn a_batch_comes_back_as_it_was() {
         let records = [record(Topic::Emails, "a", 1), record(Topic::Facts, "", i64::MIN), record(Topic::Recipients, "schlüssel", i64::MAX)];
-        for count in 0..=records.len() {
+        for count in 1..=records.len() {
             let batch: Batch = records[..count].iter().cloned().collect();
-            let read = Batch::read(&batch.stored()).unwrap();
+            let read = Batch::read(batch.blob().to_vec()).unwrap();
             assert_eq!((read.len(), &read), (count, &batch));
             assert!(read.records().eq(records[..count].iter().flat_map(Batch::records)));
             let mut pushed = Batch::default();
             batch.records().for_each(|record| pushed.push(&record));
             assert_eq!(pushed, batch);
         }
-        let facts = Batch::read(&records[2].stored()).unwrap();
-        let Record { topic, at, key, id, .. } = facts.records().next().unwrap();
+        let Record { topic, at, key, id, .. } = records[2].records().next().unwrap();
         assert_eq!(
             (topic, at, key, id),
             (Topic::Recipients, i64::MAX, "schlüssel".as_bytes(), format!("schlüssel/{}", i64::MAX).as_bytes())
@@ -228,43 +197,13 @@ mod tests {
 
     #[test]
     fn a_blob_that_ends_early_or_has_another_format_is_an_error() {
-        let blob = record(Topic::Emails, "a", 1).stored().into_owned();
+        let blob = record(Topic::Emails, "a", 1).blob().to_vec();
         for end in (0..blob.len()).filter(|end| *end != 1) {
-            assert_eq!(Batch::read(&blob[..end]), Err(BatchError), "{end}");
+            assert_eq!(Batch::read(blob[..end].to_vec()), Err(BatchError), "{end}");
             assert!(!records(&blob[..end]).is_ok_and(|mut records| records.all(|record| record.is_ok())), "{end}");
         }
         let mut other = blob;
-        other[0] = 3;
-        assert_eq!(Batch::read(&other), Err(BatchError));
-    }
-
-    /// So many records, as a turn makes them.
-    fn batch_of(count: i64) -> Batch {
-        (0..count).map(|n| record(Topic::Recipients, &format!("acme/{n}"), n)).collect()
-    }
-
-    #[test]
-    fn a_large_batch_is_stored_in_fewer_octets_and_comes_back_as_it_was() {
-        for count in 1..=200 {
-            let batch = batch_of(count);
-            let stored = batch.stored();
-            assert_eq!(stored[0], if batch.blob.len() < PACKED_MIN { FORMAT } else { PACKED }, "{count}");
-            assert_eq!(Batch::read(&stored), Ok(batch.clone()), "{count}");
-        }
-        let batch = batch_of(200);
-        assert!(batch.stored().len() * 3 < batch.blob.len(), "{} of {}", batch.stored().len(), batch.blob.len());
-    }
-
-    #[test]
-    fn a_packed_batch_that_is_damaged_is_an_error_and_takes_no_more_memory_than_it_could_have_become() {
-        let stored = batch_of(100).stored().into_owned();
-        for end in 1..stored.len() {
-            assert_eq!(Batch::read(&stored[..end]), Err(BatchError), "{end}");
-        }
-        for octets in [0, 1, u32::MAX] {
-            let mut other = stored.clone();
-            other[1..5].copy_from_slice(&octets.to_le_bytes());
-            assert_eq!(Batch::read(&other), Err(BatchError), "{octets}");
-        }
+        other[0] = 9;
+        assert_eq!(Batch::read(other), Err(BatchError));
     }
 }

@@ -1,7 +1,8 @@
 //! What every event log must do, as cases that each adapter's tests run over a fresh log.
 
 use crate::bus::batch::Batch;
-use crate::bus::{Consumed, Consumer, EventLog, Position, Record, Topic};
+use crate::bus::sealed::Sealed;
+use crate::bus::{Consumed, Consumer, EventLog, Outgoing, Position, Record, Topic};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -39,6 +40,16 @@ pub fn record(topic: Topic, key: &str, number: i64) -> Batch {
     batch
 }
 
+/// Many records as one publish takes them.
+pub fn sealed(records: impl IntoIterator<Item = Batch>) -> Vec<Sealed> {
+    records.into_iter().collect::<Batch>().seal()
+}
+
+/// The records of an outbox.
+pub fn opened(pending: &[Outgoing]) -> Batch {
+    pending.iter().flat_map(|row| &row.batches).map(|batch| batch.open().unwrap()).collect()
+}
+
 async fn read(consumer: &mut Box<dyn Consumer>, count: usize) -> Vec<Consumed> {
     let mut all = Vec::new();
     while all.len() < count {
@@ -56,8 +67,10 @@ fn texts(consumed: &[Consumed]) -> Vec<String> {
 async fn records_of_a_key_come_back_in_order(log: Log) {
     let keys = ["a", "b", "c", "d", "e", "f"];
     for from in [0, 500] {
-        let batch = (from..from + 500).flat_map(|n| keys.map(|k| record(Topic::Recipients, k, n))).collect();
-        log.publish(batch).await.unwrap();
+        // Several batches of a topic, as several commits tell them.
+        let commits = [(from, from + 1), (from + 1, from + 400), (from + 400, from + 500)];
+        let batch = |(from, to)| sealed((from..to).flat_map(|n| keys.map(|k| record(Topic::Recipients, k, n))));
+        log.publish(commits.into_iter().flat_map(batch).collect()).await.unwrap();
     }
     let mut consumer = log.consume(&[Topic::Recipients], &[]).await.unwrap();
     let mut last: BTreeMap<String, i64> = BTreeMap::new();
@@ -70,7 +83,7 @@ async fn records_of_a_key_come_back_in_order(log: Log) {
 }
 
 async fn a_consumer_goes_on_where_its_positions_say(log: Log) {
-    log.publish((0..100).map(|n| record(Topic::Recipients, &format!("k{n}"), n)).collect()).await.unwrap();
+    log.publish(sealed((0..100).map(|n| record(Topic::Recipients, &format!("k{n}"), n)))).await.unwrap();
     let mut first = log.consume(&[Topic::Recipients], &[]).await.unwrap();
     let before = read(&mut first, 40).await;
     let mut next: BTreeMap<i32, i64> = BTreeMap::new();
@@ -90,13 +103,13 @@ async fn a_consumer_goes_on_where_its_positions_say(log: Log) {
 async fn a_waiting_consumer_wakes_when_a_record_is_published(log: Log) {
     let mut consumer = log.consume(&[Topic::Facts], &[]).await.unwrap();
     let waiting = tokio::spawn(async move { read(&mut consumer, 1).await });
-    log.publish(record(Topic::Facts, "a", 1)).await.unwrap();
+    log.publish(record(Topic::Facts, "a", 1).seal()).await.unwrap();
     assert_eq!(texts(&waiting.await.unwrap()), ["a 1"]);
 }
 
 async fn topics_stay_apart(log: Log) {
-    let batch = [Topic::Emails, Topic::Recipients, Topic::Facts].map(|t| record(t, &format!("{t:?}"), 1)).into_iter().collect();
-    log.publish(batch).await.unwrap();
+    let records = [Topic::Emails, Topic::Recipients, Topic::Facts].map(|t| record(t, &format!("{t:?}"), 1));
+    log.publish(sealed(records)).await.unwrap();
     let mut two = log.consume(&[Topic::Emails, Topic::Facts], &[]).await.unwrap();
     let mut found = read(&mut two, 2).await;
     found.sort_by_key(|r| r.topic);
@@ -110,5 +123,5 @@ async fn an_empty_log_answers_nothing_after_the_wait(log: Log) {
 }
 
 async fn an_empty_publish_is_no_error(log: Log) {
-    log.publish(Batch::default()).await.unwrap();
+    log.publish(Vec::new()).await.unwrap();
 }

@@ -3,8 +3,9 @@
 //! Invariant: one process at a time, held by the lock file `events.lock`. The newest row of a topic is always kept, so
 //! that offsets never start again.
 
-use crate::bus::batch::{Batch, BatchError};
-use crate::bus::{Consumed, Consumer, EventLog, LogError, POLL_OCTETS_MAX, Position, Topic, batch};
+use crate::bus::batch::{self, BatchError};
+use crate::bus::sealed::{self, Sealed};
+use crate::bus::{Consumed, Consumer, EventLog, LogError, POLL_OCTETS_MAX, Position, Record, Topic};
 use crate::clock::Clock;
 use crate::db::DbError;
 use crate::db::sqlite::{Durability, Readers, migrate, open_writer};
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// A row is what one publish appended: the positions of its first and last record, the instant of the newest.
+/// A row is a batch: the positions of its first and last record, the instant of the newest.
 const MIGRATIONS: &[&str] = &["
 CREATE TABLE emails (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, at INTEGER NOT NULL, batch BLOB NOT NULL);
 CREATE TABLE recipients (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, at INTEGER NOT NULL, batch BLOB NOT NULL);
@@ -70,9 +71,9 @@ impl EmbeddedLog {
 
 #[async_trait::async_trait]
 impl EventLog for EmbeddedLog {
-    async fn publish(&self, batch: Batch) -> Result<(), LogError> {
+    async fn publish(&self, batches: Vec<Sealed>) -> Result<(), LogError> {
         let keep_from = self.clock.now().wall_ms - self.retention.as_millis() as i64;
-        self.writer.write(move |db, ()| append(db, &batch, keep_from)).await.map_err(unavailable)?;
+        self.writer.write(move |db, ()| append(db, &batches, keep_from)).await.map_err(unavailable)?;
         self.appended.send_replace(());
         Ok(())
     }
@@ -125,19 +126,12 @@ impl Consumer for EmbeddedConsumer {
     }
 }
 
-fn append(db: &Connection, batch: &Batch, keep_from: i64) -> Result<(), DbError> {
-    let mut topics = [Topic::Emails, Topic::Recipients, Topic::Facts].map(|topic| (topic, Batch::default(), i64::MIN));
-    for record in batch.records() {
-        let (_, of_topic, at) = &mut topics[record.topic as usize];
-        *at = record.at.max(*at);
-        of_topic.push(&record);
-    }
-    for (topic, of_topic, at) in topics.into_iter().filter(|(_, of_topic, _)| !of_topic.is_empty()) {
-        let (_, newest) = bounds(db, topic)?;
-        let last = newest + of_topic.len() as i64;
-        let insert = format!("INSERT INTO {} (first, last, at, batch) VALUES (?1, ?2, ?3, ?4)", table(topic));
-        db.prepare_cached(&insert)?.execute((newest + 1, last, at, of_topic.stored()))?;
-        retain(db, topic, keep_from)?;
+fn append(db: &Connection, batches: &[Sealed], keep_from: i64) -> Result<(), DbError> {
+    for batch in batches {
+        let (_, last) = bounds(db, batch.topic)?;
+        let insert = format!("INSERT INTO {} (first, last, at, batch) VALUES (?1, ?2, ?3, ?4)", table(batch.topic));
+        db.prepare_cached(&insert)?.execute((last + 1, last + batch.count as i64, batch.newest, batch.packed()))?;
+        retain(db, batch.topic, keep_from)?;
     }
     Ok(())
 }
@@ -178,20 +172,26 @@ fn pages(db: &Connection, next: &mut [(Topic, i64)], max: usize) -> Result<Resul
 /// Adds the records from position `from` until there are `max`.
 fn page(db: &Connection, topic: Topic, from: i64, max: usize, found: &mut Vec<Consumed>) -> Result<(), DbError> {
     let table = table(topic);
-    let sql = format!("SELECT first, batch FROM {table} WHERE first >= (SELECT max(first) FROM {table} WHERE first <= ?1) ORDER BY first");
+    let sql =
+        format!("SELECT first, last, batch FROM {table} WHERE first >= (SELECT max(first) FROM {table} WHERE first <= ?1) ORDER BY first");
     let mut select = db.prepare_cached(&sql)?;
     let mut rows = select.query([from])?;
     let mut octets = 0;
     while octets < POLL_OCTETS_MAX && found.len() < max {
         let Some(row) = rows.next()? else { break };
         let damaged = |e: BatchError| DbError::Damaged(e.to_string());
-        let stored = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-        let blob = Bytes::from(batch::unpack(stored).map_err(damaged)?.into_owned());
-        for (offset, record) in (row.get(0)?..).zip(batch::records(&blob).map_err(damaged)?).filter(|(offset, _)| *offset >= from) {
+        let stored = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
+        let blob = Bytes::from(sealed::unpack(stored).map_err(damaged)?.into_owned());
+        let records: Vec<Record<'_>> = batch::records(&blob).and_then(Iterator::collect).map_err(damaged)?;
+        let (first, last): (i64, i64) = (row.get(0)?, row.get(1)?);
+        if first + records.len() as i64 != last + 1 {
+            return Err(damaged(BatchError));
+        }
+        for (offset, record) in (first..).zip(records).filter(|(offset, _)| *offset >= from) {
             if found.len() == max || octets >= POLL_OCTETS_MAX {
                 break;
             }
-            let payload = blob.slice_ref(record.map_err(damaged)?.payload);
+            let payload = blob.slice_ref(record.payload);
             octets += payload.len();
             found.push(Consumed { topic, partition: 0, offset, payload });
         }
@@ -249,7 +249,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(0));
         let log = open(folder.path(), clock.clone());
-        log.publish(contract::record(Topic::Facts, "a", 1)).await.unwrap();
+        log.publish(contract::record(Topic::Facts, "a", 1).seal()).await.unwrap();
         let second = EmbeddedLog::open(folder.path(), Duration::ZERO, clock.clone());
         assert!(matches!(second, Err(OpenError::Locked)));
         drop(log);
@@ -262,7 +262,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = open(folder.path(), Arc::new(ManualClock::at(0)));
         let busy = (0..30).map(|n| contract::record(Topic::Recipients, "a", n));
-        log.publish(busy.chain([contract::record(Topic::Facts, "a", 1)]).collect()).await.unwrap();
+        log.publish(contract::sealed(busy.chain([contract::record(Topic::Facts, "a", 1)]))).await.unwrap();
         let mut consumer = log.consume(&[Topic::Recipients, Topic::Facts], &[]).await.unwrap();
         let mut first = consumer.poll(10, Duration::ZERO).await.unwrap();
         first.extend(consumer.poll(10, Duration::ZERO).await.unwrap());
@@ -274,7 +274,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = open(folder.path(), Arc::new(ManualClock::at(0)));
         for from in [0, 5] {
-            log.publish((from..from + 5).map(|n| contract::record(Topic::Facts, "a", n)).collect()).await.unwrap();
+            log.publish(contract::sealed((from..from + 5).map(|n| contract::record(Topic::Facts, "a", n)))).await.unwrap();
         }
         let position = Position { topic: Topic::Facts, partition: 0, next_offset: 4 };
         let mut consumer = log.consume(&[Topic::Facts], &[position]).await.unwrap();
@@ -286,21 +286,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_batch_that_has_another_number_of_records_than_it_was_appended_with_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = open(folder.path(), Arc::new(ManualClock::at(0)));
+        log.publish(contract::record(Topic::Facts, "a", 1).seal()).await.unwrap();
+        log.publish(contract::record(Topic::Facts, "a", 2).seal()).await.unwrap();
+        let file = Connection::open(folder.path().join("events.db")).unwrap();
+        file.execute("UPDATE facts SET batch = ?1 WHERE first = 1", [[1_u8].as_slice()]).unwrap();
+        let mut consumer = log.consume(&[Topic::Facts], &[]).await.unwrap();
+        let error = consumer.poll(10, Duration::ZERO).await.unwrap_err();
+        assert!(error.to_string().contains("damaged"), "{error}");
+    }
+
+    #[tokio::test]
     async fn old_records_go_and_who_wanted_them_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(0));
         let log = open(folder.path(), clock.clone());
-        log.publish((0..10).map(|n| contract::record(Topic::Facts, "a", n)).collect()).await.unwrap();
+        log.publish(contract::sealed((0..10).map(|n| contract::record(Topic::Facts, "a", n)))).await.unwrap();
         let mut slow = log.consume(&[Topic::Facts], &[]).await.unwrap();
         clock.advance(Duration::from_secs(1000));
-        log.publish(contract::record(Topic::Facts, "a", 1_000_000)).await.unwrap();
+        log.publish(contract::record(Topic::Facts, "a", 1_000_000).seal()).await.unwrap();
         assert!(matches!(slow.poll(10, Duration::ZERO).await, Err(LogError::Gone { wanted: 1, oldest: 11, .. })));
         for next_offset in [3, 13] {
             let position = Position { topic: Topic::Facts, partition: 0, next_offset };
             assert!(matches!(log.consume(&[Topic::Facts], &[position]).await, Err(LogError::Gone { .. })), "{next_offset}");
         }
         clock.advance(Duration::from_secs(1_000_000));
-        log.publish(contract::record(Topic::Facts, "a", 0)).await.unwrap();
+        log.publish(contract::record(Topic::Facts, "a", 0).seal()).await.unwrap();
         let mut consumer = log.consume(&[Topic::Facts], &[]).await.unwrap();
         let kept: Vec<i64> = consumer.poll(10, Duration::ZERO).await.unwrap().iter().map(|r| r.offset).collect();
         assert_eq!(kept, [12], "the newest record stays, so that offsets go on");

@@ -9,6 +9,7 @@ mod topics;
 
 use crate::bus::batch::Batch;
 use crate::bus::kafka::reach::{REPORT_EVERY_MS, Reach, Reports};
+use crate::bus::sealed::Sealed;
 use crate::bus::{Consumer, EventLog, LogError, Position, Record, Topic};
 use crate::clock::Clock;
 use crate::config::settings::Kafka;
@@ -80,17 +81,19 @@ impl KafkaLog {
 
 #[async_trait::async_trait]
 impl EventLog for KafkaLog {
-    async fn publish(&self, records: Batch) -> Result<(), LogError> {
-        if records.is_empty() {
+    async fn publish(&self, batches: Vec<Sealed>) -> Result<(), LogError> {
+        // All of them before any is sent: what is damaged would have the others sent again and again.
+        let batches = batches.iter().map(Sealed::open).collect::<Result<Vec<_>, _>>()?;
+        if batches.is_empty() {
             return Ok(());
         }
         self.ensure_topics().await?;
         let (done, reported) = oneshot::channel();
-        // One more than there are records: the batch is not done while it is still being handed over.
-        let left = AtomicUsize::new(records.len() + 1);
+        // One more than there are records: the publish is not done while they are still being handed over.
+        let left = AtomicUsize::new(count(&batches) + 1);
         let acknowledged = Arc::new(Acknowledged { left, failed: Mutex::default(), done: Mutex::new(Some(done)) });
         let (producer, kafka, handed) = (self.producer()?, self.kafka.clone(), acknowledged.clone());
-        let hand_over = move || hand_over(&producer, &kafka, &records, &handed);
+        let hand_over = move || hand_over(&producer, &kafka, &batches, &handed);
         tokio::task::spawn_blocking(hand_over).await.map_err(|e| LogError::Unavailable(e.to_string()))?;
         let gone = |_| LogError::Unavailable("the producer has stopped".to_owned());
         reported.await.map_err(gone)?;
@@ -162,24 +165,30 @@ impl ProducerContext for Delivered {
 }
 
 /// Puts the records into the producer's queue, waiting for room. Those behind a failure are not sent.
-fn hand_over(producer: &ThreadedProducer<Delivered>, kafka: &Kafka, records: &Batch, acknowledged: &Arc<Acknowledged>) {
+fn hand_over(producer: &ThreadedProducer<Delivered>, kafka: &Kafka, batches: &[Batch], acknowledged: &Arc<Acknowledged>) {
     let deadline = Instant::now() + PUBLISH_MAX;
-    for (index, record) in records.records().enumerate() {
+    let mut left = count(batches) + 1;
+    for record in batches.iter().flat_map(Batch::records) {
         let mut message = BaseRecord::with_opaque_to(topic_name(kafka, record.topic), acknowledged.clone())
             .key(record.key)
             .payload(record.payload)
             .headers(headers(&record));
         while let Err((error, returned)) = producer.send(message) {
             if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) || Instant::now() >= deadline {
-                acknowledged.settle(records.len() - index + 1, Some(error.to_string()));
+                acknowledged.settle(left, Some(error.to_string()));
                 return;
             }
             // Serves delivery reports, which make room.
             producer.poll(ROOM_WAIT);
             message = returned;
         }
+        left -= 1;
     }
-    acknowledged.settle(1, None);
+    acknowledged.settle(left, None);
+}
+
+fn count(batches: &[Batch]) -> usize {
+    batches.iter().map(Batch::len).sum()
 }
 
 /// The CloudEvents attributes in the binary mode of its Kafka binding.

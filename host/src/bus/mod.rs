@@ -9,11 +9,13 @@ pub mod contract;
 pub mod embedded;
 pub mod kafka;
 pub mod relay;
+pub mod sealed;
 pub mod throttle;
 pub mod wire;
 
-use batch::Batch;
+use batch::BatchError;
 use bytes::Bytes;
+use sealed::Sealed;
 use std::time::Duration;
 
 /// The payloads of one poll take up this much at most, and one record more.
@@ -71,6 +73,9 @@ pub enum LogError {
     /// It may work the next time: the broker is away, the disk is full.
     #[error("the event log is not available: {0}")]
     Unavailable(String),
+    /// What is to be published is no batch.
+    #[error(transparent)]
+    Damaged(#[from] BatchError),
     /// Records that were asked for are no longer kept.
     #[error("records of {topic} partition {partition} from offset {wanted} are gone; the oldest kept is {oldest}")]
     Gone { topic: String, partition: i32, wanted: i64, oldest: i64 },
@@ -81,7 +86,7 @@ pub enum LogError {
 pub trait EventLog: Send + Sync + 'static {
     /// Appends all records durably, in order per key. After an `Err` some may have been appended; publishing them again
     /// is harmless.
-    async fn publish(&self, batch: Batch) -> Result<(), LogError>;
+    async fn publish(&self, batches: Vec<Sealed>) -> Result<(), LogError>;
 
     /// Opens a consumer of these topics that starts at `positions`.
     async fn consume(&self, topics: &[Topic], positions: &[Position]) -> Result<Box<dyn Consumer>, LogError>;
@@ -100,11 +105,11 @@ pub trait Consumer: Send {
     async fn poll(&mut self, max: usize, wait: Duration) -> Result<Vec<Consumed>, LogError>;
 }
 
-/// One outbox row: the records of one commit and the number that marks them published.
+/// One outbox row: records of one commit and the number that marks them published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
     pub number: i64,
-    pub batch: Batch,
+    pub batches: Vec<Sealed>,
 }
 
 /// The table that the relay empties.

@@ -3,7 +3,7 @@
 //! Invariant: a row is forgotten only after the log has it durably; after a failure the same records are published
 //! again, which is harmless.
 
-use crate::bus::batch::Batch;
+use crate::bus::sealed::Sealed;
 use crate::bus::throttle::{Say, Throttle};
 use crate::bus::{EventLog, LogError, Outbox, OutboxError};
 use crate::clock::Clock;
@@ -105,15 +105,15 @@ impl Relay {
     /// Moves one batch; answers how many records it had.
     async fn step(&self) -> Result<usize, RelayError> {
         let pending = self.outbox.pending(BATCH_MAX).await?;
-        let oldest_at = pending.iter().flat_map(|row| row.batch.records()).next().map(|oldest| oldest.at);
+        let oldest_at = pending.iter().flat_map(|row| &row.batches).map(|batch| batch.oldest).min();
         self.lock().oldest_at = oldest_at;
         let lag_ms = oldest_at.map_or(0, |at| (self.clock.now().wall_ms - at).max(0));
         metrics::gauge!("postwarm_relay_lag_seconds").set(lag_ms as f64 / 1000.0);
         let mut records = 0;
         if let Some(last) = pending.last().map(|row| row.number) {
-            let batch: Batch = pending.into_iter().map(|row| row.batch).collect();
-            records = batch.len();
-            self.log.publish(batch).await?;
+            let batches: Vec<Sealed> = pending.into_iter().flat_map(|row| row.batches).collect();
+            records = batches.iter().map(|batch| batch.count).sum();
+            self.log.publish(batches).await?;
             self.outbox.published(last).await?;
             metrics::counter!("postwarm_events_published_total").increment(records as u64);
         }
@@ -129,6 +129,7 @@ impl Relay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::batch::Batch;
     use crate::bus::{Consumer, Outgoing, Position, Topic, contract};
     use crate::clock::ManualClock;
     use futures_util::poll;
@@ -178,7 +179,7 @@ mod tests {
     /// A row of two records.
     fn row(number: i64) -> Outgoing {
         let records = [2 * number - 1, 2 * number].map(|n| contract::record(Topic::Recipients, "a", n));
-        Outgoing { number, batch: records.into_iter().collect() }
+        Outgoing { number, batches: records.into_iter().collect::<Batch>().seal() }
     }
 
     fn outbox(numbers: std::ops::RangeInclusive<i64>) -> Arc<Rows> {
@@ -187,13 +188,14 @@ mod tests {
 
     #[async_trait::async_trait]
     impl EventLog for Flaky {
-        async fn publish(&self, batch: Batch) -> Result<(), LogError> {
+        async fn publish(&self, batches: Vec<Sealed>) -> Result<(), LogError> {
             let mut fail = self.fail.lock().unwrap();
             if *fail > 0 {
                 *fail -= 1;
                 self.failed.notify_one();
                 return Err(LogError::Unavailable("away".into()));
             }
+            let batch: Batch = batches.iter().map(|batch| batch.open().unwrap()).collect();
             self.sizes.lock().unwrap().push(batch.len());
             self.got.lock().unwrap().append(&batch);
             Ok(())

@@ -5,8 +5,8 @@
 
 mod object;
 
+use crate::bus::Topic;
 use crate::bus::batch::{Batch, Texts};
-use crate::bus::{Record, Topic};
 use crate::model::address::without_addresses;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{EmailProgressed, Event, FactsReported, Progress, RecipientChanged};
@@ -30,14 +30,28 @@ pub enum WireError {
     Field(&'static str),
 }
 
+/// The topic that has such events.
+pub fn topic_of(event: &Event) -> Topic {
+    match event {
+        Event::Email(_) => Topic::Emails,
+        Event::Recipient(_) => Topic::Recipients,
+        Event::Facts(_) => Topic::Facts,
+    }
+}
+
+/// Adds an event to a batch.
+pub fn push(batch: &mut Batch, event: &Event) {
+    match event {
+        Event::Email(e) => push_email(batch, e),
+        Event::Recipient(e) => push_recipient(batch, e),
+        Event::Facts(e) => push_facts(batch, e),
+    }
+}
+
 /// Writes an event as the only record of a batch.
 pub fn encode(event: &Event) -> Batch {
     let mut batch = Batch::default();
-    match event {
-        Event::Email(e) => push_email(&mut batch, e),
-        Event::Recipient(e) => push_recipient(&mut batch, e),
-        Event::Facts(e) => push_facts(&mut batch, e),
-    }
+    push(&mut batch, event);
     batch
 }
 
@@ -141,7 +155,7 @@ fn push_email(batch: &mut Batch, e: &EmailProgressed) {
     };
     let key = format!("{}/{}", e.org, e.email.0);
     let id = format!("{key}/{}", wire.progress);
-    push(batch.begin(Topic::Emails, e.at), [&key, &id, kind, e.org.as_str()], &wire);
+    push_texts(batch.begin(Topic::Emails, e.at), [&key, &id, kind, e.org.as_str()], &wire);
 }
 
 fn push_recipient(batch: &mut Batch, e: &RecipientChanged) {
@@ -261,11 +275,6 @@ fn recipient_kind(state: State) -> &'static str {
     }
 }
 
-/// The state that a recipient has come to; `None` for other events.
-pub fn state_of(record: &Record<'_>) -> Option<State> {
-    State::ALL.into_iter().find(|state| recipient_kind(*state).as_bytes() == record.kind)
-}
-
 fn push_facts(batch: &mut Batch, e: &FactsReported) {
     let told = |r: &Report| matches!(r, Report::Message(f) if f.detail.as_ref().is_some_and(|d| d.contains('@')));
     let reports =
@@ -281,10 +290,10 @@ fn push_facts(batch: &mut Batch, e: &FactsReported) {
     };
     let key = format!("{}/{}", e.org, e.feedback);
     let id = format!("{key}/{}", e.sequence);
-    push(batch.begin(Topic::Facts, e.at), [&key, &id, "postwarm.facts.reported.v1", e.org.as_str()], &wire);
+    push_texts(batch.begin(Topic::Facts, e.at), [&key, &id, "postwarm.facts.reported.v1", e.org.as_str()], &wire);
 }
 
-fn push<T: Serialize>(record: Texts<'_>, texts: [&str; 4], wire: &T) {
+fn push_texts<T: Serialize>(record: Texts<'_>, texts: [&str; 4], wire: &T) {
     let record = texts.into_iter().fold(record, |record, text| record.text(text.as_bytes()));
     record.written(|out| push_json(out, wire));
 }

@@ -238,7 +238,7 @@ async fn poll_once(shared: &Shared, running: &Arc<RunningLoop>, charge: &watch::
     }
     let (sequence, count) = (state.sequence + 1, reports.len() as u64);
     let event = FactsReported { org: org.clone(), feedback: name.clone(), sequence, cursor, reports, at: began };
-    shared.log.publish(wire::encode(&Event::Facts(event))).await?;
+    shared.log.publish(wire::encode(&Event::Facts(event)).seal()).await?;
     metrics::counter!("postwarm_poll_reports_total", &labels(running)).increment(count);
     until_applied(shared, running, sequence).await?;
     Ok(rest)

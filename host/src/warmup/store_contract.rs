@@ -2,7 +2,7 @@
 //!
 //! Invariant: names no adapter; an adapter's tests call `store_contract!` with what opens it.
 
-use crate::bus::wire;
+use crate::bus::{contract, wire};
 use crate::model::address::Address;
 use crate::model::delivery::{Counts, Said, Source, State};
 use crate::model::email::{Mailbox, NewEmail};
@@ -112,13 +112,13 @@ impl Fixture {
     }
 
     async fn events(&self) -> Vec<String> {
-        let pending = self.store.pending(1_000).await.unwrap();
+        let pending = contract::opened(&self.store.pending(1_000).await.unwrap());
         let text = |record: crate::bus::Record<'_>| match wire::decode(record.topic, record.payload).unwrap() {
             Event::Email(e) => format!("email {} {:?}", e.email.0, e.progress).to_lowercase(),
             Event::Recipient(r) => format!("{}.{} {} #{}", r.email.0, r.user.0, r.state.as_str(), r.attempt),
             Event::Facts(_) => "facts".to_owned(),
         };
-        pending.iter().flat_map(|row| row.batch.records()).map(text).collect()
+        pending.records().map(text).collect()
     }
 }
 
@@ -287,8 +287,8 @@ pub async fn a_person_resends_or_drops_what_is_unknown(open: Open) {
     assert_eq!(f.states(email).await, ["queued", "failed"]);
     assert_eq!(f.counts(email).await, Counts { queued: 1, failed: 1, ..Counts::default() });
     assert_eq!(f.store.resolve(f.org, email, Which::All, Action::Drop, NOW + 2).await.unwrap(), 0);
-    let pending = f.store.pending(10).await.unwrap();
-    let events = pending.iter().flat_map(|row| row.batch.records()).map(|r| wire::decode(r.topic, r.payload).unwrap());
+    let pending = contract::opened(&f.store.pending(10).await.unwrap());
+    let events = pending.records().map(|r| wire::decode(r.topic, r.payload).unwrap());
     let said: Vec<_> = events.filter_map(|e| if let Event::Recipient(r) = e { Some((r.state, r.dropped)) } else { None }).collect();
     assert_eq!(said, [(State::Unknown, false), (State::Unknown, false), (State::Failed, true)]);
 }

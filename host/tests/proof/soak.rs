@@ -18,7 +18,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const GROWTH_MAX_KIB: u64 = 8 * 1024;
 const FILES_MORE_MAX: u64 = 20;
 const THREADS_MORE_MAX: u64 = 4;
-/// Events of a few seconds.
+/// Commits of a few tenths of a second, in which the relay has come by.
 const OUTBOX_ROWS_MAX: u64 = 20;
 
 /// One look at the process.

@@ -3,7 +3,7 @@
 use crate::check::Change;
 use crate::harness::Site;
 use crate::harness::kafka::{Event, Kafka};
-use postwarm::bus::batch::Batch;
+use postwarm::bus::sealed;
 use rusqlite::{Connection, OpenFlags};
 
 /// Every record of the two topics of mail, in the order of the log.
@@ -22,7 +22,7 @@ impl Told {
         let ids = |table: &str| -> Vec<String> {
             let mut rows = log.prepare(&format!("SELECT batch FROM {table} ORDER BY first")).unwrap();
             let batches = rows.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
-            let batches = batches.map(|batch| Batch::read(&batch.unwrap()).unwrap());
+            let batches = batches.map(|batch| sealed::open(&batch.unwrap()).unwrap());
             batches
                 .flat_map(|batch| batch.records().map(|record| String::from_utf8(record.id.to_vec()).unwrap()).collect::<Vec<_>>())
                 .collect()

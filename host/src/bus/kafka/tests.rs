@@ -53,7 +53,7 @@ async fn records_that_a_real_broker_no_longer_keeps_are_gone() {
     let Some(brokers) = real_broker("records_that_a_real_broker_no_longer_keeps_are_gone") else { return };
     let kafka = settings(&brokers, &format!("{}-{}-gone", std::process::id(), fastrand::u64(..)));
     let log = KafkaLog::open(kafka.clone(), TopicOptions::default(), Arc::new(SystemClock)).unwrap();
-    log.publish((0..10).map(|n| contract::record(Topic::Facts, "a", n)).collect()).await.unwrap();
+    log.publish(contract::sealed((0..10).map(|n| contract::record(Topic::Facts, "a", n)))).await.unwrap();
     let admin: rdkafka::admin::AdminClient<_> = client_config(&kafka).create().unwrap();
     let mut until = rdkafka::TopicPartitionList::new();
     until.add_partition_offset(&kafka.facts, 0, rdkafka::Offset::Offset(5)).unwrap();
@@ -69,11 +69,11 @@ async fn records_that_a_real_broker_no_longer_keeps_are_gone() {
 async fn a_broker_that_is_away_delays_a_publish_and_loses_nothing() {
     let (cluster, kafka) = mock("away");
     let log = Arc::new(KafkaLog::open(kafka, TopicOptions::default(), Arc::new(SystemClock)).unwrap());
-    log.publish(contract::record(Topic::Recipients, "before", 0)).await.unwrap();
+    log.publish(contract::record(Topic::Recipients, "before", 0).seal()).await.unwrap();
     cluster.broker_down(1).unwrap();
     let publisher = log.clone();
-    let records = (0..5000).map(|n| contract::record(Topic::Recipients, &format!("k{}", n % 7), n)).collect();
-    let published = tokio::spawn(async move { publisher.publish(records).await });
+    let records = (0..5000).map(|n| contract::record(Topic::Recipients, &format!("k{}", n % 7), n));
+    let published = tokio::spawn(async move { publisher.publish(contract::sealed(records)).await });
     cluster.broker_up(1).unwrap();
     published.await.unwrap().unwrap();
     let mut consumer = log.consume(&[Topic::Recipients], &[]).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_broker_that_goes_is_in_trouble_until_it_is_back() {
     let (cluster, kafka) = mock("trouble");
     let address = kafka.brokers[0].clone();
     let log = KafkaLog::open(kafka, TopicOptions::default(), Arc::new(SystemClock)).unwrap();
-    log.publish(contract::record(Topic::Recipients, "before", 0)).await.unwrap();
+    log.publish(contract::record(Topic::Recipients, "before", 0).seal()).await.unwrap();
     assert_eq!(log.trouble(), None);
     cluster.broker_down(1).unwrap();
     let until = async |wanted: fn(Option<String>, &str) -> bool| {
@@ -112,7 +112,7 @@ async fn a_producer_that_met_a_fatal_error_is_replaced_by_the_next_publish() {
     // The brokers refuse the idempotent producer its number, as where an ACL is missing: that one never asks again.
     cluster.request_errors(RDKafkaApiKey::InitProducerId, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED]);
     let log = KafkaLog::open(kafka, TopicOptions::default(), Arc::new(SystemClock)).unwrap();
-    let publish = async || log.publish(contract::record(Topic::Recipients, "a", 0)).await;
+    let publish = async || log.publish(contract::record(Topic::Recipients, "a", 0).seal()).await;
     // The first is refused, or comes when the error is known already.
     let first = publish().await;
     assert!(matches!(first, Ok(()) | Err(LogError::Unavailable(_))), "{first:?}");

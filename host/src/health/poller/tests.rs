@@ -1,6 +1,7 @@
 use super::*;
 use crate::bus::embedded::EmbeddedLog;
-use crate::bus::{Consumer, Position, Topic};
+use crate::bus::sealed::Sealed;
+use crate::bus::{Consumer, Position, Topic, contract};
 use crate::clock::ManualClock;
 use crate::config::settings::FeedbackEntry;
 use crate::health::charge::{LoopStatus, Origin};
@@ -94,8 +95,8 @@ impl Bench {
     /// Three messages are sent: at d1, d2 and d0.
     async fn with_mail() -> Bench {
         let bench = Bench::start();
-        let sent = (1..=3).map(|user| wire::encode(&changed(1, user, 1, State::Sent))).collect();
-        bench.log.publish(sent).await.unwrap();
+        let sent = (1..=3).map(|user| wire::encode(&changed(1, user, 1, State::Sent)));
+        bench.log.publish(contract::sealed(sent)).await.unwrap();
         bench.projector.applied().wait_for(|a| a.commits > 0).await.unwrap();
         bench
     }
@@ -142,7 +143,7 @@ async fn a_poll_gets_the_cursor_of_the_last_one_and_sees_newly_sent_messages() {
     bench.pollers.set(vec![handle("loop", &["*"], feedback.clone())]);
     bench.first_poll("loop").await;
     assert_eq!(feedback.watched.lock().unwrap().len(), 3);
-    bench.log.publish(wire::encode(&changed(1, 4, 1, State::Sent))).await.unwrap();
+    bench.log.publish(wire::encode(&changed(1, 4, 1, State::Sent)).seal()).await.unwrap();
     let commits = bench.projector.applied().borrow().commits;
     bench.projector.applied().wait_for(|a| a.commits > commits || a.commits >= 3).await.unwrap();
     bench.next_poll("loop").await;
@@ -295,8 +296,8 @@ struct Forgets {
 
 #[async_trait::async_trait]
 impl EventLog for Forgets {
-    async fn publish(&self, batch: crate::bus::batch::Batch) -> Result<(), LogError> {
-        *self.published.lock().unwrap() += batch.len();
+    async fn publish(&self, batches: Vec<Sealed>) -> Result<(), LogError> {
+        *self.published.lock().unwrap() += batches.iter().map(|batch| batch.count).sum::<usize>();
         Ok(())
     }
 

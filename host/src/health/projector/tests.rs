@@ -1,7 +1,7 @@
 use super::*;
-use crate::bus::Record;
 use crate::bus::batch::Batch;
 use crate::bus::embedded::EmbeddedLog;
+use crate::bus::{Record, contract};
 use crate::clock::ManualClock;
 use crate::health::sqlite::SqliteLedger;
 use crate::health::testing::{accepted, answers, changed, fact, facts, message_id, org};
@@ -36,7 +36,7 @@ impl Health {
     }
 
     async fn publish(&self, events: Vec<Event>) {
-        self.log.publish(events.iter().map(wire::encode).collect()).await.unwrap();
+        self.log.publish(contract::sealed(events.iter().map(wire::encode))).await.unwrap();
         self.settled().await;
     }
 
@@ -136,7 +136,7 @@ fn with_payload(event: &Event, change: impl Fn(&str) -> String) -> Batch {
 async fn a_record_that_is_no_event_is_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     let health = Health::start(folder.path());
-    health.log.publish(with_payload(&accepted(1, 1), |_| "not json".to_owned())).await.unwrap();
+    health.log.publish(with_payload(&accepted(1, 1), |_| "not json".to_owned()).seal()).await.unwrap();
     health.publish(vec![accepted(2, 5)]).await;
     assert_eq!(health.ledger.emails(&org(), 0, 10).await.unwrap().len(), 1);
     health.stop.cancel();
@@ -147,7 +147,7 @@ async fn an_event_of_a_later_schema_stops_the_projector_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let health = Health::start(folder.path());
     let newer = with_payload(&accepted(1, 1), |payload| payload.replace("\"version\":1", "\"version\":9"));
-    health.log.publish(newer).await.unwrap();
+    health.log.publish(newer.seal()).await.unwrap();
     let said = loop {
         match health.projector.last_error() {
             Some(said) => break said,

@@ -1,6 +1,5 @@
 //! Emails: acceptance, lists, content.
 
-use crate::bus::wire;
 use crate::db::DbError;
 use crate::model::address::Address;
 use crate::model::delivery::{Counts, State};
@@ -97,7 +96,7 @@ pub fn tell(connection: &Connection, context: &mut Context, org: OrgId, number: 
         recipients,
         at: now,
     });
-    outbox::add(context, wire::encode(&event));
+    outbox::add(context, &event);
     Ok(())
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Organizations take turns, several a step where they are small; within one, emails go in the order of their acceptance.
 
-use crate::bus::wire;
 use crate::db::DbError;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
@@ -174,6 +173,6 @@ pub fn tell_suppressed(
         dropped: false,
         at: now,
     });
-    outbox::add(context, wire::encode(&event));
+    outbox::add(context, &event);
     Ok(())
 }

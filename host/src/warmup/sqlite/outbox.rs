@@ -1,31 +1,30 @@
-//! The outbox: events that wait for the relay, a row for what one job told.
+//! The outbox: events that wait for the relay, a row for what one job told of a topic.
 
-use crate::bus::batch::Batch;
+use crate::bus::sealed::Sealed;
 use crate::bus::{Outgoing, wire};
 use crate::db::DbError;
+use crate::model::event::Event;
 use crate::warmup::metrics::Depth;
 use crate::warmup::sqlite::rows::Context;
 use crate::warmup::sqlite::sending;
 use rusqlite::Connection;
 
-/// Adds records to those of the job that runs.
-pub fn add(context: &mut Context, batch: Batch) {
-    for record in batch.records() {
-        if let Some(state) = wire::state_of(&record) {
-            context.changes.add(&String::from_utf8_lossy(record.org), state);
-        }
+/// Adds an event to those of the job that runs.
+pub fn add(context: &mut Context, event: &Event) {
+    if let Event::Recipient(changed) = event {
+        context.changes.add(changed.org.as_str(), changed.state);
     }
-    context.outgoing.append(&batch);
+    wire::push(context.outgoing.of(wire::topic_of(event)), event);
 }
 
-/// Writes the records of the job that has run; answers whether there were any.
+/// Writes the records of the job that has run, a row a topic; answers whether there were any.
 pub fn write(connection: &Connection, context: &mut Context) -> Result<bool, DbError> {
-    if context.outgoing.is_empty() {
-        return Ok(false);
-    }
-    connection.prepare_cached("INSERT INTO outbox (records) VALUES (?1)")?.execute([context.outgoing.stored()])?;
+    let batches = context.outgoing.seal();
     context.outgoing.clear();
-    Ok(true)
+    for batch in &batches {
+        connection.prepare_cached("INSERT INTO outbox (records) VALUES (?1)")?.execute([batch.stored()])?;
+    }
+    Ok(!batches.is_empty())
 }
 
 pub fn pending(connection: &Connection, max: usize) -> Result<Vec<Outgoing>, DbError> {
@@ -34,9 +33,9 @@ pub fn pending(connection: &Connection, max: usize) -> Result<Vec<Outgoing>, DbE
     let (mut found, mut records) = (Vec::new(), 0);
     while records < max {
         let Some(row) = rows.next()? else { break };
-        let batch = Batch::read(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?).map_err(|e| DbError::Damaged(e.to_string()))?;
-        records += batch.len();
-        found.push(Outgoing { number: row.get(0)?, batch });
+        let batches = Sealed::read(row.get(1)?).map_err(|e| DbError::Damaged(e.to_string()))?;
+        records += batches.iter().map(|batch| batch.count).sum::<usize>();
+        found.push(Outgoing { number: row.get(0)?, batches });
     }
     Ok(found)
 }
@@ -74,7 +73,7 @@ mod tests {
         let writing = store.clone();
         let writing = tokio::spawn(async move {
             let job = move |_: &Connection, context: &mut Context| {
-                add(context, contract::record(Topic::Recipients, "a", 1));
+                context.outgoing.of(Topic::Recipients).append(&contract::record(Topic::Recipients, "a", 1));
                 added.send(()).unwrap();
                 may_commit.recv().unwrap();
                 Ok(())

@@ -1,6 +1,5 @@
 //! What became of claimed rows: state, event, counters and back-fill in one commit. And what the limits have counted.
 
-use crate::bus::wire;
 use crate::db::DbError;
 use crate::model::delivery::{Said, Source, State};
 use crate::model::event::{Event, RecipientChanged};
@@ -144,7 +143,7 @@ fn one(connection: &Connection, context: &mut Context, turn: &Turn, recorded: &R
             _ => backfill::held(connection, key, pace, at)?,
         }
     }
-    outbox::add(context, wire::encode(&Event::Recipient(changed(claimed, state, said, at))));
+    outbox::add(context, &Event::Recipient(changed(claimed, state, said, at)));
     Ok(())
 }
 

@@ -1,6 +1,5 @@
 //! What a process that died left behind, and how a person settles what is unknown.
 
-use crate::bus::wire;
 use crate::db::DbError;
 use crate::model::address::Address;
 use crate::model::delivery::{Said, Source, State};
@@ -60,7 +59,7 @@ impl Doubt {
             dropped: state == State::Failed,
             at: now,
         });
-        outbox::add(context, wire::encode(&event));
+        outbox::add(context, &event);
         Ok(())
     }
 }

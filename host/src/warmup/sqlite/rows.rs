@@ -1,6 +1,6 @@
 //! What the other files share: cached numbers of names, heads of emails, columns of a row.
 
-use crate::bus::batch::Batch;
+use crate::bus::sealed::Batches;
 use crate::db::DbError;
 use crate::db::writer::Memory;
 use crate::model::address::Address;
@@ -22,7 +22,7 @@ const CACHED_MAX: usize = 10_000;
 pub struct Context {
     pub tokens: Arc<Tokens>,
     /// What the running job tells.
-    pub outgoing: Batch,
+    pub outgoing: Batches,
     /// What the running job changed, for the metrics.
     pub changes: Changes,
     /// What clients have in hand.
@@ -48,7 +48,7 @@ impl Context {
     pub fn new(tokens: Arc<Tokens>) -> Context {
         Context {
             tokens,
-            outgoing: Batch::default(),
+            outgoing: Batches::default(),
             changes: Changes::default(),
             sending: Sending::default(),
             orgs: NumberMap::default(),

@@ -1,7 +1,7 @@
 //! Kills after a server has answered and before that is committed: the next start settles it as the server said.
 
 use super::fixture::*;
-use crate::bus::{Outbox, Topic, wire};
+use crate::bus::{Outbox, Topic, contract, wire};
 use crate::config::settings::Window;
 use crate::model::delivery::{Counts, State};
 use crate::model::event::{Event, RecipientChanged};
@@ -46,9 +46,9 @@ async fn row(world: &World, email: EmailNumber, state: State) -> DeliveryRow {
 
 /// What is told of the deliveries, in order.
 async fn events(world: &World) -> Vec<RecipientChanged> {
-    let pending = world.queue.store.pending(1_000).await.unwrap();
+    let pending = contract::opened(&world.queue.store.pending(1_000).await.unwrap());
     let mut told = Vec::new();
-    for record in pending.iter().flat_map(|outgoing| outgoing.batch.records()).filter(|record| record.topic == Topic::Recipients) {
+    for record in pending.records().filter(|record| record.topic == Topic::Recipients) {
         match wire::decode(Topic::Recipients, record.payload).unwrap() {
             Event::Recipient(changed) => told.push(changed),
             other => panic!("{other:?}"),
