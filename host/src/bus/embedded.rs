@@ -1,7 +1,8 @@
 //! The event log of one process: SQLite in the data folder (`events.db`), one partition a topic.
 //!
 //! Invariant: one process at a time, held by the lock file `events.lock`. The newest row of a topic is always kept, so
-//! that offsets never start again.
+//! that offsets never start again. Where a consumer has read further than the log goes, because another file or an older one took its place, the
+//! positions in between are another log's for good: the consumer is told so, also when this log has grown past them.
 
 use crate::bus::batch::{self, BatchError};
 use crate::bus::sealed::{self, Sealed};
@@ -19,11 +20,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// A row is a batch: the positions of its first and last record, the instant of the newest.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE emails (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, at INTEGER NOT NULL, batch BLOB NOT NULL);
 CREATE TABLE recipients (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, at INTEGER NOT NULL, batch BLOB NOT NULL);
 CREATE TABLE facts (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, at INTEGER NOT NULL, batch BLOB NOT NULL);
-"];
+",
+    "
+-- Positions behind `last` up to `until` were another log's: a consumer had read them before this one had them.
+CREATE TABLE lost (topic INTEGER PRIMARY KEY, last INTEGER NOT NULL, until INTEGER NOT NULL);
+",
+];
 
 /// Reads that run at a time; consumers are few.
 const READERS_MAX: usize = 2;
@@ -86,11 +93,21 @@ impl EventLog for EmbeddedLog {
         let mut next = Vec::with_capacity(topics.len());
         for &topic in topics {
             let wanted = positions.iter().find(|p| p.topic == topic && p.partition == 0).map(|p| p.next_offset);
-            let (oldest, newest) = self.readers.read(move |db| Ok(bounds(db, topic)?)).await.map_err(unavailable)?;
+            let (bounds, lost) = self.readers.read(move |db| Ok((bounds(db, topic)?, lost(db, topic)?))).await.map_err(unavailable)?;
+            let (oldest, newest) = bounds;
             match wanted {
-                Some(wanted) if wanted < oldest || wanted > newest + 1 => return Err(gone(topic, wanted, oldest)),
-                _ => next.push((topic, wanted.unwrap_or(oldest))),
+                Some(wanted) if wanted > newest + 1 => {
+                    self.writer.write(move |db, ()| note_lost(db, topic, (newest, wanted))).await.map_err(unavailable)?;
+                    return Err(gone(topic, wanted, oldest));
+                }
+                Some(wanted) if wanted < oldest || lost.is_some_and(|(last, until)| (last + 2..=until).contains(&wanted)) => {
+                    return Err(gone(topic, wanted, oldest));
+                }
+                // It begins anew, and so knows no position of another log.
+                None if lost.is_some() => self.writer.write(move |db, ()| forget_lost(db, topic)).await.map_err(unavailable)?,
+                _ => {}
             }
+            next.push((topic, wanted.unwrap_or(oldest)));
         }
         Ok(Box::new(EmbeddedConsumer { readers: self.readers.clone(), appended: self.appended.subscribe(), next }))
     }
@@ -208,6 +225,24 @@ fn bounds(db: &Connection, topic: Topic) -> rusqlite::Result<(i64, i64)> {
     Ok((end("first", "ASC")?.unwrap_or(1), end("last", "DESC")?.unwrap_or(0)))
 }
 
+/// The last position that this log had when a consumer had read more of another one, and what that wanted next.
+fn lost(db: &Connection, topic: Topic) -> rusqlite::Result<Option<(i64, i64)>> {
+    let sql = "SELECT last, until FROM lost WHERE topic = ?1";
+    db.prepare_cached(sql)?.query_row([topic as i64], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+}
+
+fn note_lost(db: &Connection, topic: Topic, (last, until): (i64, i64)) -> Result<(), DbError> {
+    let sql = "INSERT INTO lost (topic, last, until) VALUES (?1, ?2, ?3)
+               ON CONFLICT DO UPDATE SET last = min(last, excluded.last), until = max(until, excluded.until)";
+    db.prepare_cached(sql)?.execute((topic as i64, last, until))?;
+    Ok(())
+}
+
+fn forget_lost(db: &Connection, topic: Topic) -> Result<(), DbError> {
+    db.prepare_cached("DELETE FROM lost WHERE topic = ?1")?.execute([topic as i64])?;
+    Ok(())
+}
+
 fn table(topic: Topic) -> &'static str {
     match topic {
         Topic::Emails => "emails",
@@ -296,6 +331,27 @@ mod tests {
         let mut consumer = log.consume(&[Topic::Facts], &[]).await.unwrap();
         let error = consumer.poll(10, Duration::ZERO).await.unwrap_err();
         assert!(error.to_string().contains("damaged"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn who_has_read_more_than_the_log_has_is_told_so_also_when_it_has_grown_past_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = open(folder.path(), Arc::new(ManualClock::at(0)));
+        let publish =
+            async |from, to| log.publish(contract::sealed((from..to).map(|n| contract::record(Topic::Facts, "a", n)))).await.unwrap();
+        let at = |next_offset| [Position { topic: Topic::Facts, partition: 0, next_offset }];
+        // An older log took the place of one of five records.
+        publish(0, 2).await;
+        for _ in 0..3 {
+            let refused = log.consume(&[Topic::Facts], &at(6)).await.err();
+            assert!(matches!(refused, Some(LogError::Gone { wanted: 6, .. })), "{refused:?}");
+            publish(2, 5).await;
+        }
+        assert!(log.consume(&[Topic::Facts], &at(3)).await.is_ok(), "it had read what both logs have");
+        let mut anew = log.consume(&[Topic::Facts], &[]).await.unwrap();
+        let offsets: Vec<i64> = anew.poll(100, Duration::ZERO).await.unwrap().iter().map(|record| record.offset).collect();
+        assert_eq!(offsets, (1..=11).collect::<Vec<_>>());
+        assert!(log.consume(&[Topic::Facts], &at(6)).await.is_ok(), "who began anew goes on anywhere");
     }
 
     #[tokio::test]
