@@ -124,6 +124,7 @@ async fn a_port_of_the_second_service_that_is_taken_ends_with_69_too() {
     let (code, words) = ends(serve(&site, &["serve"]));
     assert_eq!(code, Some(UNAVAILABLE), "{words}");
     assert!(words.contains(&format!("health cannot listen on 127.0.0.1:{port}")) && words.contains("[health] listen"), "{words}");
+    assert!(!words.contains("by itself"), "nothing else has failed: {words}");
 }
 
 #[test]

@@ -130,6 +130,8 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
         stop: stop.clone(),
         supervisor,
     });
+    // Where the start fails, what runs already ends because of that, and not by itself.
+    let _ended = stop.clone().drop_guard();
     let warmup = match shared.options.serving.warmup() {
         true => Some(warmup::Opened::open(&shared).await?),
         false => None,
@@ -138,10 +140,7 @@ pub async fn serve(options: Options, env: SharedEnv, metrics: metrics_exporter_p
         true => Some(health::Opened::open(&shared).await?),
         false => None,
     };
-    let (warmup, health) = match asked_to_stop.is_cancelled() {
-        true => (None, None),
-        false => (warmup, health),
-    };
+    let (warmup, health) = if asked_to_stop.is_cancelled() { (None, None) } else { (warmup, health) };
     let warmup = match warmup {
         Some(opened) => Some(opened.start(&shared).await?),
         None => None,
