@@ -11,9 +11,11 @@ pub mod writer;
 pub enum DbError {
     #[error("the disk is full; free some space")]
     Full,
+    #[error("{0}: postwarm must be able to write the data folder and all its files")]
+    ReadOnly(String),
     #[error("the database has schema version {found}, newer than the {known} that this program knows; run the newer program")]
     Newer { found: i64, known: i64 },
-    #[error("the database is damaged: {0}; restore it, or delete it if it can be replayed")]
+    #[error("the database is damaged: {0}; restore it from a backup (health.db alone may be deleted: it is replayed from the event log)")]
     Damaged(String),
     #[error("{0}")]
     Unavailable(String),
@@ -21,9 +23,10 @@ pub enum DbError {
 
 impl From<rusqlite::Error> for DbError {
     fn from(e: rusqlite::Error) -> DbError {
-        use rusqlite::ErrorCode::{DatabaseCorrupt, DiskFull, NotADatabase};
+        use rusqlite::ErrorCode::{DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly};
         match e.sqlite_error_code() {
             Some(DiskFull) => DbError::Full,
+            Some(ReadOnly) => DbError::ReadOnly(e.to_string()),
             Some(DatabaseCorrupt | NotADatabase) => DbError::Damaged(e.to_string()),
             _ => DbError::Unavailable(e.to_string()),
         }

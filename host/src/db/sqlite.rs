@@ -155,7 +155,7 @@ mod tests {
         migrate(&mut open_writer(&path, Durability::PowerLoss).unwrap(), &["CREATE TABLE a (x)"]).unwrap();
         let readers = Readers::new(&path, 2);
         let refused = readers.read(|db| Ok(db.execute("INSERT INTO a VALUES (1)", [])?)).await;
-        assert!(matches!(refused, Err(DbError::Unavailable(_))), "{refused:?}");
+        assert!(matches!(&refused, Err(DbError::ReadOnly(_))), "{refused:?}");
         assert_eq!(readers.read(|db| Ok(db.query_row("SELECT count(*) FROM a", [], |r| r.get::<_, i64>(0))?)).await, Ok(0));
     }
 }
