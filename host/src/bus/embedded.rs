@@ -93,8 +93,8 @@ impl EventLog for EmbeddedLog {
         let mut next = Vec::with_capacity(topics.len());
         for &topic in topics {
             let wanted = positions.iter().find(|p| p.topic == topic && p.partition == 0).map(|p| p.next_offset);
-            let (bounds, lost) = self.readers.read(move |db| Ok((bounds(db, topic)?, lost(db, topic)?))).await.map_err(unavailable)?;
-            let (oldest, newest) = bounds;
+            let stands = self.readers.read(move |db| Ok((bounds(db, topic)?, lost(db, topic)?)));
+            let ((oldest, newest), lost) = stands.await.map_err(unavailable)?;
             match wanted {
                 Some(wanted) if wanted > newest + 1 => {
                     self.writer.write(move |db, ()| note_lost(db, topic, (newest, wanted))).await.map_err(unavailable)?;
