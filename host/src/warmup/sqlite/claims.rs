@@ -56,10 +56,11 @@ fn from_lane(
 ) -> Result<(), DbError> {
     let LaneKey { org, source, .. } = claim.lane;
     let provider = context.name_id(connection, &claim.lane.provider)?;
-    let retried = retried(connection, org, provider, (retries(source), claim.rows_max, turn.now))?;
+    let mut in_hand = |block| context.sending.of_block(connection, block);
+    let retried = retried(connection, (org, provider, retries(source)), turn.now, claim.rows_max, &mut in_hand)?;
     let wanted = claim.rows_max - retried.len();
     let blocks = match source == Source::Live && wanted > 0 {
-        true => fresh::due(connection, (org.0, provider), wanted, |block| context.sending.of_block(connection, block))?,
+        true => fresh::due(connection, (org.0, provider), wanted, in_hand)?,
         false => Vec::new(),
     };
     if retried.is_empty() && blocks.is_empty() {
@@ -107,6 +108,10 @@ impl Lane<'_> {
         if row.user.suppressed {
             return self.suppress(context, &row);
         }
+        if row.source == Source::Backfill {
+            // The pace counts what is in hand.
+            context.sending.write(self.connection)?;
+        }
         if row.source == Source::Backfill && backfill::holds_back(self.connection, row.delivery, self.pace, self.now)? {
             return Ok(());
         }
@@ -128,7 +133,8 @@ impl Lane<'_> {
             }
         }
         if !gone.is_empty() {
-            fresh::remove(self.connection, block, self.provider, gone)?;
+            context.fresh.take(self.connection, block, self.provider, gone)?;
+            context.fresh.write(self.connection)?;
         }
         let taken = users.without(gone);
         if taken.is_empty() { Ok(()) } else { context.sending.enter(self.connection, block, taken, self.client) }
@@ -195,21 +201,32 @@ struct Due {
     user: User,
 }
 
-const RETRIED: &str = concat!(
+const RETRIED: &str =
     "SELECT u.address_key, u.address, u.name, u.suppressed_at IS NOT NULL, d.email, d.user, d.attempts, d.state, d.queued_at, d.source
      FROM deliveries d INDEXED BY deliveries_due JOIN users u ON u.org = d.org AND u.number = d.user
-     WHERE d.org = ?1 AND d.provider = ?2 AND d.queue = ?3 AND d.next_at <= ?4 AND ",
-    in_no_hand!(),
-    "ORDER BY d.next_at, d.email, d.user LIMIT ?5"
-);
+     WHERE d.org = ?1 AND d.provider = ?2 AND d.queue = ?3 AND d.next_at <= ?4 ORDER BY d.next_at, d.email, d.user";
 
-fn retried(connection: &Connection, org: OrgId, provider: i64, (queue, wanted, now): (i64, usize, i64)) -> Result<Vec<Due>, DbError> {
+/// The first `wanted` rows of a queue that no client has in hand. Walks over those that one has.
+fn retried(
+    connection: &Connection,
+    (org, provider, queue): (OrgId, i64, i64),
+    now: i64,
+    wanted: usize,
+    in_hand: &mut impl FnMut(Block) -> Result<Users, DbError>,
+) -> Result<Vec<Due>, DbError> {
     let mut statement = connection.prepare_cached(RETRIED)?;
-    let mut rows = statement.query([org.0, provider, queue, now, wanted as i64])?;
+    let mut rows = statement.query([org.0, provider, queue, now])?;
     let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
+    while found.len() < wanted
+        && let Some(row) = rows.next()?
+    {
+        let delivery = DeliveryKey { org, email: EmailNumber(row.get(4)?), user: UserNumber(row.get(5)?) };
+        let (block, slot) = Block::of(delivery);
+        if in_hand(block)?.has(slot) {
+            continue;
+        }
         found.push(Due {
-            delivery: DeliveryKey { org, email: EmailNumber(row.get(4)?), user: UserNumber(row.get(5)?) },
+            delivery,
             attempts: row.get(6)?,
             was: state(row.get(7)?)?,
             queued_at: row.get(8)?,

@@ -8,7 +8,7 @@ use crate::model::event::{Event, RecipientChanged};
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
 use crate::warmup::sqlite::blocks::{Block, Users};
 use crate::warmup::sqlite::rows::Context;
-use crate::warmup::sqlite::{emails, fresh, outbox, waiting};
+use crate::warmup::sqlite::{emails, outbox, waiting};
 use crate::warmup::store::{Believed, FanOut};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeMap;
@@ -84,7 +84,7 @@ pub fn fan_out(
     let to = audience.min(from + rows as i64);
     let joining = joining(connection, org, email, (from, to))?;
     for ((block, provider), users) in joining.fresh {
-        fresh::add(connection, block, provider, users)?;
+        context.fresh.add(connection, block, provider, users)?;
     }
     for (provider, users) in joining.waiting {
         waiting::changed(connection, (org, email.0, provider), (users, 0))?;

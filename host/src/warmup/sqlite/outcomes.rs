@@ -7,7 +7,7 @@ use crate::model::name::OrgId;
 use crate::warmup::sqlite::blocks::{Block, Users};
 use crate::warmup::sqlite::claims::retries;
 use crate::warmup::sqlite::rows::{Context, fault_number};
-use crate::warmup::sqlite::{backfill, clock, emails, fresh, outbox, sent, waiting};
+use crate::warmup::sqlite::{backfill, clock, emails, outbox, sent, waiting};
 use crate::warmup::store::{BackfillPace, Claimed, Recorded, Settled, Turn, Usage};
 use rusqlite::{Connection, params};
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,22 +86,22 @@ pub fn record(connection: &Connection, context: &mut Context, turn: &Turn) -> Re
 
 /// What the outcomes of a turn change beside the rows of single deliveries, gathered so that it is written once.
 #[derive(Default)]
-struct Changes {
+struct Changes<'a> {
     counts: Deltas,
     left_hands: BTreeMap<Block, Users>,
-    fresh: fresh::Leaving,
-    sent: BTreeMap<Block, sent::New>,
+    sent: BTreeMap<Block, sent::New<'a>>,
 }
 
-impl Changes {
+impl Changes<'_> {
     fn write(self, connection: &Connection, context: &mut Context, now: i64) -> Result<(), DbError> {
         for (block, users) in self.left_hands {
             context.sending.leave(connection, block, users)?;
         }
         for (block, new) in &self.sent {
-            sent::add(connection, *block, new, self.fresh.left(*block))?;
+            let expected = context.fresh.left(*block);
+            context.sent.add(connection, *block, new, expected)?;
         }
-        self.fresh.write(connection)?;
+        context.fresh.write(connection)?;
         self.counts.write(connection, context, now)
     }
 }
@@ -110,7 +110,13 @@ pub fn pace(turn: &Turn, org: OrgId) -> BackfillPace {
     turn.paces.get(&org).copied().unwrap_or(PACE)
 }
 
-fn one(connection: &Connection, context: &mut Context, turn: &Turn, recorded: &Recorded, changes: &mut Changes) -> Result<(), DbError> {
+fn one<'a>(
+    connection: &Connection,
+    context: &mut Context,
+    turn: &Turn,
+    recorded: &'a Recorded,
+    changes: &mut Changes<'a>,
+) -> Result<(), DbError> {
     let claimed = &*recorded.claimed;
     let pace = pace(turn, claimed.delivery.org);
     // A clock that was set back since: it came no later than now, and waits no longer than it was told to.
@@ -122,7 +128,7 @@ fn one(connection: &Connection, context: &mut Context, turn: &Turn, recorded: &R
     *users = users.with(Users::one(slot));
     let provider = context.name_id(connection, &claimed.provider)?;
     let first = (claimed.source, claimed.was, claimed.attempt) == (Source::Live, State::Queued, 1);
-    let untried = first && !changes.fresh.take(connection, block, provider, Users::one(slot))?.is_empty();
+    let untried = first && !context.fresh.take(connection, block, provider, Users::one(slot))?.is_empty();
     let (state, said, next_at) = match &recorded.result {
         Settled::Sent(said) => (State::Sent, said, None),
         Settled::Failed(said) => (State::Failed, said, None),

@@ -9,7 +9,9 @@ use crate::model::message_id::Tokens;
 use crate::model::name::{OTHER, OrgId, OrgName};
 use crate::model::number_map::NumberMap;
 use crate::warmup::metrics::Changes;
+use crate::warmup::sqlite::fresh::Fresh;
 use crate::warmup::sqlite::sending::Sending;
+use crate::warmup::sqlite::sent::Sent;
 use postwarm_plugin_api::{Fault, Reply};
 use rusqlite::{Connection, OptionalExtension, Row, RowIndex, params};
 use std::collections::HashMap;
@@ -25,8 +27,10 @@ pub struct Context {
     pub outgoing: Batches,
     /// What the running job changed, for the metrics.
     pub changes: Changes,
-    /// What clients have in hand.
+    /// What clients have in hand, and what is remembered of the blocks that they have some of.
     pub sending: Sending,
+    pub fresh: Fresh,
+    pub sent: Sent,
     orgs: NumberMap<OrgId, OrgName>,
     names: HashMap<String, i64>,
     texts: NumberMap<i64, Arc<str>>,
@@ -51,6 +55,8 @@ impl Context {
             outgoing: Batches::default(),
             changes: Changes::default(),
             sending: Sending::default(),
+            fresh: Fresh::default(),
+            sent: Sent::default(),
             orgs: NumberMap::default(),
             names: HashMap::new(),
             texts: NumberMap::default(),
@@ -138,6 +144,8 @@ impl Memory for Context {
         self.outgoing.clear();
         self.changes = Changes::default();
         self.sending.forget();
+        self.fresh.forget();
+        self.sent.forget();
         self.orgs.clear();
         self.names.clear();
         self.texts.clear();
@@ -151,6 +159,14 @@ fn bounded<K, V, S>(map: &mut HashMap<K, V, S>) -> &mut HashMap<K, V, S> {
         map.clear();
     }
     map
+}
+
+/// A statement has changed the one row that the writing thread remembers. The job is undone otherwise, and the next one reads the table.
+pub fn only(changed: usize, what: &str) -> Result<(), DbError> {
+    match changed {
+        1 => Ok(()),
+        rows => Err(DbError::Damaged(format!("somebody else has written to warmup.db: of {what} {rows} rows were found instead of one"))),
+    }
 }
 
 /// Reads an address from its two columns.

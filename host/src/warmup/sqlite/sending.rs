@@ -1,12 +1,14 @@
 //! `sending`: what a client has in hand, written before it gets it, block by block. At most `sending_rows_max` bits.
 //!
-//! Invariant: a user of a block is in the hand of one client; what [`Sending`] has in memory is what the table has.
+//! Invariant: a user of a block is in the hand of one client; what [`Sending`] has in memory is what the table has at the end of a job.
 
 use crate::db::DbError;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId};
 use crate::model::number_map::NumberMap;
 use crate::warmup::sqlite::blocks::{Block, Users};
+use crate::warmup::sqlite::rows::only;
 use rusqlite::{Connection, params};
+use std::collections::BTreeMap;
 
 /// The condition that nobody has the delivery `d` in hand.
 macro_rules! in_no_hand {
@@ -27,17 +29,20 @@ pub struct InHand {
 /// By block, the clients that have some of its users, and whom.
 type Hands = NumberMap<Block, Vec<(i64, Users)>>;
 
-/// The table as its one writer keeps it in memory beside it, so that what enters or leaves costs no look at what stands there.
+/// The table as its one writer keeps it in memory beside it, so that what enters or leaves costs no look at what stands there, and what
+/// a turn changes of a row is written once.
 #[derive(Default)]
 pub struct Sending {
     /// `None`: the table is to be read.
     hands: Option<Hands>,
+    /// What the table has of rows that are other than it.
+    unwritten: BTreeMap<(Block, i64), Users>,
 }
 
 impl Sending {
     /// Reads the table again when it is needed, because what was written to it may have been undone.
     pub fn forget(&mut self) {
-        self.hands = None;
+        *self = Sending::default();
     }
 
     fn hands(&mut self, connection: &Connection) -> Result<&mut Hands, DbError> {
@@ -59,42 +64,59 @@ impl Sending {
 
     pub fn enter(&mut self, connection: &Connection, block: Block, users: Users, client: i64) -> Result<(), DbError> {
         let hands = self.hands(connection)?.entry(block).or_default();
-        match hands.iter_mut().find(|(of, _)| *of == client) {
-            Some((_, held)) => *held = held.with(users),
-            None => hands.push((client, users)),
-        }
-        connection
-            .prepare_cached(
-                "INSERT INTO sending (org, email, block, client, users) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT DO UPDATE SET users = users | excluded.users",
-            )?
-            .execute(params![block.org, block.email, block.number, client, users])?;
+        let held = match hands.iter().position(|(of, _)| *of == client) {
+            Some(place) => &mut hands[place].1,
+            None => &mut hands.push_mut((client, Users::default())).1,
+        };
+        let stood = *held;
+        *held = stood.with(users);
+        self.unwritten.entry((block, client)).or_insert(stood);
         Ok(())
     }
 
     /// Takes users out of whosever hand they are in.
     pub fn leave(&mut self, connection: &Connection, block: Block, users: Users) -> Result<(), DbError> {
-        let all = self.hands(connection)?;
-        let Some(hands) = all.get_mut(&block) else { return Ok(()) };
+        self.hands(connection)?;
+        let Some(hands) = self.hands.as_mut().and_then(|all| all.get_mut(&block)) else { return Ok(()) };
         for (client, held) in hands.iter_mut().filter(|(_, held)| !held.common(users).is_empty()) {
+            self.unwritten.entry((block, *client)).or_insert(*held);
             *held = held.without(users);
-            let key = [block.org, block.email, block.number, *client];
-            let changed = if held.is_empty() {
-                let delete = "DELETE FROM sending WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4";
-                connection.prepare_cached(delete)?.execute(key)?
-            } else {
-                connection
-                    .prepare_cached("UPDATE sending SET users = ?5 WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4")?
-                    .execute(params![key[0], key[1], key[2], key[3], *held])?
-            };
-            // The job is undone then, and the next one reads the table.
-            if changed != 1 {
-                return Err(DbError::Damaged(format!("somebody else has written what client {client} has in hand of {block:?}")));
-            }
         }
-        hands.retain(|(_, held)| !held.is_empty());
-        if hands.is_empty() {
-            all.remove(&block);
+        Ok(())
+    }
+
+    /// Writes what has changed. Whoever reads the table in the job that changed it does so before.
+    pub fn write(&mut self, connection: &Connection) -> Result<(), DbError> {
+        let Some(all) = &mut self.hands else { return Ok(()) };
+        for ((block, client), stood) in std::mem::take(&mut self.unwritten) {
+            let hands = all.get_mut(&block).map_or(&mut [][..], Vec::as_mut_slice);
+            let users = hands.iter().find(|(of, _)| *of == client).map_or(Users::default(), |(_, users)| *users);
+            let key = [block.org, block.email, block.number, client];
+            let row = params![key[0], key[1], key[2], key[3], users];
+            let changed = match (stood.is_empty(), users.is_empty()) {
+                _ if stood == users => 1,
+                (true, _) => {
+                    let insert = "INSERT OR IGNORE INTO sending (org, email, block, client, users) VALUES (?1, ?2, ?3, ?4, ?5)";
+                    connection.prepare_cached(insert)?.execute(row)?
+                }
+                (_, true) => {
+                    let delete = "DELETE FROM sending WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4";
+                    connection.prepare_cached(delete)?.execute(key)?
+                }
+                _ => {
+                    let update = "UPDATE sending SET users = ?5 WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4";
+                    connection.prepare_cached(update)?.execute(row)?
+                }
+            };
+            only(changed, "what a client has in hand")?;
+            if users.is_empty()
+                && let Some(hands) = all.get_mut(&block)
+            {
+                hands.retain(|(_, held)| !held.is_empty());
+                if hands.is_empty() {
+                    all.remove(&block);
+                }
+            }
         }
         Ok(())
     }
@@ -147,7 +169,6 @@ mod tests {
     use crate::warmup::sqlite::blocks::Slot;
     use crate::warmup::sqlite::testing::database;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
 
     #[derive(Debug, Clone)]
     enum Step {
@@ -181,12 +202,12 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn the_table_has_each_user_in_the_hand_that_he_went_to_last_also_after_a_job_was_undone(
-            steps in prop::collection::vec(step(), 1..30),
+            steps in prop::collection::vec((step(), any::<bool>()), 1..30),
         ) {
             let folder = tempfile::tempdir().unwrap();
             let (connection, mut context) = database(&folder, 1);
             let mut hands = BTreeMap::<(i64, Slot), i64>::new();
-            for step in steps {
+            for (step, writes) in steps {
                 match step {
                     Step::Enter(number, slots, client) => {
                         let free: Vec<Slot> = slots.into_iter().filter(|slot| !hands.contains_key(&(number, *slot))).collect();
@@ -206,13 +227,21 @@ mod tests {
                         }
                     }
                     Step::Undone(number, slots, client) => {
+                        context.sending.write(&connection).unwrap();
                         connection.execute_batch("SAVEPOINT job").unwrap();
                         context.sending.enter(&connection, block(number), users(8..10), client).unwrap();
                         context.sending.leave(&connection, block(number), users(slots.iter().copied())).unwrap();
+                        if writes {
+                            context.sending.write(&connection).unwrap();
+                        }
                         connection.execute_batch("ROLLBACK TO job; RELEASE job").unwrap();
                         context.rolled_back();
                     }
                 }
+                if !writes {
+                    continue;
+                }
+                context.sending.write(&connection).unwrap();
                 let stand = all(&connection).unwrap();
                 let found = stand.iter().flat_map(|held| held.users.slots().map(|slot| ((held.block.number, slot), held.client)));
                 prop_assert_eq!(found.collect::<BTreeMap<_, _>>(), hands.clone());
@@ -230,13 +259,30 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (connection, mut context) = database(&folder, 1);
         context.sending.enter(&connection, block(0), users(0..4), 1).unwrap();
+        context.sending.write(&connection).unwrap();
         connection.execute("DELETE FROM sending", []).unwrap();
         for slots in [0..2, 0..4] {
-            let left = context.sending.leave(&connection, block(0), users(slots));
-            assert!(matches!(left, Err(DbError::Damaged(_))), "{left:?}");
+            context.sending.leave(&connection, block(0), users(slots)).unwrap();
+            let written = context.sending.write(&connection);
+            assert!(matches!(written, Err(DbError::Damaged(_))), "{written:?}");
         }
         context.rolled_back();
         assert_eq!(context.sending.of_block(&connection, block(0)).unwrap(), Users::default());
         context.sending.leave(&connection, block(0), users(0..4)).unwrap();
+        context.sending.write(&connection).unwrap();
+    }
+
+    #[test]
+    fn what_leaves_and_enters_in_one_job_is_written_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (connection, mut context) = database(&folder, 1);
+        let mut rows = |leave, enter| {
+            context.sending.leave(&connection, block(0), users(leave)).unwrap();
+            context.sending.enter(&connection, block(0), users(enter), 1).unwrap();
+            let before = connection.total_changes();
+            context.sending.write(&connection).unwrap();
+            connection.total_changes() - before
+        };
+        assert_eq!([rows(0..0, 0..4), rows(0..2, 4..6), rows(2..6, 2..6)], [1, 1, 0]);
     }
 }
