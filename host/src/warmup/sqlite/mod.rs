@@ -55,6 +55,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/warmup/0002_state_index.sql"),
     include_str!("../../../migrations/warmup/0003_blocks.sql"),
     include_str!("../../../migrations/warmup/0004_room.sql"),
+    include_str!("../../../migrations/warmup/0005_alike.sql"),
 ];
 
 /// How many connections read at a time for the API, and as many for what sends: neither waits for the other.

@@ -226,6 +226,12 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_an_earlier_program_wrote_is_read() {
+        let octets = [3, 0, 1, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 250, 0, 2, 0, b'o', b'k', ROOM];
+        assert_eq!(unpack(&octets), Some(BTreeMap::from([(3, Accepted { client: 1, at: 5, said: ok("ok") })])));
+    }
+
+    #[test]
     fn what_an_entry_cannot_say_is_not_packed_at_all() {
         let reply = |text: &str| Some(Reply { code: 250, enhanced: None, text: text.to_owned() });
         let long = "x".repeat(70_000);

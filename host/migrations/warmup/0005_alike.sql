@@ -1,0 +1,2 @@
+-- An entry of `sent` may say what differs from the one before it alone. Nothing is rewritten; an earlier program, which would misread such an
+-- entry, refuses this version.
