@@ -102,20 +102,11 @@ impl Two {
     }
 }
 
-/// How often a machine that is busy with other tests may be late.
-const TRIES: usize = 3;
-
-/// One of a few hand-overs takes less than a second.
+/// Two of three hand-overs take less than a second: a machine that is busy with other tests may be late once.
 async fn within_a_second<F: Future<Output = Duration>>(hand_over: impl Fn() -> F) {
-    let mut took = Vec::new();
-    while took.len() < TRIES {
-        let one = hand_over().await;
-        if one < Duration::from_secs(1) {
-            return;
-        }
-        took.push(one);
-    }
-    panic!("the second client took over after {took:?}");
+    let took = [hand_over().await, hand_over().await, hand_over().await];
+    let in_time = took.iter().filter(|took| **took < Duration::from_secs(1)).count();
+    assert!(in_time >= 2, "the second client took over after {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

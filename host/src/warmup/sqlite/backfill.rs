@@ -8,6 +8,7 @@ use crate::model::delivery::Source;
 use crate::model::name::{DeliveryKey, EmailNumber, OrgId, UserNumber};
 use crate::warmup::sqlite::claims::retries;
 use crate::warmup::sqlite::rows::Context;
+use crate::warmup::sqlite::sending::Sending;
 use crate::warmup::sqlite::{clock, emails, fan_out, waiting};
 use crate::warmup::store::{BackfillPace, BackfillStep, Believed};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -157,7 +158,13 @@ impl Recent {
 
 /// Whether the pace keeps a row of back-fill from being claimed now; it is then due when the pace lets it go. What a client
 /// has in hand for the newcomer counts as if it ended now.
-pub fn holds_back(connection: &Connection, delivery: DeliveryKey, pace: BackfillPace, now: i64) -> Result<bool, DbError> {
+pub fn holds_back(
+    connection: &Connection,
+    sending: &mut Sending,
+    delivery: DeliveryKey,
+    pace: BackfillPace,
+    now: i64,
+) -> Result<bool, DbError> {
     let (org, user) = (delivery.org.0, delivery.user.0);
     let row: Option<(String, bool)> = connection
         .prepare_cached("SELECT recent, next_email - 1 - done > 1 FROM backfills WHERE org = ?1 AND user = ?2")?
@@ -174,6 +181,7 @@ pub fn holds_back(connection: &Connection, delivery: DeliveryKey, pace: Backfill
     }
     let mut recent = noted;
     if others {
+        sending.write(connection)?;
         (0..in_hand(connection, delivery)?).for_each(|_| recent.note(now, pace));
     }
     let next_at = recent.next_at(pace);

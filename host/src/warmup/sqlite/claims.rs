@@ -108,11 +108,8 @@ impl Lane<'_> {
         if row.user.suppressed {
             return self.suppress(context, &row);
         }
-        if row.source == Source::Backfill {
-            // The pace counts what is in hand.
-            context.sending.write(self.connection)?;
-        }
-        if row.source == Source::Backfill && backfill::holds_back(self.connection, row.delivery, self.pace, self.now)? {
+        if row.source == Source::Backfill && backfill::holds_back(self.connection, &mut context.sending, row.delivery, self.pace, self.now)?
+        {
             return Ok(());
         }
         context.sending.enter(self.connection, block, Users::one(slot), self.client)?;

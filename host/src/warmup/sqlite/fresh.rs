@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-/// The most rows that are remembered; beyond it they are forgotten.
+/// The most rows that are remembered from one job to the next.
 const REMEMBERED_MAX: usize = 1_000;
 
 /// What the writing thread remembers of the table, so that a delivery that leaves costs no look at its row, and what a turn changes of
@@ -35,6 +35,7 @@ impl Fresh {
 
     /// Adds users of a block to a lane.
     pub fn add(&mut self, connection: &Connection, block: Block, provider: i64, users: Users) -> Result<(), DbError> {
+        self.write(connection)?;
         self.rows.remove(&(block, provider));
         connection
             .prepare_cached(
@@ -75,20 +76,20 @@ impl Fresh {
     pub fn write(&mut self, connection: &Connection) -> Result<(), DbError> {
         for (block, provider) in std::mem::take(&mut self.changed) {
             let Some(untried) = self.rows.get_mut(&(block, provider)).filter(|untried| untried.left != untried.stood) else { continue };
-            untried.stood = untried.left;
-            let key = [block.org, provider, block.email, block.number];
-            let changed = if untried.left.is_empty() {
+            let Untried { stood, left } = *untried;
+            untried.stood = left;
+            let changed = if left.is_empty() {
                 self.rows.remove(&(block, provider));
-                let delete = "DELETE FROM fresh WHERE org = ?1 AND provider = ?2 AND email = ?3 AND block = ?4";
-                connection.prepare_cached(delete)?.execute(key)?
+                let delete = "DELETE FROM fresh WHERE org = ?1 AND provider = ?2 AND email = ?3 AND block = ?4 AND users = ?5";
+                connection.prepare_cached(delete)?.execute(params![block.org, provider, block.email, block.number, stood])?
             } else {
-                let update = "UPDATE fresh SET users = ?5 WHERE org = ?1 AND provider = ?2 AND email = ?3 AND block = ?4";
-                connection.prepare_cached(update)?.execute(params![key[0], key[1], key[2], key[3], untried.left])?
+                let update = "UPDATE fresh SET users = ?6 WHERE org = ?1 AND provider = ?2 AND email = ?3 AND block = ?4 AND users = ?5";
+                connection.prepare_cached(update)?.execute(params![block.org, provider, block.email, block.number, stood, left])?
             };
             only(changed, "mail that nobody has tried to send")?;
         }
-        if self.rows.len() > REMEMBERED_MAX {
-            self.rows.clear();
+        while self.rows.len() > REMEMBERED_MAX {
+            self.rows.pop_first();
         }
         Ok(())
     }
@@ -173,7 +174,6 @@ mod tests {
                 match step {
                     Step::Add(bits) => {
                         *left = left.with(users(bits));
-                        context.fresh.write(&connection).unwrap();
                         context.fresh.add(&connection, block, provider, users(bits)).unwrap();
                     }
                     Step::Take(bits) => {
@@ -215,5 +215,10 @@ mod tests {
         assert!(matches!(written, Err(DbError::Damaged(_))), "{written:?}");
         context.rolled_back();
         assert_eq!(context.fresh.take(&connection, block, 1, users(7)).unwrap(), Users::default());
+        context.fresh.add(&connection, block, 1, users(7)).unwrap();
+        assert_eq!(context.fresh.take(&connection, block, 1, users(1)).unwrap(), users(1));
+        connection.execute("UPDATE fresh SET users = 15", []).unwrap();
+        let written = context.fresh.write(&connection);
+        assert!(matches!(written, Err(DbError::Damaged(_))), "{written:?}");
     }
 }

@@ -120,6 +120,7 @@ impl SqliteStore {
         let result = self.writer.write(move |connection, context| {
             let value = job(connection, context)?;
             context.sending.write(connection)?;
+            context.fresh.write(connection)?;
             let wake = outbox::write(connection, context)?.then(|| WakeRelay(outgoing));
             Ok((value, std::mem::take(&mut context.changes), wake))
         });

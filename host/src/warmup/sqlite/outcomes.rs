@@ -7,7 +7,8 @@ use crate::model::name::OrgId;
 use crate::warmup::sqlite::blocks::{Block, Users};
 use crate::warmup::sqlite::claims::retries;
 use crate::warmup::sqlite::rows::{Context, fault_number};
-use crate::warmup::sqlite::{backfill, clock, emails, outbox, sent, waiting};
+use crate::warmup::sqlite::sent::entries::New;
+use crate::warmup::sqlite::{backfill, clock, emails, outbox, waiting};
 use crate::warmup::store::{BackfillPace, Claimed, Recorded, Settled, Turn, Usage};
 use rusqlite::{Connection, params};
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,7 +90,7 @@ pub fn record(connection: &Connection, context: &mut Context, turn: &Turn) -> Re
 struct Changes<'a> {
     counts: Deltas,
     left_hands: BTreeMap<Block, Users>,
-    sent: BTreeMap<Block, sent::New<'a>>,
+    sent: BTreeMap<Block, New<'a>>,
 }
 
 impl Changes<'_> {

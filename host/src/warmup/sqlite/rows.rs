@@ -27,7 +27,7 @@ pub struct Context {
     pub outgoing: Batches,
     /// What the running job changed, for the metrics.
     pub changes: Changes,
-    /// What clients have in hand, and what is remembered of the blocks that they have some of.
+    /// What is under way of three tables, that they need not be read for each change.
     pub sending: Sending,
     pub fresh: Fresh,
     pub sent: Sent,

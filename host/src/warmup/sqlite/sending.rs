@@ -30,12 +30,12 @@ pub struct InHand {
 type Hands = NumberMap<Block, Vec<(i64, Users)>>;
 
 /// The table as its one writer keeps it in memory beside it, so that what enters or leaves costs no look at what stands there, and what
-/// a turn changes of a row is written once.
+/// a turn of live mail changes of a row is written once.
 #[derive(Default)]
 pub struct Sending {
     /// `None`: the table is to be read.
     hands: Option<Hands>,
-    /// What the table has of rows that are other than it.
+    /// What the table has of rows that may be other than it.
     unwritten: BTreeMap<(Block, i64), Users>,
 }
 
@@ -85,27 +85,27 @@ impl Sending {
         Ok(())
     }
 
-    /// Writes what has changed. Whoever reads the table in the job that changed it does so before.
+    /// Writes what has changed: the end of a job does, and whoever reads the table in the job that changed it.
     pub fn write(&mut self, connection: &Connection) -> Result<(), DbError> {
         let Some(all) = &mut self.hands else { return Ok(()) };
         for ((block, client), stood) in std::mem::take(&mut self.unwritten) {
             let hands = all.get_mut(&block).map_or(&mut [][..], Vec::as_mut_slice);
             let users = hands.iter().find(|(of, _)| *of == client).map_or(Users::default(), |(_, users)| *users);
-            let key = [block.org, block.email, block.number, client];
-            let row = params![key[0], key[1], key[2], key[3], users];
+            let (org, email, number) = (block.org, block.email, block.number);
             let changed = match (stood.is_empty(), users.is_empty()) {
                 _ if stood == users => 1,
                 (true, _) => {
                     let insert = "INSERT OR IGNORE INTO sending (org, email, block, client, users) VALUES (?1, ?2, ?3, ?4, ?5)";
-                    connection.prepare_cached(insert)?.execute(row)?
+                    connection.prepare_cached(insert)?.execute(params![org, email, number, client, users])?
                 }
                 (_, true) => {
-                    let delete = "DELETE FROM sending WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4";
-                    connection.prepare_cached(delete)?.execute(key)?
+                    let delete = "DELETE FROM sending WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4 AND users = ?5";
+                    connection.prepare_cached(delete)?.execute(params![org, email, number, client, stood])?
                 }
                 _ => {
-                    let update = "UPDATE sending SET users = ?5 WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4";
-                    connection.prepare_cached(update)?.execute(row)?
+                    let update =
+                        "UPDATE sending SET users = ?6 WHERE org = ?1 AND email = ?2 AND block = ?3 AND client = ?4 AND users = ?5";
+                    connection.prepare_cached(update)?.execute(params![org, email, number, client, stood, users])?
                 }
             };
             only(changed, "what a client has in hand")?;

@@ -3,22 +3,21 @@
 //!
 //! Invariant: whatever an entry cannot say has a row in `deliveries` instead.
 
-mod entries;
+pub mod entries;
 
 use crate::db::DbError;
 use crate::model::number_map::NumberMap;
 use crate::warmup::sqlite::blocks::{Block, Slot};
 use crate::warmup::sqlite::rows::only;
-pub use entries::{Accepted, New};
-use entries::{ROOM, end, unpack};
+use entries::{Accepted, New, ROOM, end, unpack};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeMap;
 
 /// The most room that a row is made with, in octets.
 const ROOM_MAX: usize = 8 * 1024;
-/// A row that expects no more gives its room back where that is more than one part in this.
+/// A row gives back the room that it does not expect to need, where that is more than one part in this.
 const ROOM_PART: usize = 4;
-/// The most rows that are remembered; beyond it they are forgotten.
+/// The most rows that are remembered.
 const REMEMBERED_MAX: usize = 250;
 
 /// What the writing thread remembers of rows that expect more entries, so that these cost no look at what stands there.
@@ -48,19 +47,20 @@ impl Sent {
             Some(row) => row.with(connection, new, expected)?,
             None => Row::made(connection, block, new, expected)?,
         };
-        if self.0.len() >= REMEMBERED_MAX {
-            self.0.clear();
-        }
         if expected > 0 && row.octets.len() <= ROOM_MAX {
+            if self.0.len() >= REMEMBERED_MAX {
+                let any = self.0.keys().next().copied();
+                any.map(|any| self.0.remove(&any));
+            }
             self.0.insert(block, row);
         }
         Ok(())
     }
 }
 
-/// Room for so many entries more that are like these.
+/// Room for so many entries more that come as many at a time as these, and are like them.
 fn room(new: &New<'_>, entries: usize) -> usize {
-    (new.octets.len() / new.count * entries).min(ROOM_MAX)
+    (entries.div_ceil(new.count) * new.octets.len()).min(ROOM_MAX)
 }
 
 impl Row {
@@ -90,12 +90,14 @@ impl Row {
     }
 
     fn with(mut self, connection: &Connection, new: &New<'_>, expected: usize) -> Result<Row, DbError> {
-        let end = self.end + new.octets.len();
-        if end > self.octets.len() || expected == 0 && self.octets.len() - end > self.octets.len() / ROOM_PART {
-            self.octets.resize(end + room(new, expected), ROOM);
+        let (stood, end) = (self.octets.len(), self.end + new.octets.len());
+        let wanted = end + room(new, expected);
+        if end > stood || stood.saturating_sub(wanted) > stood / ROOM_PART {
+            self.octets.resize(wanted, ROOM);
         }
         self.octets[self.end..end].copy_from_slice(&new.octets);
-        let changed = connection.prepare_cached("UPDATE sent SET entries = ?2 WHERE id = ?1")?.execute(params![self.id, self.octets])?;
+        let update = "UPDATE sent SET entries = ?2 WHERE id = ?1 AND length(entries) = ?3";
+        let changed = connection.prepare_cached(update)?.execute(params![self.id, self.octets, stood as i64])?;
         only(changed, "sent mail")?;
         Ok(Row { end, ..self })
     }
@@ -135,8 +137,13 @@ mod tests {
             said: Said { reply: Some(reply), fault: None, detail },
         });
         // As a server answers: with a number of its own for each, in whatever letters, now and then with a long text.
-        let alike = (1_i64..3, 0_i64..200_000, "Ok: queued as [aäö]{0,2}(x{250,600})?", prop::bool::weighted(0.1))
-            .prop_map(|(client, at, text, told)| Accepted { client, at, said: Said { detail: told.then(|| text.clone()), ..ok(&text) } });
+        let codes = prop::option::weighted(0.7, Just(EnhancedCode(2, 0, 0)));
+        let alike = (1_i64..3, 0_i64..200_000, "Ok: queued as [aäö]{0,2}(x{250,600})?", prop::bool::weighted(0.1), codes).prop_map(
+            |(client, at, text, told, enhanced)| {
+                let reply = Some(Reply { code: 250, enhanced, text: text.clone() });
+                Accepted { client, at, said: Said { reply, fault: None, detail: told.then_some(text) } }
+            },
+        );
         prop_oneof![1 => any, 6 => alike]
     }
 
@@ -184,6 +191,64 @@ mod tests {
         }
         lengths.dedup();
         assert_eq!(lengths, [64 * (2 + 4 + 8 + 2 + 2 + 16)]);
+    }
+
+    #[test]
+    fn a_row_that_grows_by_turns_is_not_rearranged_until_its_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let (connection, mut context) = database(&folder, 1);
+        let (block, plain) = (Block { org: 1, email: 1, number: 7 }, ok("2.0.0 Ok: queued"));
+        let mut lengths = Vec::new();
+        // The first of a block are few where a turn ends in the block before it.
+        for turn in [0..1, 1..13, 13..25, 25..37, 37..49, 49..61, 61..64] {
+            let mut new = New::default();
+            turn.clone().for_each(|slot| assert!(new.pack(slot, 1, 1, &plain)));
+            context.sent.add(&connection, block, &new, 64 - turn.end as usize).unwrap();
+            lengths.push(connection.query_row("SELECT length(entries) FROM sent", [], |row| row.get::<_, i64>(0)).unwrap());
+        }
+        let (first, rest) = (lengths.remove(0), lengths);
+        assert!(first > rest[0] && rest[..5].iter().all(|length| *length == rest[0]) && rest[5] <= rest[0], "{first} {rest:?}");
+        assert_eq!(of_block(&connection, block).unwrap().len(), 64);
+    }
+
+    #[test]
+    fn a_row_that_somebody_else_has_written_is_told_and_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (connection, mut context) = database(&folder, 1);
+        let (block, plain) = (Block { org: 1, email: 1, number: 7 }, ok("2.0.0 Ok: queued"));
+        let mut add_one = |connection: &Connection, slot| {
+            let mut new = New::default();
+            assert!(new.pack(slot, 1, 1, &plain));
+            let added = context.sent.add(connection, block, &new, 60);
+            if added.is_err() {
+                context.rolled_back();
+            }
+            added
+        };
+        add_one(&connection, 0).unwrap();
+        for change in ["UPDATE sent SET entries = x'ff'", "DELETE FROM sent"] {
+            connection.execute(change, []).unwrap();
+            let added = add_one(&connection, 1);
+            assert!(matches!(added, Err(DbError::Damaged(_))), "{change}: {added:?}");
+            add_one(&connection, 1).unwrap();
+        }
+    }
+
+    #[test]
+    fn more_rows_than_are_remembered_are_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (connection, mut context) = database(&folder, 1);
+        let plain = ok("2.0.0 Ok: queued");
+        for slot in 0..3 {
+            for number in 0..2 * REMEMBERED_MAX as i64 {
+                let mut new = New::default();
+                assert!(new.pack(slot, 1, 1, &plain));
+                context.sent.add(&connection, Block { org: 1, email: 1, number }, &new, 60).unwrap();
+            }
+        }
+        for number in 0..2 * REMEMBERED_MAX as i64 {
+            assert_eq!(of_block(&connection, Block { org: 1, email: 1, number }).unwrap().len(), 3, "{number}");
+        }
     }
 
     #[test]

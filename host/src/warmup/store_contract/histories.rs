@@ -74,10 +74,14 @@ impl History {
             1 => self.fan_out_a_part().await,
             2 => self.unsubscribe().await,
             3 => self.resolve().await,
-            4 => self.hand_over().await,
+            4 => self.turn(0, true, 0).await,
             5 => self.f = self.f.restart().await,
-            6..12 => self.claim().await,
-            _ => self.record().await,
+            6..10 => self.turn(0, false, 1).await,
+            10..14 => self.turn(40, false, 0).await,
+            _ => {
+                let (hands_over, claims) = (self.dice.below(2) == 0, 1 + self.dice.below(3));
+                self.turn(40, hands_over, claims).await;
+            }
         }
         self
     }
@@ -143,42 +147,55 @@ impl History {
         }
     }
 
-    async fn hand_over(&mut self) {
-        let client = self.dice.of(&CLIENTS);
-        let Some(row) = self.rows.values_mut().find(|row| row.hand.is_some()) else { return };
-        let Some((claimed, _)) = &row.hand else { return };
-        let claimed = Arc::new(Claimed { client: client.into(), ..(**claimed).clone() });
-        row.hand = Some((claimed.clone(), client));
-        self.f.store.turn(Turn { handed: vec![claimed], now: self.now, ..Turn::default() }).await.unwrap();
-    }
-
-    async fn claim(&mut self) {
-        let (provider, client, rows_max) = (self.dice.of(&PROVIDERS), self.dice.of(&CLIENTS), 1 + self.dice.below(60));
-        let lane = LaneKey { org: self.f.org, provider: provider.into(), source: Source::Live };
-        let turn = Turn { claims: vec![Claim { lane, client: client.into(), rows_max }], now: self.now, ..Turn::default() };
+    /// One turn: what it records, hands over and claims. The store does all of it in this order, in one commit.
+    async fn turn(&mut self, outcomes_max: usize, hands_over: bool, claims: usize) {
+        let outcomes = if outcomes_max > 0 { self.outcomes(outcomes_max) } else { Vec::new() };
+        let handed = if hands_over { self.handed().into_iter().collect() } else { Vec::new() };
+        let mut expected = Vec::new();
+        let claims: Vec<Claim> = (0..claims).map(|_| self.claim(&mut expected)).collect();
+        let turn = Turn { outcomes: Arc::new(outcomes), handed, claims, now: self.now, ..Turn::default() };
         let claimed = self.f.store.turn(turn).await.unwrap();
-
-        let due = |row: &Row| row.due.filter(|due| *due <= self.now && row.hand.is_none() && row.provider == provider);
-        let mut wanted: Vec<(bool, i64, Key)> =
-            self.rows.iter().filter_map(|(key, row)| due(row).map(|due| (row.fresh, due, *key))).collect();
-        wanted.sort();
-        wanted.truncate(rows_max);
-        let gone = |key: &Key| self.left.contains(&key.1);
-        let expected: Vec<Key> = wanted.iter().map(|(_, _, key)| *key).filter(|key| !gone(key)).collect();
-        assert_eq!(claimed.iter().map(|c| (c.delivery.email, c.delivery.user)).collect::<Vec<_>>(), expected);
-        for (_, _, key) in wanted.iter().filter(|(_, _, key)| gone(key)) {
-            let row = self.rows.get_mut(key).unwrap();
-            (row.state, row.due, row.fresh) = (State::Suppressed, None, false);
-        }
-        for claimed in claimed {
-            let row = self.rows.get_mut(&(claimed.delivery.email, claimed.delivery.user)).unwrap();
+        let keys: Vec<_> = claimed.iter().map(|c| ((c.delivery.email, c.delivery.user), c.client.to_string())).collect();
+        assert_eq!(keys, expected.iter().map(|(key, client)| (*key, client.to_string())).collect::<Vec<_>>());
+        for (claimed, (key, client)) in claimed.into_iter().zip(expected) {
+            let row = self.rows.get_mut(&key).unwrap();
             assert_eq!((claimed.was, claimed.attempt, &*claimed.provider), (row.state, row.attempts + 1, row.provider));
             row.hand = Some((Arc::new(claimed), client));
         }
     }
 
-    async fn record(&mut self) {
-        let most = 1 + self.dice.below(40);
+    fn handed(&mut self) -> Option<Arc<Claimed>> {
+        let client = self.dice.of(&CLIENTS);
+        let row = self.rows.values_mut().find(|row| row.hand.is_some())?;
+        let (claimed, _) = row.hand.as_ref()?;
+        let claimed = Arc::new(Claimed { client: client.into(), ..(**claimed).clone() });
+        row.hand = Some((claimed.clone(), client));
+        Some(claimed)
+    }
+
+    /// A claim, and which rows it is to get behind those of the claims before it.
+    fn claim(&mut self, expected: &mut Vec<(Key, &'static str)>) -> Claim {
+        let (provider, client, rows_max) = (self.dice.of(&PROVIDERS), self.dice.of(&CLIENTS), 1 + self.dice.below(60));
+        let due = |row: &Row| row.due.filter(|due| *due <= self.now && row.hand.is_none() && row.provider == provider);
+        let free = |key: &Key| expected.iter().all(|(taken, _)| taken != key);
+        let mut wanted: Vec<(bool, i64, Key)> =
+            self.rows.iter().filter(|(key, _)| free(key)).filter_map(|(key, row)| due(row).map(|due| (row.fresh, due, *key))).collect();
+        wanted.sort();
+        wanted.truncate(rows_max);
+        for (_, _, key) in wanted {
+            if self.left.contains(&key.1) {
+                let row = self.rows.get_mut(&key).unwrap();
+                (row.state, row.due, row.fresh) = (State::Suppressed, None, false);
+            } else {
+                expected.push((key, client));
+            }
+        }
+        let lane = LaneKey { org: self.f.org, provider: provider.into(), source: Source::Live };
+        Claim { lane, client: client.into(), rows_max }
+    }
+
+    fn outcomes(&mut self, most: usize) -> Vec<Recorded> {
+        let most = 1 + self.dice.below(most);
         let mut outcomes = Vec::new();
         for row in self.rows.values_mut().filter(|row| row.hand.is_some()) {
             if outcomes.len() == most || self.dice.below(5) == 0 {
@@ -201,7 +218,7 @@ impl History {
             }
             outcomes.push(Recorded { claimed, result, at: self.now });
         }
-        self.f.store.turn(Turn { outcomes: Arc::new(outcomes), now: self.now, ..Turn::default() }).await.unwrap();
+        outcomes
     }
 
     async fn compare(&mut self, seed: u64, step: usize) {

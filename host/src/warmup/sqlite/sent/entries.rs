@@ -226,6 +226,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_long_or_too_late_for_an_entry_like_the_one_before_is_said_whole() {
+        let same = "x".repeat(300);
+        for (text, at, is_alike) in [
+            (same.clone(), 0, true),
+            (same.clone() + &"y".repeat(210), 0, true),
+            (same.clone() + &"y".repeat(211), 0, false),
+            (same.clone(), 65_535, true),
+            (same.clone(), 65_536, false),
+            (same.clone(), -1, false),
+        ] {
+            let (first, second) = (ok(&same), ok(&text));
+            let mut new = New::default();
+            assert!(new.pack(0, 1, 100, &first));
+            let before = new.octets.len();
+            assert!(new.pack(1, 1, 100 + at, &second));
+            assert_eq!(new.octets[before + 1] == ALIKE, is_alike, "{} {at}", text.len());
+            let expected = Accepted { client: 1, at: 100 + at, said: second.clone() };
+            assert_eq!(unpack(&new.octets).unwrap()[&1], expected);
+        }
+    }
+
+    #[test]
     fn an_entry_that_an_earlier_program_wrote_is_read() {
         let octets = [3, 0, 1, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 250, 0, 2, 0, b'o', b'k', ROOM];
         assert_eq!(unpack(&octets), Some(BTreeMap::from([(3, Accepted { client: 1, at: 5, said: ok("ok") })])));
