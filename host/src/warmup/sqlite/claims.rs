@@ -130,6 +130,7 @@ impl Lane<'_> {
             }
         }
         if !gone.is_empty() {
+            // The next claim of the lane reads the table.
             context.fresh.take(self.connection, block, self.provider, gone)?;
             context.fresh.write(self.connection)?;
         }

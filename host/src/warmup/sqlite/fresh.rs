@@ -13,8 +13,8 @@ use std::collections::btree_map::Entry;
 /// The most rows that are remembered from one job to the next.
 const REMEMBERED_MAX: usize = 1_000;
 
-/// What the writing thread remembers of the table, so that a delivery that leaves costs no look at its row, and what a turn changes of
-/// a row is written once.
+/// What the writing thread remembers of the table, so that a delivery that leaves costs no look at its row, and what the outcomes of
+/// a turn change of it is written once.
 #[derive(Default)]
 pub struct Fresh {
     /// By block and the number of the provider.
